@@ -1,0 +1,1 @@
+//! Compares Ouzel with reference arrays that other attribution libraries produced.

@@ -1,0 +1,3 @@
+//! The `ouzel` command line.
+
+fn main() {}

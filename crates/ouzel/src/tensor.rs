@@ -1,0 +1,257 @@
+//! Tensors: n-dimensional arrays of one of the element types that ONNX networks use.
+
+use crate::error::{Error, Result};
+use ndarray::{ArcArray, ArrayD, IxDyn};
+use std::fmt;
+
+/// The element type of a [`Tensor`].
+///
+/// `float16` and `bfloat16` tensors are read as [`DType::F32`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DType {
+    /// 32-bit floating point.
+    F32,
+    /// 64-bit floating point.
+    F64,
+    /// 64-bit signed integer.
+    I64,
+    /// 32-bit signed integer.
+    I32,
+    /// 8-bit signed integer.
+    I8,
+    /// 8-bit unsigned integer.
+    U8,
+    /// Truth value.
+    Bool,
+}
+
+impl DType {
+    /// True for the types that gradients exist for.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F64)
+    }
+
+    /// True for integers, truth values excluded.
+    pub fn is_integer(self) -> bool {
+        matches!(self, Self::I64 | Self::I32 | Self::I8 | Self::U8)
+    }
+
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 => 8,
+            Self::F32 | Self::I32 => 4,
+            Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "float32",
+            Self::F64 => "float64",
+            Self::I64 => "int64",
+            Self::I32 => "int32",
+            Self::I8 => "int8",
+            Self::U8 => "uint8",
+            Self::Bool => "bool",
+        })
+    }
+}
+
+/// An array that is cheap to clone: clones share the elements until one of them writes.
+pub type Array<T> = ArcArray<T, IxDyn>;
+
+/// An n-dimensional array of one element type.
+///
+/// ```
+/// use ouzel::Tensor;
+/// let x = Tensor::from(ndarray::arr2(&[[1.0f32, 2.0], [3.0, 4.0]]).into_dyn());
+/// assert_eq!(x.shape(), [2, 2]);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tensor {
+    /// 32-bit floating point.
+    F32(Array<f32>),
+    /// 64-bit floating point.
+    F64(Array<f64>),
+    /// 64-bit signed integer.
+    I64(Array<i64>),
+    /// 32-bit signed integer.
+    I32(Array<i32>),
+    /// 8-bit signed integer.
+    I8(Array<i8>),
+    /// 8-bit unsigned integer.
+    U8(Array<u8>),
+    /// Truth value.
+    Bool(Array<bool>),
+}
+
+/// Runs `$body` with `$x` bound to the array inside `$tensor`, whatever its element type.
+macro_rules! each_dtype {
+    ($tensor:expr, $x:ident => $body:expr) => {
+        match $tensor {
+            $crate::tensor::Tensor::F32($x) => $body,
+            $crate::tensor::Tensor::F64($x) => $body,
+            $crate::tensor::Tensor::I64($x) => $body,
+            $crate::tensor::Tensor::I32($x) => $body,
+            $crate::tensor::Tensor::I8($x) => $body,
+            $crate::tensor::Tensor::U8($x) => $body,
+            $crate::tensor::Tensor::Bool($x) => $body,
+        }
+    };
+}
+pub(crate) use each_dtype;
+
+/// A Rust type that can be the element of a [`Tensor`].
+pub trait Element: Copy + Send + Sync + fmt::Debug + PartialEq + 'static {
+    /// The matching element type.
+    const DTYPE: DType;
+    /// The array inside, if `tensor` has this element type.
+    fn view(tensor: &Tensor) -> Option<&Array<Self>>;
+    /// Wraps an array.
+    fn wrap(array: Array<Self>) -> Tensor;
+}
+
+macro_rules! elements {
+    ($($type:ty => $variant:ident),*) => { $(
+        impl Element for $type {
+            const DTYPE: DType = DType::$variant;
+            fn view(tensor: &Tensor) -> Option<&Array<Self>> {
+                match tensor { Tensor::$variant(x) => Some(x), _ => None }
+            }
+            fn wrap(array: Array<Self>) -> Tensor {
+                Tensor::$variant(array)
+            }
+        }
+        impl From<ArrayD<$type>> for Tensor {
+            fn from(array: ArrayD<$type>) -> Self {
+                Self::$variant(array.into_shared())
+            }
+        }
+        impl From<Array<$type>> for Tensor {
+            fn from(array: Array<$type>) -> Self {
+                Self::$variant(array)
+            }
+        }
+    )* };
+}
+elements!(f32 => F32, f64 => F64, i64 => I64, i32 => I32, i8 => I8, u8 => U8, bool => Bool);
+
+impl Tensor {
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F64(_) => DType::F64,
+            Self::I64(_) => DType::I64,
+            Self::I32(_) => DType::I32,
+            Self::I8(_) => DType::I8,
+            Self::U8(_) => DType::U8,
+            Self::Bool(_) => DType::Bool,
+        }
+    }
+
+    /// The length of each axis.
+    pub fn shape(&self) -> &[usize] {
+        each_dtype!(self, x => x.shape())
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        each_dtype!(self, x => x.len())
+    }
+
+    /// True if there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The array inside.
+    ///
+    /// # Errors
+    /// If the elements are of another type.
+    pub fn array<T: Element>(&self) -> Result<&Array<T>> {
+        T::view(self)
+            .ok_or_else(|| Error::shape(format!("expected a tensor of {}, found {}", T::DTYPE, self.dtype())))
+    }
+
+    /// A tensor of rank 0.
+    pub fn scalar<T: Element>(value: T) -> Self {
+        T::wrap(ArcArray::from_elem(IxDyn(&[]), value))
+    }
+
+    /// A tensor of rank 1.
+    pub fn vector<T: Element>(values: impl IntoIterator<Item = T>) -> Self {
+        T::wrap(ArcArray::from_vec(values.into_iter().collect()).into_dyn())
+    }
+
+    /// A tensor of the given shape from elements in row-major order.
+    ///
+    /// # Errors
+    /// If the number of elements does not fit the shape.
+    pub fn from_shape_vec<T: Element>(shape: &[usize], values: Vec<T>) -> Result<Self> {
+        let found = values.len();
+        ArcArray::from_shape_vec(IxDyn(shape), values)
+            .map(T::wrap)
+            .map_err(|_| Error::shape(format!("{found} elements do not fill the shape {shape:?}")))
+    }
+
+    /// The same numbers as another element type, as ONNX `Cast` converts: towards zero to integers
+    /// (saturating), non-zero to `true`.
+    pub fn cast(&self, to: DType) -> Self {
+        if to == self.dtype() {
+            return self.clone();
+        }
+        macro_rules! number {
+            ($x:expr) => {
+                match to {
+                    DType::F32 => Self::from($x.mapv(|v| v as f32)),
+                    DType::F64 => Self::from($x.mapv(|v| v as f64)),
+                    DType::I64 => Self::from($x.mapv(|v| v as i64)),
+                    DType::I32 => Self::from($x.mapv(|v| v as i32)),
+                    DType::I8 => Self::from($x.mapv(|v| v as i8)),
+                    DType::U8 => Self::from($x.mapv(|v| v as u8)),
+                    DType::Bool => Self::from($x.mapv(|v| v != (0 as _))),
+                }
+            };
+        }
+        match self {
+            Self::F32(x) => number!(x),
+            Self::F64(x) => number!(x),
+            Self::I64(x) => number!(x),
+            Self::I32(x) => number!(x),
+            Self::I8(x) => number!(x),
+            Self::U8(x) => number!(x),
+            Self::Bool(x) => number!(x.mapv(u8::from)),
+        }
+    }
+
+    /// The elements as `f64`, whatever their type.
+    pub fn to_f64(&self) -> ArrayD<f64> {
+        match self.cast(DType::F64) {
+            Self::F64(x) => x.into_owned(),
+            _ => unreachable!("cast to F64 gives F64"),
+        }
+    }
+
+    /// The elements as `f32`, whatever their type.
+    pub fn to_f32(&self) -> ArrayD<f32> {
+        match self.cast(DType::F32) {
+            Self::F32(x) => x.into_owned(),
+            _ => unreachable!("cast to F32 gives F32"),
+        }
+    }
+
+    /// The elements of an integer tensor in row-major order.
+    ///
+    /// # Errors
+    /// If the elements are not integers.
+    pub fn to_integers(&self) -> Result<Vec<i64>> {
+        if !self.dtype().is_integer() {
+            return Err(Error::shape(format!("expected integers, found {}", self.dtype())));
+        }
+        Ok(self.cast(DType::I64).array::<i64>()?.iter().copied().collect())
+    }
+}
