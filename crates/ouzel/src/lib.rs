@@ -1,8 +1,25 @@
 //! See what a neural network looks at: saliency maps and attributions for any network that travels as an ONNX file.
 #![forbid(unsafe_code)]
 
+mod backprop;
+mod builder;
+mod dim;
 mod error;
+mod evaluate;
+#[cfg(test)]
+mod gradient_check;
+mod graph;
+mod onnx;
+mod op;
+mod ops;
+pub mod rules;
 mod tensor;
 
+pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
+pub use builder::{Builder, Operand, Var};
+pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
-pub use tensor::{Array, DType, Element, Tensor};
+pub use evaluate::{evaluate, in_float64};
+pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
+pub use op::{Custom, Inputs, Op, OpDef, Real};
+pub use tensor::{Array, DType, Element, Float, Tensor};

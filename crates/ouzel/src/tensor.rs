@@ -255,3 +255,59 @@ impl Tensor {
         Ok(self.cast(DType::I64).array::<i64>()?.iter().copied().collect())
     }
 }
+
+/// The element types that the reference evaluation computes in.
+pub trait Float:
+    Element
+    + num_traits::Float
+    + num_traits::FloatConst
+    + ndarray::LinalgScalar
+    + ndarray::ScalarOperand
+    + std::iter::Sum
+    + std::ops::AddAssign
+{
+    /// The nearest value of this type.
+    fn of(value: f64) -> Self;
+    /// The value as `f64`.
+    fn wide(self) -> f64;
+    /// The error function.
+    fn erf(self) -> Self;
+}
+
+impl Float for f32 {
+    fn of(value: f64) -> Self {
+        value as f32
+    }
+    fn wide(self) -> f64 {
+        self.into()
+    }
+    fn erf(self) -> Self {
+        libm::erff(self)
+    }
+}
+
+impl Float for f64 {
+    fn of(value: f64) -> Self {
+        value
+    }
+    fn wide(self) -> f64 {
+        self
+    }
+    fn erf(self) -> Self {
+        libm::erf(self)
+    }
+}
+
+/// Runs `$body` with `$x` bound to the array inside `$tensor`, whose elements must be floating point.
+macro_rules! each_float {
+    ($tensor:expr, $x:ident => $body:expr) => {
+        match $tensor {
+            $crate::tensor::Tensor::F32($x) => $body,
+            $crate::tensor::Tensor::F64($x) => $body,
+            other => {
+                $crate::error::bail!(shape, "expected floating point elements, found {}", other.dtype())
+            }
+        }
+    };
+}
+pub(crate) use each_float;

@@ -1,0 +1,298 @@
+//! The backward walk: visits the nodes between the wanted values and the loss in reverse and asks each for its rule.
+
+use crate::builder::{Builder, Var};
+use crate::error::{Context, Result, bail};
+use crate::graph::{Graph, Node, NodeId, Provenance, ValueId};
+use crate::op::{Op, OpDef};
+use crate::rules::{Outcome, RuleSet};
+use std::sync::Arc;
+
+/// What a rule returns for one input.
+#[derive(Clone, Copy, Debug)]
+pub enum Cotangent<'b> {
+    /// The derivative of the loss with respect to the input.
+    Flows(Var<'b>),
+    /// Nothing flows to this input, for the reason given: it is an index, or the op is piecewise constant in it.
+    Stops(&'static str),
+    /// Nobody asked: the input does not depend on a wanted value.
+    Unwanted,
+}
+
+/// What a rule returns: one cotangent an input.
+pub type Cotangents<'b> = Vec<Cotangent<'b>>;
+
+/// A node as its backward rule sees it: inputs `x`, outputs `y`, cotangents of the outputs `g`.
+#[derive(Debug)]
+pub struct Back<'b> {
+    builder: &'b Builder,
+    node: &'b Node,
+    x: Vec<Option<Var<'b>>>,
+    y: Vec<Var<'b>>,
+    g: Vec<Option<Var<'b>>>,
+    wanted: Vec<bool>,
+}
+
+impl<'b> Back<'b> {
+    /// Where new nodes go.
+    pub fn builder(&self) -> &'b Builder {
+        self.builder
+    }
+
+    /// The node's op.
+    pub fn op(&self) -> &'b Op {
+        &self.node.op
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &'b str {
+        &self.node.name
+    }
+
+    /// The number of inputs, those left out included.
+    pub fn arity(&self) -> usize {
+        self.x.len()
+    }
+
+    /// An input that is there.
+    pub fn x(&self, index: usize) -> Var<'b> {
+        self.optional_x(index).expect("invariant: infer accepted the node, so a required input is there")
+    }
+
+    /// An input that may be left out.
+    pub fn optional_x(&self, index: usize) -> Option<Var<'b>> {
+        self.x.get(index).copied().flatten()
+    }
+
+    /// An output.
+    pub fn y(&self, index: usize) -> Var<'b> {
+        self.y[index]
+    }
+
+    /// The cotangent of an output; zeros if the loss does not depend on it.
+    pub fn g(&self, index: usize) -> Var<'b> {
+        self.g[index].unwrap_or_else(|| self.y[index].scalar_like(0.0).expand_like(self.y[index]))
+    }
+
+    /// The cotangent of an output that the loss depends on.
+    pub fn optional_g(&self, index: usize) -> Option<Var<'b>> {
+        self.g.get(index).copied().flatten()
+    }
+
+    /// True if an input's cotangent is needed.
+    pub fn wants(&self, index: usize) -> bool {
+        self.wanted.get(index).copied().unwrap_or(false)
+    }
+
+    /// The cotangent of the first input alone; nothing flows to the others, which are indices, shapes or bounds.
+    pub fn only_first(&self, cotangent: Var<'b>) -> Cotangents<'b> {
+        let mut cotangents = vec![Cotangent::Stops("it says where or how, not how much"); self.arity()];
+        cotangents[0] = Cotangent::Flows(cotangent);
+        cotangents
+    }
+
+    /// Nothing flows through this node.
+    pub fn stops(&self, reason: &'static str) -> Cotangents<'b> {
+        vec![Cotangent::Stops(reason); self.arity()]
+    }
+
+    /// The cotangents of the inputs that are wanted.
+    pub fn each_wanted(&self, mut cotangent: impl FnMut(usize) -> Var<'b>) -> Cotangents<'b> {
+        (0..self.arity())
+            .map(|index| match self.wants(index) {
+                true => Cotangent::Flows(cotangent(index)),
+                false => Cotangent::Unwanted,
+            })
+            .collect()
+    }
+
+    /// The node's own op on other inputs: the door to relevance rules.
+    pub fn again(&self, x: &[Option<Var<'b>>]) -> Vec<Var<'b>> {
+        self.builder.apply_all(self.node.op.clone(), x)
+    }
+
+    /// The true gradient of the node.
+    ///
+    /// # Errors
+    /// As the op's [`OpDef::vjp`].
+    pub fn vjp(&self) -> Result<Cotangents<'b>> {
+        self.node.op.vjp(self)
+    }
+
+    /// The true gradient of the node, for other cotangents of its outputs.
+    ///
+    /// # Errors
+    /// As the op's [`OpDef::vjp`].
+    pub fn vjp_of(&self, g: Vec<Option<Var<'b>>>) -> Result<Cotangents<'b>> {
+        let back = Back {
+            builder: self.builder,
+            node: self.node,
+            x: self.x.clone(),
+            y: self.y.clone(),
+            g,
+            wanted: self.wanted.clone(),
+        };
+        self.node.op.vjp(&back)
+    }
+}
+
+/// What a backward pass did.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    /// The nodes that a row of the rule set was used on, with the rule's name.
+    pub matched: Vec<(NodeId, Arc<str>)>,
+    /// The nodes that got their true gradient.
+    pub default: Vec<NodeId>,
+    /// The inputs that nothing flows to, by node, with the reason.
+    pub stopped: Vec<(NodeId, &'static str)>,
+}
+
+/// A graph with its gradient.
+#[derive(Clone, Debug)]
+pub struct Gradient {
+    /// The graph that was given, and after it the backward nodes.
+    pub graph: Graph,
+    /// The gradient with respect to each wanted value.
+    pub values: Vec<ValueId>,
+    /// What happened on the way.
+    pub coverage: Coverage,
+}
+
+/// Adds to `graph` the gradient of the sum of `loss` with respect to each value of `wrt`.
+///
+/// # Errors
+/// If the loss is not floating point, if a wanted value does not reach it, or if a rule fails; the message names the
+/// node.
+pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -> Result<Gradient> {
+    let forward_nodes: Vec<Node> = graph.nodes().to_vec();
+    if !graph.fact(loss).dtype.is_float() {
+        bail!(target, "{} cannot be differentiated: it holds {}", graph.title(loss), graph.fact(loss).dtype);
+    }
+    let depends = depends_on(&graph, wrt);
+    let selected = rules.select(&graph);
+    let mut cotangents: Vec<Option<ValueId>> = vec![None; graph.values().len()];
+    let builder = Builder::new(graph);
+
+    let seed = builder.var(loss);
+    cotangents[loss.index()] = Some(seed.scalar_like(1.0).expand_like(seed).id()?);
+
+    let mut coverage = Coverage::default();
+    for (index, node) in forward_nodes.iter().enumerate().rev() {
+        let id = NodeId(index as u32);
+        let wanted: Vec<bool> =
+            node.inputs.iter().map(|input| input.is_some_and(|value| depends[value.index()])).collect();
+        let reached = node.outputs.iter().any(|output| cotangents[output.index()].is_some());
+        if !reached || !wanted.contains(&true) {
+            continue;
+        }
+        let var = |value: ValueId| builder.var(value);
+        let back = Back {
+            builder: &builder,
+            node,
+            x: node.inputs.iter().map(|input| input.map(var)).collect(),
+            y: node.outputs.iter().copied().map(var).collect(),
+            g: node.outputs.iter().map(|output| cotangents[output.index()].map(var)).collect(),
+            wanted,
+        };
+        let rule_name: Arc<str> = selected[index].map_or("gradient".into(), |rule| rule.name().into());
+        builder.set_provenance(Some(Provenance { node: id, rule: rule_name.clone() }));
+        let returned = selected[index]
+            .map_or(Ok(Outcome::Default), |rule| rule.apply(&back))
+            .and_then(|outcome| match outcome {
+                Outcome::Applied(returned) => {
+                    coverage.matched.push((id, rule_name));
+                    Ok(returned)
+                }
+                Outcome::Default => {
+                    coverage.default.push(id);
+                    back.vjp()
+                }
+            })
+            .context(|| format!("gradient of {}", node.title()))?;
+        if returned.len() != node.inputs.len() {
+            bail!(
+                internal,
+                "the rule of {} returned {} cotangents for {} inputs",
+                node.title(),
+                returned.len(),
+                node.inputs.len()
+            );
+        }
+        for (input, cotangent) in node.inputs.iter().zip(returned) {
+            let Some(input) = input.filter(|input| depends[input.index()]) else { continue };
+            let new = match cotangent {
+                Cotangent::Flows(new) => new,
+                Cotangent::Stops(reason) => {
+                    coverage.stopped.push((id, reason));
+                    continue;
+                }
+                Cotangent::Unwanted => {
+                    bail!(internal, "the rule of {} left out a wanted input", node.title())
+                }
+            };
+            let x = var(input);
+            let new = new.unbroadcast(x);
+            let total = match cotangents[input.index()] {
+                Some(sum) => var(sum) + new,
+                None => new,
+            };
+            let total_id = total.id().context(|| format!("gradient of {}", node.title()))?;
+            let (expected, found) = (x.fact(), total.fact());
+            if expected.dtype != found.dtype || !compatible(&expected.shape, &found.shape) {
+                bail!(
+                    internal,
+                    "gradient of {}: a rule returned {found} for an input that is {expected}",
+                    node.title()
+                );
+            }
+            cotangents[input.index()] = Some(total_id);
+        }
+    }
+    builder.set_provenance(None);
+
+    let mut values = Vec::new();
+    for &value in wrt {
+        match cotangents[value.index()] {
+            Some(cotangent) => values.push(cotangent),
+            None => {
+                let graph = builder.graph();
+                let reasons: Vec<String> = coverage
+                    .stopped
+                    .iter()
+                    .map(|(node, reason)| format!("{}: {reason}", forward_nodes[node.index()].title()))
+                    .collect();
+                let because = match reasons.is_empty() {
+                    true => "no path leads from the one to the other".to_owned(),
+                    false => reasons.join("; "),
+                };
+                bail!(
+                    target,
+                    "{} does not depend on {} in a way that can be differentiated ({because})",
+                    graph.title(loss),
+                    graph.title(value)
+                );
+            }
+        }
+    }
+    Ok(Gradient { graph: builder.finish()?, values, coverage })
+}
+
+/// Shapes agree if no axis has two different known lengths.
+fn compatible(a: &[crate::dim::Dim], b: &[crate::dim::Dim]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || a.known().is_none() || b.known().is_none())
+}
+
+/// For each value, whether it depends on one of `wrt` through floating point values.
+fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Vec<bool> {
+    let mut depends = vec![false; graph.values().len()];
+    for value in wrt {
+        depends[value.index()] = true;
+    }
+    for node in graph.nodes() {
+        if node.inputs.iter().flatten().any(|input| depends[input.index()]) {
+            for output in &node.outputs {
+                depends[output.index()] |= graph.fact(*output).dtype.is_float();
+            }
+        }
+    }
+    depends
+}

@@ -1,0 +1,113 @@
+//! Reference evaluation of a graph: every node by its op's `run`, in the order of the graph. The oracle of the engine.
+
+use crate::error::{Context, Result, bail};
+use crate::graph::{Constant, Graph, Source, ValueId};
+use crate::op::{Inputs, OpDef};
+use crate::tensor::{DType, Tensor};
+
+/// Computes the wanted values from the inputs.
+///
+/// Only the nodes that the wanted values depend on run, and a value is dropped after its last use.
+///
+/// # Errors
+/// If an input that is needed is missing, or an op does not accept its inputs; the message names the node.
+pub fn evaluate(graph: &Graph, inputs: &[(ValueId, Tensor)], wanted: &[ValueId]) -> Result<Vec<Tensor>> {
+    let count = graph.values().len();
+    let mut needed = vec![false; count];
+    let mut uses = vec![0usize; count];
+    for value in wanted {
+        needed[value.index()] = true;
+        uses[value.index()] += 1;
+    }
+    for node in graph.nodes().iter().rev() {
+        if node.outputs.iter().any(|output| needed[output.index()]) {
+            for input in node.inputs.iter().flatten() {
+                needed[input.index()] = true;
+                uses[input.index()] += 1;
+            }
+        }
+    }
+    let mut values: Vec<Option<Tensor>> = vec![None; count];
+    for (id, tensor) in inputs {
+        values[id.index()] = Some(tensor.clone());
+    }
+    for (id, value) in graph.values().filter(|(id, _)| needed[id.index()]) {
+        match &value.source {
+            Source::Constant(constant) => values[id.index()] = Some(constant.tensor()?),
+            Source::Input if values[id.index()].is_none() => {
+                bail!(input, "the input {} was not given", graph.title(id))
+            }
+            _ => {}
+        }
+    }
+    for node in graph.nodes() {
+        let is_given = |output: &ValueId| values[output.index()].is_some();
+        let needs = |output: &ValueId| needed[output.index()];
+        if !node.outputs.iter().any(needs) || node.outputs.iter().filter(|output| needs(output)).all(is_given)
+        {
+            continue;
+        }
+        let x: Vec<Option<&Tensor>> =
+            node.inputs.iter().map(|input| input.and_then(|id| values[id.index()].as_ref())).collect();
+        let y = node.op.run(&Inputs(&x)).context(|| node.title())?;
+        for (output, tensor) in node.outputs.iter().zip(y) {
+            if needed[output.index()] && values[output.index()].is_none() {
+                values[output.index()] = Some(tensor);
+            }
+        }
+        for input in node.inputs.iter().flatten() {
+            uses[input.index()] -= 1;
+            if uses[input.index()] == 0 {
+                values[input.index()] = None;
+            }
+        }
+    }
+    wanted
+        .iter()
+        .map(|id| match values[id.index()].clone() {
+            Some(tensor) => Ok(tensor),
+            None => bail!(internal, "{} was not computed", graph.title(*id)),
+        })
+        .collect()
+}
+
+/// The same graph computing in float64 what it computes in float32; ids stay the same.
+pub fn in_float64(graph: &Graph) -> Result<Graph> {
+    let mut wide = Graph::default();
+    let mut nodes = graph.nodes().iter();
+    let mut made = 0;
+    for (id, value) in graph.values() {
+        let widened = |dtype: DType| if dtype == DType::F32 { DType::F64 } else { dtype };
+        match &value.source {
+            Source::Input => {
+                let mut fact = value.fact.clone();
+                fact.dtype = widened(fact.dtype);
+                wide.add_input(&value.name, fact);
+            }
+            Source::Constant(constant) => {
+                let constant = match constant.fact().dtype {
+                    DType::F32 => Constant::new(constant.read()?.cast(DType::F64)),
+                    _ => constant.clone(),
+                };
+                wide.add_constant(&value.name, constant);
+            }
+            Source::Node(_) if id.index() < made => wide.set_name(id, &value.name),
+            Source::Node(node_id) => {
+                let node = match nodes.next() {
+                    Some(node) if node.outputs.first() == Some(&id) => node,
+                    _ => bail!(internal, "the outputs of a node do not follow each other"),
+                };
+                let op = node.op.in_float64().unwrap_or_else(|| node.op.clone());
+                let new = wide.add_node(&node.name, op, &node.inputs)?;
+                if let Some(provenance) = &node.provenance {
+                    wide.set_provenance(new, provenance.clone());
+                }
+                debug_assert_eq!(new, *node_id);
+                made = wide.values().len();
+                wide.set_name(id, &value.name);
+            }
+        }
+    }
+    wide.outputs = graph.outputs.clone();
+    Ok(wide)
+}

@@ -1,0 +1,275 @@
+//! Comparisons, truth values, and selection by them.
+
+use super::broadcast::{broadcast_facts, broadcast_lengths, broadcast_shapes, broadcast_view, zip};
+use crate::backprop::{Back, Cotangents};
+use crate::error::{Result, bail};
+#[cfg(test)]
+use crate::gradient_check::{Sample, floats};
+use crate::graph::Fact;
+use crate::onnx::NodeReader;
+use crate::op::{Inputs, Listed, OpDef};
+use crate::tensor::{Array, DType, Element, Tensor, each_dtype, each_float};
+use ndarray::{IxDyn, Zip};
+
+macro_rules! comparisons {
+    ($($(#[$doc:meta])* $Name:ident: $operator:tt;)*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub struct $Name;
+
+        impl OpDef for $Name {
+            fn name(&self) -> &str {
+                stringify!($Name)
+            }
+
+            fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
+                x.get(1)?;
+                let (_, shape) = broadcast_facts(x)?;
+                Ok(vec![Fact::new(DType::Bool, shape)])
+            }
+
+            fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
+                let (a, b) = (x.get(0)?, x.get(1)?);
+                Ok(vec![each_dtype!(a, a => zip(a, b.array()?, |a, b| a $operator b)?)])
+            }
+
+            fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
+                Ok(back.stops("its output is a truth value"))
+            }
+        }
+
+        impl Listed for $Name {
+            const ONNX: &'static [&'static str] = &[stringify!($Name)];
+
+            fn read(_: &mut NodeReader) -> Result<Self> {
+                Ok(Self)
+            }
+
+            #[cfg(test)]
+            fn samples() -> Vec<Sample> {
+                vec![Sample::new($Name, [floats(-1.0, 1.0).input(&[2, 3]), floats(-1.0, 1.0).input(&[3])])]
+            }
+        }
+    )* };
+}
+
+comparisons! {
+    /// `a == b`, with broadcasting.
+    Equal: ==;
+    /// `a > b`, with broadcasting.
+    Greater: >;
+    /// `a >= b`, with broadcasting.
+    GreaterOrEqual: >=;
+    /// `a < b`, with broadcasting.
+    Less: <;
+    /// `a <= b`, with broadcasting.
+    LessOrEqual: <=;
+}
+
+macro_rules! connectives {
+    ($($(#[$doc:meta])* $Name:ident: $operator:tt;)*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub struct $Name;
+
+        impl OpDef for $Name {
+            fn name(&self) -> &str {
+                stringify!($Name)
+            }
+
+            fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
+                x.get(1)?;
+                let (dtype, shape) = broadcast_facts(x)?;
+                if dtype != DType::Bool {
+                    bail!(shape, "expected truth values, found {dtype}");
+                }
+                Ok(vec![Fact::new(dtype, shape)])
+            }
+
+            fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
+                let (a, b) = (x.get(0)?.array::<bool>()?, x.get(1)?.array::<bool>()?);
+                Ok(vec![zip(a, b, |a, b| a $operator b)?])
+            }
+
+            fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
+                Ok(back.stops("its output is a truth value"))
+            }
+        }
+
+        impl Listed for $Name {
+            const ONNX: &'static [&'static str] = &[stringify!($Name)];
+
+            fn read(_: &mut NodeReader) -> Result<Self> {
+                Ok(Self)
+            }
+
+            #[cfg(test)]
+            fn samples() -> Vec<Sample> {
+                let truths = || Tensor::vector([true, false, true]).into();
+                vec![Sample::new($Name, [truths(), truths()])]
+            }
+        }
+    )* };
+}
+
+connectives! {
+    /// Both, with broadcasting.
+    And: &;
+    /// Either, with broadcasting.
+    Or: |;
+    /// Just one of both, with broadcasting.
+    Xor: ^;
+}
+
+/// The opposite truth value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Not;
+
+impl OpDef for Not {
+    fn name(&self) -> &str {
+        "Not"
+    }
+
+    fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
+        let x = x.get(0)?;
+        if x.dtype != DType::Bool {
+            bail!(shape, "expected truth values, found {}", x.dtype);
+        }
+        Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    }
+
+    fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
+        Ok(vec![x.get(0)?.array::<bool>()?.mapv(|x| !x).into()])
+    }
+
+    fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
+        Ok(back.stops("its output is a truth value"))
+    }
+}
+
+impl Listed for Not {
+    const ONNX: &'static [&'static str] = &["Not"];
+
+    fn read(_: &mut NodeReader) -> Result<Self> {
+        Ok(Self)
+    }
+
+    #[cfg(test)]
+    fn samples() -> Vec<Sample> {
+        vec![Sample::new(Not, [Tensor::vector([true, false]).into()])]
+    }
+}
+
+macro_rules! float_tests {
+    ($($(#[$doc:meta])* $Name:ident { $($field:ident),* } $self:ident, $x:ident => $test:expr;)*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub struct $Name {
+            $(#[doc = concat!("The attribute ", stringify!($field), ".")] pub $field: bool,)*
+        }
+
+        impl OpDef for $Name {
+            fn name(&self) -> &str {
+                stringify!($Name)
+            }
+
+            fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
+                Ok(vec![Fact::new(DType::Bool, x.get(0)?.shape.clone())])
+            }
+
+            fn run(&$self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
+                Ok(vec![each_float!(x.get(0)?, x => x.mapv(|$x| $test).into())])
+            }
+
+            fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
+                Ok(back.stops("its output is a truth value"))
+            }
+        }
+
+        impl Listed for $Name {
+            const ONNX: &'static [&'static str] = &[stringify!($Name)];
+
+            fn read(_node: &mut NodeReader) -> Result<Self> {
+                Ok(Self { $($field: _node.flag_or(stringify!($field), true)?,)* })
+            }
+
+            #[cfg(test)]
+            fn samples() -> Vec<Sample> {
+                vec![Sample::new($Name { $($field: true),* }, [floats(-1.0, 1.0).input(&[2, 3])])]
+            }
+        }
+    )* };
+}
+
+float_tests! {
+    /// Where x is not a number.
+    IsNaN {} self, x => x.is_nan();
+    /// Where x is infinite, on the sides that the attributes name.
+    IsInf { detect_negative, detect_positive } self, x =>
+        x.is_infinite() && if x.is_sign_negative() { self.detect_negative } else { self.detect_positive };
+}
+
+/// `y = a` where the condition holds, else `b`, with broadcasting.
+///
+/// Selects rather than multiplies: what is not selected does not matter, be it infinite or not a number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Where;
+
+impl OpDef for Where {
+    fn name(&self) -> &str {
+        "Where"
+    }
+
+    fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
+        let (condition, a, b) = (x.get(0)?, x.get(1)?, x.get(2)?);
+        if condition.dtype != DType::Bool {
+            bail!(shape, "expected a condition of bool, found {}", condition.dtype);
+        }
+        if a.dtype != b.dtype {
+            bail!(shape, "expected inputs of one element type, found {} and {}", a.dtype, b.dtype);
+        }
+        let shape = broadcast_shapes(&broadcast_shapes(&a.shape, &b.shape)?, &condition.shape)?;
+        Ok(vec![Fact::new(a.dtype, shape)])
+    }
+
+    fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
+        fn select<T: Element>(condition: &Array<bool>, a: &Array<T>, b: &Array<T>) -> Result<Tensor> {
+            let shape = broadcast_lengths(&broadcast_lengths(a.shape(), b.shape())?, condition.shape())?;
+            let condition = broadcast_view(condition, &shape)?;
+            let (a, b) = (broadcast_view(a, &shape)?, broadcast_view(b, &shape)?);
+            let selected =
+                Zip::from(condition).and(a).and(b).map_collect(|&holds, &a, &b| if holds { a } else { b });
+            debug_assert_eq!(selected.raw_dim(), IxDyn(&shape));
+            Ok(T::wrap(selected.into_shared()))
+        }
+        let condition = x.get(0)?.array::<bool>()?;
+        let b = x.get(2)?;
+        Ok(vec![each_dtype!(x.get(1)?, a => select(condition, a, b.array()?)?)])
+    }
+
+    fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
+        let (condition, g) = (back.x(0), back.g(0));
+        Ok(back.each_wanted(|index| match index {
+            1 => g.select_where(condition),
+            _ => g.scalar_like(0.0).select(condition, g),
+        }))
+    }
+}
+
+impl Listed for Where {
+    const ONNX: &'static [&'static str] = &["Where"];
+
+    fn read(_: &mut NodeReader) -> Result<Self> {
+        Ok(Self)
+    }
+
+    #[cfg(test)]
+    fn samples() -> Vec<Sample> {
+        let condition = || Tensor::vector([true, false, true]).into();
+        let x = |shape: &[usize]| floats(-1.0, 1.0).input(shape);
+        vec![
+            Sample::new(Where, [condition(), x(&[2, 3]), x(&[2, 3])]),
+            Sample::new(Where, [condition(), x(&[2, 1]), x(&[3])]),
+        ]
+    }
+}

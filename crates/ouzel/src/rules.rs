@@ -1,0 +1,145 @@
+//! Rules replace the true gradient of some nodes; a rule set says which rule goes to which node.
+
+mod array;
+mod matcher;
+mod modifier;
+
+pub use array::ArrayRule;
+pub use matcher::Matcher;
+pub use modifier::{BackpropModifier, Guided, Pass, Rectified, TrueGradient, Zero};
+
+use crate::backprop::{Back, Cotangents};
+use crate::error::Result;
+use crate::graph::Graph;
+use std::fmt;
+use std::sync::Arc;
+
+/// What a rule did with a node.
+#[derive(Debug)]
+pub enum Outcome<'b> {
+    /// It returns these cotangents.
+    Applied(Cotangents<'b>),
+    /// It leaves the node to its true gradient.
+    Default,
+}
+
+/// A backward rule: how the cotangents of a node's outputs become those of its inputs.
+///
+/// Any function of a [`Back`] is a rule through [`rule`].
+pub trait Rule: fmt::Debug + Send + Sync {
+    /// The name that reports show.
+    fn name(&self) -> &str;
+
+    /// The cotangents of the inputs, as new nodes of the graph.
+    ///
+    /// # Errors
+    /// If the rule's assumptions about the node do not hold.
+    fn apply<'b>(&self, back: &Back<'b>) -> Result<Outcome<'b>>;
+}
+
+/// Makes a rule of a closure over the graph builder.
+///
+/// ```
+/// use ouzel::rules::{Matcher, Outcome, RuleSet, rule};
+/// // Halves the gradient at every Relu.
+/// let halve = rule("halve", |back| {
+///     let halves = vec![Some(back.g(0) * 0.5)];
+///     Ok(Outcome::Applied(back.vjp_of(halves)?))
+/// });
+/// let rules = RuleSet::new().with(Matcher::op("Relu"), halve);
+/// assert_eq!(rules.len(), 1);
+/// ```
+pub fn rule<F>(name: &str, apply: F) -> Arc<dyn Rule>
+where
+    F: for<'b> Fn(&Back<'b>) -> Result<Outcome<'b>> + Send + Sync + 'static,
+{
+    Arc::new(Closure { name: name.to_owned(), apply })
+}
+
+struct Closure<F> {
+    name: String,
+    apply: F,
+}
+
+impl<F> fmt::Debug for Closure<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl<F> Rule for Closure<F>
+where
+    F: for<'b> Fn(&Back<'b>) -> Result<Outcome<'b>> + Send + Sync,
+{
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn apply<'b>(&self, back: &Back<'b>) -> Result<Outcome<'b>> {
+        (self.apply)(back)
+    }
+}
+
+/// Ordered rows of (matcher, rule): the first row that matches a node is used, else the true gradient.
+#[derive(Clone, Debug, Default)]
+pub struct RuleSet {
+    rows: Vec<(Matcher, Arc<dyn Rule>)>,
+}
+
+impl RuleSet {
+    /// No rows: the true gradient everywhere.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a row after the others.
+    #[must_use]
+    pub fn with(mut self, matcher: Matcher, rule: Arc<dyn Rule>) -> Self {
+        self.rows.push((matcher, rule));
+        self
+    }
+
+    /// Adds the rows of another set after these.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.rows.extend(other.rows);
+        self
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// True if there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The rows in order.
+    pub fn rows(&self) -> impl Iterator<Item = (&Matcher, &Arc<dyn Rule>)> {
+        self.rows.iter().map(|(matcher, rule)| (matcher, rule))
+    }
+
+    /// The rule of each node; `None` where the true gradient is meant.
+    pub(crate) fn select(&self, graph: &Graph) -> Vec<Option<&dyn Rule>> {
+        let mut selected: Vec<Option<&dyn Rule>> = vec![None; graph.nodes().len()];
+        for (matcher, rule) in &self.rows {
+            for (place, matches) in selected.iter_mut().zip(matcher.matches(graph)) {
+                if matches && place.is_none() {
+                    *place = Some(&**rule);
+                }
+            }
+        }
+        selected
+    }
+}
+
+impl fmt::Display for RuleSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (matcher, rule) in &self.rows {
+            writeln!(f, "{matcher} -> {}", rule.name())?;
+        }
+        f.write_str("anything else -> gradient")
+    }
+}

@@ -1,0 +1,270 @@
+//! Backprop modifiers: named rules for rectifiers (guided, rectified), and the small rules that users combine.
+
+use super::{Matcher, Outcome, Rule, RuleSet};
+use crate::backprop::{Back, Cotangent};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Node};
+use crate::op::{Op, OpDef};
+use std::sync::Arc;
+
+/// Guided backpropagation: only positive gradients, and only where the rectifier's output is positive.
+///
+/// **Formula.** `g · [g > 0] · [y > 0]` at a Relu; at a wider rectifier its true gradient takes the place of 1.
+///
+/// **Known criticism.** The map looks like an edge detector and changes little when the upper layers are randomised
+/// (Adebayo et al. 2018, "Sanity checks for saliency maps").
+///
+/// **Source.** Springenberg et al. 2015, "Striving for simplicity: the all convolutional net".
+#[derive(Debug)]
+pub struct Guided;
+
+impl Rule for Guided {
+    fn name(&self) -> &str {
+        "guided"
+    }
+
+    fn apply<'b>(&self, back: &Back<'b>) -> Result<Outcome<'b>> {
+        let mut cotangents = back.vjp_of(vec![Some(back.g(0).relu())])?;
+        if !matches!(back.op(), Op::Relu(_)) {
+            if let Some(Cotangent::Flows(x)) = cotangents.first_mut() {
+                *x = x.select_where(back.y(0).greater(0.0));
+            }
+        }
+        Ok(Outcome::Applied(cotangents))
+    }
+}
+
+/// The deconvnet rule: only positive gradients, whatever the rectifier let through on the way forward.
+///
+/// **Formula.** `g · [g > 0]`.
+///
+/// **Known criticism.** It ignores the forward pass but for the pooling switches, so maps of different classes look
+/// much alike (Nie et al. 2018, "A theoretical explanation for perplexing behaviors of backpropagation-based
+/// visualizations").
+///
+/// **Source.** Zeiler and Fergus 2014, "Visualizing and understanding convolutional networks".
+#[derive(Debug)]
+pub struct Rectified;
+
+impl Rule for Rectified {
+    fn name(&self) -> &str {
+        "rectified"
+    }
+
+    fn apply<'b>(&self, back: &Back<'b>) -> Result<Outcome<'b>> {
+        Ok(Outcome::Applied(back.only_first(back.g(0).relu())))
+    }
+}
+
+/// The true gradient, spelled out: exempts nodes from the rows that follow.
+#[derive(Debug)]
+pub struct TrueGradient;
+
+impl Rule for TrueGradient {
+    fn name(&self) -> &str {
+        "gradient"
+    }
+
+    fn apply<'b>(&self, _: &Back<'b>) -> Result<Outcome<'b>> {
+        Ok(Outcome::Default)
+    }
+}
+
+/// Passes the cotangent on as if the node were not there.
+///
+/// **Errors.** If input and output differ in shape.
+#[derive(Debug)]
+pub struct Pass;
+
+impl Rule for Pass {
+    fn name(&self) -> &str {
+        "pass"
+    }
+
+    fn apply<'b>(&self, back: &Back<'b>) -> Result<Outcome<'b>> {
+        if back.x(0).shape() != back.y(0).shape() {
+            return Err(Error::option(format!(
+                "the rule 'pass' needs an op whose input and output have one shape, found {} and {}",
+                back.x(0).fact(),
+                back.y(0).fact()
+            )));
+        }
+        Ok(Outcome::Applied(back.only_first(back.g(0))))
+    }
+}
+
+/// Lets nothing through: the map shows what reaches the target without these nodes.
+#[derive(Debug)]
+pub struct Zero;
+
+impl Rule for Zero {
+    fn name(&self) -> &str {
+        "zero"
+    }
+
+    fn apply<'b>(&self, back: &Back<'b>) -> Result<Outcome<'b>> {
+        let zeros = |index| back.x(index).scalar_like(0.0).expand_like(back.x(index));
+        Ok(Outcome::Applied(back.each_wanted(zeros)))
+    }
+}
+
+/// The rules that can be named in a file or on the command line.
+pub(super) fn by_name(name: &str) -> Option<Arc<dyn Rule>> {
+    Some(match name {
+        "guided" => Arc::new(Guided),
+        "rectified" | "relu" | "deconv" => Arc::new(Rectified),
+        "gradient" | "none" => Arc::new(TrueGradient),
+        "pass" => Arc::new(Pass),
+        "zero" => Arc::new(Zero),
+        _ => return None,
+    })
+}
+
+/// The names that [`by_name`] knows, without aliases.
+pub(super) const RULE_NAMES: &[&str] = &["guided", "rectified", "gradient", "pass", "zero"];
+
+/// How an activation function can be named as a rectifier: the name, the op, and a condition on the node.
+struct Rectifier {
+    name: &'static str,
+    op: &'static str,
+    applies: fn(&Graph, &Node) -> bool,
+}
+
+/// The activation functions that behave like a rectifier: near zero on the left, growing on the right.
+const RECTIFIERS: &[Rectifier] = &[
+    Rectifier { name: "relu", op: "Relu", applies: |_, _| true },
+    Rectifier { name: "clip", op: "Clip", applies: clips_at_zero },
+    Rectifier { name: "leaky_relu", op: "LeakyRelu", applies: |_, _| true },
+    Rectifier { name: "prelu", op: "PRelu", applies: |_, _| true },
+    Rectifier { name: "thresholded_relu", op: "ThresholdedRelu", applies: |_, _| true },
+    Rectifier { name: "elu", op: "Elu", applies: |_, _| true },
+    Rectifier { name: "selu", op: "Selu", applies: |_, _| true },
+    Rectifier { name: "celu", op: "Celu", applies: |_, _| true },
+    Rectifier { name: "gelu", op: "Gelu", applies: |_, _| true },
+    Rectifier { name: "silu", op: "Swish", applies: |_, _| true },
+    Rectifier { name: "mish", op: "Mish", applies: |_, _| true },
+    Rectifier { name: "hard_swish", op: "HardSwish", applies: |_, _| true },
+    Rectifier { name: "softplus", op: "Softplus", applies: |_, _| true },
+];
+
+fn clips_at_zero(graph: &Graph, node: &Node) -> bool {
+    let lower = node.inputs.get(1).copied().flatten();
+    lower.and_then(|id| graph.fact(id).floats()).is_some_and(|values| values == [0.0])
+}
+
+/// How the backward pass treats the activation functions.
+///
+/// ```
+/// use ouzel::rules::BackpropModifier;
+/// let modifier = BackpropModifier::named("guided", &["relu", "clip"])?;
+/// assert_eq!(modifier.name(), "guided");
+/// # Ok::<(), ouzel::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct BackpropModifier {
+    name: String,
+    rules: RuleSet,
+}
+
+impl Default for BackpropModifier {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+impl BackpropModifier {
+    /// The names of the modifiers, aliases included.
+    pub const NAMES: &'static [&'static str] = &["none", "guided", "rectified", "relu", "deconv"];
+
+    /// The names of the activation functions that a modifier can be widened to.
+    pub fn rectifiers() -> impl Iterator<Item = &'static str> {
+        RECTIFIERS.iter().map(|rectifier| rectifier.name)
+    }
+
+    /// The true gradient.
+    pub fn none() -> Self {
+        Self { name: "none".into(), rules: RuleSet::new() }
+    }
+
+    /// [`Guided`] at every Relu, as keras-vis.
+    pub fn guided() -> Self {
+        Self::at(Arc::new(Guided), &[&RECTIFIERS[0]])
+    }
+
+    /// [`Rectified`] at every Relu, as keras-vis.
+    pub fn rectified() -> Self {
+        Self::at(Arc::new(Rectified), &[&RECTIFIERS[0]])
+    }
+
+    /// The user's own rules.
+    pub fn custom(name: &str, rules: RuleSet) -> Self {
+        Self { name: name.into(), rules }
+    }
+
+    fn at(rule: Arc<dyn Rule>, rectifiers: &[&'static Rectifier]) -> Self {
+        let rows = rectifiers.iter().fold(RuleSet::new(), |rules, rectifier| {
+            let matcher =
+                Matcher::op(rectifier.op).and(Matcher::predicate(rectifier.name, rectifier.applies));
+            rules.with(matcher, rule.clone())
+        });
+        Self { name: rule.name().to_owned(), rules: rows }
+    }
+
+    /// A modifier by name, at the named activation functions (`relu` alone if none is named).
+    ///
+    /// `-` and `_` are equal, and so are `rectified`, `relu` and `deconv`.
+    ///
+    /// # Errors
+    /// If a name is unknown; the message lists the known ones.
+    pub fn named(name: &str, rectifiers: &[&str]) -> Result<Self> {
+        let name = name.replace('-', "_");
+        if name == "none" {
+            return Ok(Self::none());
+        }
+        let Some(rule) = Self::NAMES.contains(&name.as_str()).then(|| by_name(&name)).flatten() else {
+            return Err(Error::option(format!(
+                "unknown backprop modifier '{name}': expected one of {}",
+                Self::NAMES.join(", ")
+            )));
+        };
+        let found: Result<Vec<&Rectifier>> = rectifiers
+            .iter()
+            .map(|wanted| {
+                let plain = wanted.replace('-', "_");
+                RECTIFIERS.iter().find(|known| known.name == plain).ok_or_else(|| {
+                    let known: Vec<&str> = Self::rectifiers().collect();
+                    Error::option(format!(
+                        "unknown rectifier '{wanted}': expected one of {}",
+                        known.join(", ")
+                    ))
+                })
+            })
+            .collect();
+        let mut found = found?;
+        if found.is_empty() {
+            found.push(&RECTIFIERS[0]);
+        }
+        Ok(Self::at(rule, &found))
+    }
+
+    /// The modifier's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The rules that it stands for.
+    pub fn rules(&self) -> &RuleSet {
+        &self.rules
+    }
+
+    /// True for the true gradient.
+    pub fn is_none(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The name under which an activation op can be added to the rectifiers.
+    pub(crate) fn rectifier_name(graph: &Graph, node: &Node) -> Option<&'static str> {
+        let matches = |known: &&Rectifier| known.op == node.op.name() && (known.applies)(graph, node);
+        RECTIFIERS.iter().find(matches).map(|known| known.name)
+    }
+}
