@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod error;
+#[expect(dead_code, reason = "used by the importer")]
+mod onnx;
 mod tensor;
 
 pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! The ONNX file format: from bytes to a graph and back.
+
+mod proto;
