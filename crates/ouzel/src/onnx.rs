@@ -1,3 +1,4 @@
 //! The ONNX file format: from bytes to a graph and back.
 
+mod foreign;
 mod proto;
