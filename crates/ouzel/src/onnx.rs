@@ -2,3 +2,5 @@
 
 mod foreign;
 mod proto;
+mod stored;
+mod wire;
