@@ -1,6 +1,10 @@
 //! ONNX files: reading them into graphs.
 
+mod foreign;
+mod proto;
 mod reader;
+mod stored;
+mod wire;
 
 pub use reader::NodeReader;
 

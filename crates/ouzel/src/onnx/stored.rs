@@ -1,0 +1,874 @@
+//! Tensors whose elements still lie where the model put them: in its file, in a file beside it, or in memory.
+
+use super::proto::{TensorProto, data_type};
+use crate::error::{Context, Error, Result, bail};
+use crate::tensor::{DType, Element, Tensor};
+use bytes::Bytes;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use std::fmt;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// A tensor of the model, known to be complete, whose elements are read on demand.
+///
+/// float16 and bfloat16 are read as float32; int16 and uint16 as int32; uint32 and uint64 as int64.
+#[derive(Clone)]
+pub(crate) struct Stored {
+    name: String,
+    encoding: Encoding,
+    shape: Vec<usize>,
+    place: Place,
+}
+
+/// Where the elements lie.
+#[derive(Clone)]
+enum Place {
+    /// Little-endian in memory.
+    Memory(Bytes),
+    /// Little-endian in a file, from this byte on.
+    File(Arc<DataFile>, u64),
+    /// Already a tensor.
+    Ready(Tensor),
+}
+
+/// What the tensors of a model are read from.
+#[derive(Clone)]
+pub(crate) struct Source {
+    /// The model itself.
+    pub(crate) body: Body,
+    /// The folder that locations of external data are relative to; `None` if the model came without a path.
+    pub(crate) folder: Option<PathBuf>,
+}
+
+/// The bytes of a model.
+#[derive(Clone)]
+pub(crate) enum Body {
+    /// In memory.
+    Memory(Bytes),
+    /// In a file.
+    File(Arc<DataFile>),
+}
+
+/// A file that elements are read from.
+pub(crate) struct DataFile {
+    path: PathBuf,
+    length: u64,
+    /// The model's own file stays open. External data is opened for each read, as there may be one file per tensor.
+    handle: Option<File>,
+}
+
+impl DataFile {
+    /// The regular file at `path`, opened anew for each read.
+    fn external(path: PathBuf) -> Result<Self> {
+        let metadata = path.metadata().map_err(|error| Error::io("read external data from", &path, error))?;
+        if !metadata.is_file() {
+            bail!(model, "external data in {}, which is not a file", path.display());
+        }
+        Ok(Self { path, length: metadata.len(), handle: None })
+    }
+
+    /// A file that is open already, and stays so.
+    pub(crate) fn open(path: &Path, handle: File, length: u64) -> Self {
+        Self { path: path.to_owned(), length, handle: Some(handle) }
+    }
+
+    /// Hands the bytes of `offset..offset + length` to `take`, in order, in blocks whose length is a multiple of
+    /// eight except for the last one.
+    fn read(&self, offset: u64, length: usize, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        const BLOCK: usize = 128 << 10;
+        let opened;
+        let handle = match &self.handle {
+            Some(handle) => handle,
+            None => {
+                opened = File::open(&self.path).map_err(|error| Error::io("open", &self.path, error))?;
+                &opened
+            }
+        };
+        let mut block = vec![0; length.min(BLOCK)];
+        for start in (0..length).step_by(BLOCK) {
+            let bytes = &mut block[..BLOCK.min(length - start)];
+            read_exact_at(handle, bytes, offset + start as u64)
+                .map_err(|error| Error::io("read", &self.path, error))?;
+            take(bytes)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(not(unix))]
+fn read_exact_at(mut file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    // The cursor belongs to the handle, which threads share.
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    file.seek(SeekFrom::Start(offset))?;
+    file.read_exact(bytes)
+}
+
+/// An element type as files store it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    F32,
+    F64,
+    F16,
+    Bf16,
+    I8,
+    U8,
+    I16,
+    U16,
+    I32,
+    U32,
+    I64,
+    U64,
+    Bool,
+}
+
+impl Encoding {
+    fn new(number: i32) -> Result<Self> {
+        Ok(match number {
+            data_type::FLOAT => Self::F32,
+            data_type::DOUBLE => Self::F64,
+            data_type::FLOAT16 => Self::F16,
+            data_type::BFLOAT16 => Self::Bf16,
+            data_type::INT8 => Self::I8,
+            data_type::UINT8 => Self::U8,
+            data_type::INT16 => Self::I16,
+            data_type::UINT16 => Self::U16,
+            data_type::INT32 => Self::I32,
+            data_type::UINT32 => Self::U32,
+            data_type::INT64 => Self::I64,
+            data_type::UINT64 => Self::U64,
+            data_type::BOOL => Self::Bool,
+            data_type::UNDEFINED => bail!(model, "no element type is given"),
+            other => bail!(
+                unsupported,
+                "elements of {} are not supported, only float16, bfloat16, float32, float64, bool and \
+                 integers of 8 to 64 bits",
+                data_type::name(other)
+            ),
+        })
+    }
+
+    /// The type of the elements once read.
+    fn dtype(self) -> DType {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => DType::F32,
+            Self::F64 => DType::F64,
+            Self::I8 => DType::I8,
+            Self::U8 => DType::U8,
+            Self::I16 | Self::U16 | Self::I32 => DType::I32,
+            Self::U32 | Self::I64 | Self::U64 => DType::I64,
+            Self::Bool => DType::Bool,
+        }
+    }
+
+    /// Bytes of one element as stored.
+    fn size(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::Bf16 | Self::I16 | Self::U16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+}
+
+impl Stored {
+    /// The tensor that `tensor` describes, its type, shape and storage checked.
+    ///
+    /// External data must exist and be long enough, but none of it is read.
+    pub(crate) fn new(tensor: &TensorProto, source: &Source) -> Result<Self> {
+        Self::check(tensor, source).context(|| label(&tensor.name))
+    }
+
+    fn check(tensor: &TensorProto, source: &Source) -> Result<Self> {
+        let encoding = Encoding::new(tensor.data_type)?;
+        if tensor.segment.is_some() {
+            bail!(unsupported, "it is stored in segments, which is not supported");
+        }
+        let (shape, length) = checked_shape(&tensor.dims, encoding)?;
+        let raw = tensor.raw_data.as_ref().filter(|raw| !raw.is_empty());
+        let fields = typed_fields(tensor);
+        let n_places = usize::from(tensor.data_location == TensorProto::EXTERNAL)
+            + usize::from(raw.is_some())
+            + fields.iter().filter(|(_, len)| *len > 0).count();
+        let place = match raw {
+            _ if n_places > 1 => bail!(model, "its elements are stored in {n_places} places, expected one"),
+            Some(raw) => {
+                check_length(raw.len() as u64, length, &shape, tensor.data_type)?;
+                Place::Memory(raw.clone())
+            }
+            None if tensor.data_location == TensorProto::EXTERNAL => {
+                external(tensor, length, source, &shape)?
+            }
+            None if length == 0 && n_places == 0 => Place::Memory(Bytes::new()),
+            None => Place::Ready(typed(tensor, encoding, &shape)?),
+        };
+        Ok(Self { name: tensor.name.clone(), encoding, shape, place })
+    }
+
+    /// The tensor's name; often empty for tensors in attributes.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The type of the elements once read.
+    pub(crate) fn dtype(&self) -> DType {
+        self.encoding.dtype()
+    }
+
+    /// The length of each axis.
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of elements.
+    pub(crate) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The number of bytes that the elements take once read.
+    pub(crate) fn byte_len(&self) -> usize {
+        self.len() * self.dtype().size()
+    }
+
+    /// Reads the tensor.
+    pub(crate) fn load(&self) -> Result<Tensor> {
+        if let Place::Ready(tensor) = &self.place {
+            return Ok(tensor.clone());
+        }
+        match self.encoding {
+            Encoding::F32 => self.load_as(little(f32::from_le_bytes)),
+            Encoding::F64 => self.load_as(little(f64::from_le_bytes)),
+            Encoding::F16 => self.load_as(widen_f16),
+            Encoding::Bf16 => self.load_as(widen_bf16),
+            Encoding::I8 => self.load_as(little(i8::from_le_bytes)),
+            Encoding::U8 => self.load_as(little(u8::from_le_bytes)),
+            Encoding::I16 => self.load_as(little(|bytes| i32::from(i16::from_le_bytes(bytes)))),
+            Encoding::U16 => self.load_as(little(|bytes| i32::from(u16::from_le_bytes(bytes)))),
+            Encoding::I32 => self.load_as(little(i32::from_le_bytes)),
+            Encoding::U32 => self.load_as(little(|bytes| i64::from(u32::from_le_bytes(bytes)))),
+            Encoding::I64 => self.load_as(little(i64::from_le_bytes)),
+            Encoding::U64 => self.load_as(|bytes, out: &mut [i64]| {
+                for (chunk, out) in bytes.as_chunks().0.iter().zip(out) {
+                    *out = signed(u64::from_le_bytes(*chunk))?;
+                }
+                Ok(())
+            }),
+            Encoding::Bool => self.load_as(little(|[byte]: [u8; 1]| byte != 0)),
+        }
+        .context(|| label(&self.name))
+    }
+
+    /// Reads the elements of a floating-point tensor into `out`, which has room for exactly [`len`](Self::len);
+    /// float64 is rounded to float32.
+    pub(crate) fn read_f32_into(&self, out: &mut [f32]) -> Result<()> {
+        if out.len() != self.len() {
+            let found = out.len();
+            bail!(internal, "{}: room for {found} elements, shape {:?}", label(&self.name), self.shape);
+        }
+        match (&self.place, self.encoding) {
+            (Place::Ready(Tensor::F32(values)), _) => {
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
+                Ok(())
+            }
+            (Place::Ready(Tensor::F64(values)), _) => {
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = *value as f32);
+                Ok(())
+            }
+            (_, Encoding::F32) => self.decode(out, little(f32::from_le_bytes)),
+            (_, Encoding::F16) => self.decode(out, widen_f16),
+            (_, Encoding::Bf16) => self.decode(out, widen_bf16),
+            (_, Encoding::F64) => self.decode(out, little(|bytes| f64::from_le_bytes(bytes) as f32)),
+            _ => Err(Error::shape(format!("expected floating-point numbers, found {}", self.dtype()))),
+        }
+        .context(|| label(&self.name))
+    }
+
+    fn load_as<T: Element + Default>(
+        &self,
+        decode: impl Fn(&[u8], &mut [T]) -> Result<()>,
+    ) -> Result<Tensor> {
+        let mut values = vec![T::default(); self.len()];
+        self.decode(&mut values, decode)?;
+        Tensor::from_shape_vec(&self.shape, values)
+    }
+
+    /// Fills `out` block by block.
+    fn decode<T>(&self, out: &mut [T], decode: impl Fn(&[u8], &mut [T]) -> Result<()>) -> Result<()> {
+        match &self.place {
+            Place::Memory(bytes) => decode(bytes, out),
+            Place::File(file, offset) => {
+                let size = self.encoding.size();
+                let mut rest = &mut *out;
+                file.read(*offset, rest.len() * size, |bytes| {
+                    let (block, tail) = std::mem::take(&mut rest).split_at_mut(bytes.len() / size);
+                    rest = tail;
+                    decode(bytes, block)
+                })
+            }
+            Place::Ready(_) => Err(Error::internal("a tensor that is ready has no bytes to decode")),
+        }
+    }
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = match &self.place {
+            Place::Memory(_) => "in memory".to_owned(),
+            Place::File(file, offset) => format!("in {} at byte {offset}", file.path.display()),
+            Place::Ready(_) => "ready".to_owned(),
+        };
+        write!(f, "{}: {:?} {:?} {place}", label(&self.name), self.encoding, self.shape)
+    }
+}
+
+/// How messages call a tensor.
+fn label(name: &str) -> String {
+    if name.is_empty() { "a tensor without name".to_owned() } else { format!("tensor '{name}'") }
+}
+
+/// Decodes elements one by one.
+fn little<T, const N: usize>(from: impl Fn([u8; N]) -> T) -> impl Fn(&[u8], &mut [T]) -> Result<()> {
+    move |bytes, out| {
+        for (chunk, out) in bytes.as_chunks().0.iter().zip(out) {
+            *out = from(*chunk);
+        }
+        Ok(())
+    }
+}
+
+/// `half` converts slices with the CPU's instruction, which it looks for once per call.
+const HALF_BLOCK: usize = 1024;
+
+fn widen_f16(bytes: &[u8], out: &mut [f32]) -> Result<()> {
+    let mut halves = [f16::ZERO; HALF_BLOCK];
+    for (bytes, out) in bytes.chunks(2 * HALF_BLOCK).zip(out.chunks_mut(HALF_BLOCK)) {
+        let halves = &mut halves[..out.len()];
+        little(f16::from_le_bytes)(bytes, halves)?;
+        halves.convert_to_f32_slice(out);
+    }
+    Ok(())
+}
+
+fn widen_bf16(bytes: &[u8], out: &mut [f32]) -> Result<()> {
+    little(|bytes| bf16::from_le_bytes(bytes).to_f32())(bytes, out)
+}
+
+fn signed(value: u64) -> Result<i64> {
+    i64::try_from(value).map_err(|_| {
+        Error::unsupported(format!("holds {value} as uint64; only numbers below 2^63 are supported"))
+    })
+}
+
+/// The shape, and how many bytes its elements take as stored.
+fn checked_shape(dims: &[i64], encoding: Encoding) -> Result<(Vec<usize>, usize)> {
+    let mut shape = Vec::with_capacity(dims.len());
+    for &dim in dims {
+        match usize::try_from(dim) {
+            Ok(dim) => shape.push(dim),
+            Err(_) if dim < 0 => bail!(model, "shape {dims:?} has a negative dimension"),
+            Err(_) => bail!(model, "shape {dims:?} is too large"),
+        }
+    }
+    // Arrays demand that the axes other than those of length 0 fit into the address space too.
+    let size = encoding.size().max(encoding.dtype().size());
+    let fits = shape.iter().filter(|dim| **dim > 0).try_fold(size, |bytes, dim| bytes.checked_mul(*dim));
+    if fits.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
+        bail!(model, "shape {dims:?} is too large");
+    }
+    let length = shape.iter().product::<usize>() * encoding.size();
+    Ok((shape, length))
+}
+
+fn check_length(found: u64, expected: usize, shape: &[usize], data_type: i32) -> Result<()> {
+    if found != expected as u64 {
+        let name = data_type::name(data_type);
+        bail!(model, "shape {shape:?} of {name} needs {expected} bytes, found {found}");
+    }
+    Ok(())
+}
+
+/// The typed fields by name, with how many elements they hold.
+fn typed_fields(tensor: &TensorProto) -> [(&'static str, usize); 6] {
+    [
+        ("float_data", tensor.float_data.len()),
+        ("int32_data", tensor.int32_data.len()),
+        ("string_data", tensor.string_data.len()),
+        ("int64_data", tensor.int64_data.len()),
+        ("double_data", tensor.double_data.len()),
+        ("uint64_data", tensor.uint64_data.len()),
+    ]
+}
+
+/// The tensor in the typed field that belongs to its type.
+fn typed(tensor: &TensorProto, encoding: Encoding, shape: &[usize]) -> Result<Tensor> {
+    let expected = match encoding {
+        Encoding::F32 => "float_data",
+        Encoding::F64 => "double_data",
+        Encoding::I64 => "int64_data",
+        Encoding::U32 | Encoding::U64 => "uint64_data",
+        _ => "int32_data",
+    };
+    let name = data_type::name(tensor.data_type);
+    let Some((found, len)) = typed_fields(tensor).into_iter().find(|(_, len)| *len > 0) else {
+        bail!(model, "shape {shape:?} of {name} has elements, but none are stored");
+    };
+    if found != expected {
+        bail!(model, "{name} belongs in {expected}, found it in {found}");
+    }
+    let n_elements: usize = shape.iter().product();
+    if len != n_elements {
+        bail!(model, "shape {shape:?} needs {n_elements} elements, found {len} in {found}");
+    }
+    /// The elements of `int32_data` as a type that they must fit.
+    fn narrow<T: TryFrom<i32>>(values: &[i32], name: &str) -> Result<Vec<T>> {
+        let fit = |&value| T::try_from(value).map_err(|_| value);
+        values
+            .iter()
+            .map(fit)
+            .collect::<Result<_, _>>()
+            .map_err(|value| Error::model(format!("int32_data holds {value}, which is no {name}")))
+    }
+    let ints = &tensor.int32_data;
+    match encoding {
+        Encoding::F32 => Tensor::from_shape_vec(shape, tensor.float_data.clone()),
+        Encoding::F64 => Tensor::from_shape_vec(shape, tensor.double_data.clone()),
+        Encoding::F16 | Encoding::Bf16 => {
+            let widen = |bits| match encoding {
+                Encoding::F16 => f16::from_bits(bits).to_f32(),
+                _ => bf16::from_bits(bits).to_f32(),
+            };
+            let bits = narrow::<u16>(ints, &name)?;
+            Tensor::from_shape_vec(shape, bits.into_iter().map(widen).collect())
+        }
+        Encoding::I8 => Tensor::from_shape_vec(shape, narrow::<i8>(ints, &name)?),
+        Encoding::U8 => Tensor::from_shape_vec(shape, narrow::<u8>(ints, &name)?),
+        Encoding::I16 => {
+            narrow::<i16>(ints, &name)?;
+            Tensor::from_shape_vec(shape, ints.clone())
+        }
+        Encoding::U16 => {
+            narrow::<u16>(ints, &name)?;
+            Tensor::from_shape_vec(shape, ints.clone())
+        }
+        Encoding::I32 => Tensor::from_shape_vec(shape, ints.clone()),
+        Encoding::I64 => Tensor::from_shape_vec(shape, tensor.int64_data.clone()),
+        Encoding::U32 | Encoding::U64 => {
+            let values = tensor.uint64_data.iter().map(|value| match encoding {
+                Encoding::U32 if u32::try_from(*value).is_err() => {
+                    Err(Error::model(format!("uint64_data holds {value}, which is no uint32")))
+                }
+                _ => signed(*value),
+            });
+            Tensor::from_shape_vec(shape, values.collect::<Result<Vec<i64>>>()?)
+        }
+        Encoding::Bool => Tensor::from_shape_vec(shape, ints.iter().map(|value| *value != 0).collect()),
+    }
+}
+
+/// The keys of [`TensorProto::external_data`].
+pub(crate) mod external_key {
+    /// The file, relative to the model's folder. Empty for the model's own file: so says the wire walker,
+    /// and no file is named by it.
+    pub(crate) const LOCATION: &str = "location";
+    /// The first byte.
+    pub(crate) const OFFSET: &str = "offset";
+    /// How many bytes.
+    pub(crate) const LENGTH: &str = "length";
+}
+
+/// Where elements lie that are stored outside of the message.
+fn external(tensor: &TensorProto, expected: usize, source: &Source, shape: &[usize]) -> Result<Place> {
+    let value = |key: &str| -> Result<Option<&str>> {
+        let mut values = tensor.external_data.iter().filter(|entry| entry.key == key);
+        let value = values.next().map(|entry| entry.value.as_str());
+        if values.next().is_some() {
+            bail!(model, "external data gives '{key}' twice");
+        }
+        Ok(value)
+    };
+    let number = |key: &str| -> Result<Option<u64>> {
+        value(key)?
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    Error::model(format!("external data: expected a number for '{key}', found '{text}'"))
+                })
+            })
+            .transpose()
+    };
+    let Some(location) = value(external_key::LOCATION)? else {
+        bail!(model, "external data without 'location'");
+    };
+    let offset = number(external_key::OFFSET)?.unwrap_or(0);
+    check_length(
+        number(external_key::LENGTH)?.unwrap_or(expected as u64),
+        expected,
+        shape,
+        tensor.data_type,
+    )?;
+    let end = offset.checked_add(expected as u64);
+    let inside = |length: u64, what: &dyn fmt::Display| {
+        if end.is_none_or(|end| end > length) {
+            bail!(
+                model,
+                "its {expected} bytes at byte {offset} reach beyond the end of {what}, which has {length} bytes: \
+                 the file is truncated or belongs to another model"
+            );
+        }
+        Ok(())
+    };
+    if location.is_empty() {
+        return match &source.body {
+            Body::Memory(bytes) => {
+                inside(bytes.len() as u64, &"the model")?;
+                let start = offset as usize;
+                Ok(Place::Memory(bytes.slice(start..start + expected)))
+            }
+            Body::File(file) => {
+                inside(file.length, &file.path.display())?;
+                Ok(Place::File(Arc::clone(file), offset))
+            }
+        };
+    }
+    let relative = Path::new(location);
+    if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        bail!(model, "external data in '{location}': expected a path inside the model's folder");
+    }
+    let Some(folder) = &source.folder else {
+        bail!(
+            model,
+            "its elements lie in the file '{location}' beside the model: load the model by its path, not from bytes"
+        );
+    };
+    let file = DataFile::external(folder.join(relative))?;
+    inside(file.length, &file.path.display())?;
+    Ok(Place::File(Arc::new(file), offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proto::{GraphProto, ModelProto, StringStringEntryProto};
+    use super::super::wire::{ParsedModel, read_bytes, read_path, read_reader};
+    use super::*;
+    use prost::Message;
+
+    /// A folder that goes away with the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("ouzel-stored-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+            let path = self.0.join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn model_of(tensor: TensorProto) -> Vec<u8> {
+        let graph = GraphProto { initializer: vec![tensor], ..Default::default() };
+        ModelProto { ir_version: 8, graph: Some(graph), ..Default::default() }.encode_to_vec()
+    }
+
+    fn first(model: &ParsedModel) -> Result<Stored> {
+        model.stored(&model.model.graph.as_ref().unwrap().initializer[0])
+    }
+
+    /// The tensor read by path, from bytes and from a stream.
+    fn read_each_way(folder: &Folder, tensor: TensorProto) -> Vec<Result<Tensor>> {
+        let bytes = model_of(tensor);
+        let path = folder.write("model.onnx", &bytes);
+        let parsed = [read_path(&path), read_reader(&bytes[..]), read_bytes(bytes.into())];
+        parsed.into_iter().map(|model| first(&model?)?.load()).collect()
+    }
+
+    fn error_of(tensor: TensorProto) -> String {
+        let bytes = model_of(tensor);
+        let error = read_bytes(bytes.into()).and_then(|model| first(&model)?.load()).unwrap_err();
+        format!("{error:?}")
+    }
+
+    fn tensor(data_type: i32, dims: &[i64]) -> TensorProto {
+        TensorProto { name: "w".into(), data_type, dims: dims.to_vec(), ..Default::default() }
+    }
+
+    /// Small enough to be decoded with the rest, and large enough to stay in the file, over more than one block.
+    const SIZES: [usize; 3] = [6, 3000, 150_000];
+
+    #[test]
+    fn every_type_is_read_from_every_place() {
+        let folder = Folder::new("types");
+        macro_rules! check {
+            ($data_type:ident, $stored:ty, $read:ty, $field:ident, $to_field:expr, $value:expr) => {
+                for n in SIZES {
+                    let stored: Vec<$stored> = (0..n).map($value).collect();
+                    let read: Vec<$read> = stored.iter().map(|value| <$read>::from(*value)).collect();
+                    let expected = Tensor::from_shape_vec(&[2, n / 2], read).unwrap();
+                    let raw: Vec<u8> = stored.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    let plain = tensor(data_type::$data_type, &[2, (n / 2) as i64]);
+                    let external = |location: &str, offset: usize| TensorProto {
+                        data_location: TensorProto::EXTERNAL,
+                        external_data: vec![
+                            StringStringEntryProto::new("location", location),
+                            StringStringEntryProto::new("offset", offset.to_string()),
+                            StringStringEntryProto::new("length", raw.len().to_string()),
+                        ],
+                        ..plain.clone()
+                    };
+                    folder.write("weights.bin", &[&[7; 5][..], &raw].concat());
+
+                    let mut results = Vec::new();
+                    results.extend(read_each_way(
+                        &folder,
+                        TensorProto { raw_data: Some(raw.clone().into()), ..plain.clone() },
+                    ));
+                    let $field = stored.iter().map($to_field).collect();
+                    results.extend(read_each_way(&folder, TensorProto { $field, ..plain.clone() }));
+                    results.extend(read_each_way(&folder, external("weights.bin", 5)).into_iter().take(1));
+                    for (place, result) in results.into_iter().enumerate() {
+                        let found = result.unwrap();
+                        assert_eq!(
+                            found,
+                            expected,
+                            "{} of {n} elements, way {place}",
+                            stringify!($data_type)
+                        );
+                        assert_eq!(found.dtype(), <$read as Element>::DTYPE);
+                    }
+                }
+            };
+        }
+        check!(FLOAT, f32, f32, float_data, |v| *v, |i| i as f32 * 0.37 - 3.0);
+        check!(DOUBLE, f64, f64, double_data, |v| *v, |i| i as f64 * 0.37 - 3.0);
+        check!(FLOAT16, f16, f32, int32_data, |v| i32::from(v.to_bits()), |i| f16::from_f64(
+            i as f64 * -0.37
+        ));
+        check!(BFLOAT16, bf16, f32, int32_data, |v| i32::from(v.to_bits()), |i| bf16::from_f64(
+            i as f64 * -0.37
+        ));
+        check!(INT8, i8, i8, int32_data, |v| i32::from(*v), |i| i as i8);
+        check!(UINT8, u8, u8, int32_data, |v| i32::from(*v), |i| i as u8);
+        check!(INT16, i16, i32, int32_data, |v| i32::from(*v), |i| (i as i16).wrapping_mul(-77));
+        check!(UINT16, u16, i32, int32_data, |v| i32::from(*v), |i| (i as u16).wrapping_mul(77));
+        check!(INT32, i32, i32, int32_data, |v| *v, |i| i as i32 * -9999);
+        check!(INT64, i64, i64, int64_data, |v| *v, |i| i as i64 * -999_999_999);
+        check!(UINT32, u32, i64, uint64_data, |v| u64::from(*v), |i| (i as u32).wrapping_mul(99_999_999));
+    }
+
+    #[test]
+    fn bool_and_uint64_are_read() {
+        let folder = Folder::new("bool");
+        let bools = Tensor::vector([true, false, true]);
+        let unsigned = Tensor::vector([0i64, i64::MAX, 3]);
+        let raw: Vec<u8> =
+            [0, i64::MAX as u64, 3].iter().flat_map(|value: &u64| value.to_le_bytes()).collect();
+        let cases = [
+            (TensorProto { raw_data: Some(vec![1, 0, 255].into()), ..tensor(data_type::BOOL, &[3]) }, &bools),
+            (TensorProto { int32_data: vec![1, 0, 2], ..tensor(data_type::BOOL, &[3]) }, &bools),
+            (TensorProto { raw_data: Some(raw.into()), ..tensor(data_type::UINT64, &[3]) }, &unsigned),
+            (
+                TensorProto { uint64_data: vec![0, i64::MAX as u64, 3], ..tensor(data_type::UINT64, &[3]) },
+                &unsigned,
+            ),
+        ];
+        for (proto, expected) in cases {
+            for found in read_each_way(&folder, proto) {
+                assert_eq!(&found.unwrap(), expected);
+            }
+        }
+        let large = TensorProto { uint64_data: vec![1 << 63], ..tensor(data_type::UINT64, &[1]) };
+        assert!(error_of(large).contains("9223372036854775808"));
+        let raw = Some((1u64 << 63).to_le_bytes().to_vec().into());
+        assert!(
+            error_of(TensorProto { raw_data: raw, ..tensor(data_type::UINT64, &[1]) }).contains("tensor 'w'")
+        );
+    }
+
+    #[test]
+    fn scalars_empty_tensors_and_nan_are_legal() {
+        let folder = Folder::new("edge");
+        let scalar = TensorProto { float_data: vec![2.5], ..tensor(data_type::FLOAT, &[]) };
+        let empty = tensor(data_type::FLOAT, &[2, 0, 3]);
+        let empty_raw = TensorProto { raw_data: Some(Bytes::new()), ..empty.clone() };
+        for (proto, expected) in [
+            (scalar, Tensor::scalar(2.5f32)),
+            (empty, Tensor::from_shape_vec::<f32>(&[2, 0, 3], vec![]).unwrap()),
+            (empty_raw, Tensor::from_shape_vec::<f32>(&[2, 0, 3], vec![]).unwrap()),
+        ] {
+            for found in read_each_way(&folder, proto) {
+                assert_eq!(found.unwrap(), expected);
+            }
+        }
+        let nan = TensorProto { float_data: vec![f32::NAN], ..tensor(data_type::FLOAT, &[1]) };
+        for found in read_each_way(&folder, nan) {
+            assert!(found.unwrap().array::<f32>().unwrap()[[0]].is_nan());
+        }
+    }
+
+    #[test]
+    fn floats_are_read_into_a_slice() {
+        let folder = Folder::new("slice");
+        for n in SIZES {
+            let values: Vec<f32> = (0..n).map(|i| (i % 1000) as f32).collect();
+            let raw = |data_type, raw: Vec<u8>| TensorProto {
+                raw_data: Some(raw.into()),
+                ..tensor(data_type, &[n as i64])
+            };
+            let protos = [
+                raw(data_type::FLOAT, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+                raw(data_type::DOUBLE, values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect()),
+                raw(
+                    data_type::FLOAT16,
+                    values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+                ),
+                TensorProto { float_data: values.clone(), ..tensor(data_type::FLOAT, &[n as i64]) },
+                TensorProto {
+                    double_data: values.iter().map(|v| f64::from(*v)).collect(),
+                    ..tensor(data_type::DOUBLE, &[n as i64])
+                },
+            ];
+            for proto in protos {
+                let path = folder.write("model.onnx", &model_of(proto));
+                let stored = first(&read_path(&path).unwrap()).unwrap();
+                let mut found = vec![-1.0; n];
+                stored.read_f32_into(&mut found).unwrap();
+                assert_eq!(found, values, "{stored:?}");
+                assert_eq!(stored.byte_len(), n * stored.dtype().size());
+                assert!(stored.read_f32_into(&mut found[1..]).is_err());
+            }
+        }
+        let ints = TensorProto { int32_data: vec![1], ..tensor(data_type::INT32, &[1]) };
+        let model = read_bytes(model_of(ints).into()).unwrap();
+        assert!(first(&model).unwrap().read_f32_into(&mut [0.0]).is_err());
+    }
+
+    #[test]
+    fn large_elements_stay_in_the_file() {
+        let folder = Folder::new("large");
+        let values = vec![1.0f32; 1000];
+        let path = folder.write(
+            "model.onnx",
+            &model_of(TensorProto { float_data: values, ..tensor(data_type::FLOAT, &[1000]) }),
+        );
+        let model = read_path(&path).unwrap();
+        let initializer = &model.model.graph.as_ref().unwrap().initializer[0];
+        assert!(initializer.float_data.is_empty());
+        let stored = model.stored(initializer).unwrap();
+        assert!(matches!(stored.place, Place::File(..)));
+        // The open handle outlives a file that is replaced or removed.
+        if cfg!(unix) {
+            std::fs::remove_file(&path).unwrap();
+            assert_eq!(stored.load().unwrap().len(), 1000);
+        }
+    }
+
+    #[test]
+    fn broken_tensors_are_refused_by_name() {
+        let float =
+            |dims: &[i64], n| TensorProto { float_data: vec![0.0; n], ..tensor(data_type::FLOAT, dims) };
+        let raw = |dims: &[i64], n| TensorProto {
+            raw_data: Some(vec![0; n].into()),
+            ..tensor(data_type::FLOAT, dims)
+        };
+        let cases = [
+            (float(&[2, 3], 5), "needs 6 elements, found 5"),
+            (float(&[2, 3], 3000), "needs 24 bytes, found 12000"),
+            (raw(&[2, 3], 20), "shape [2, 3] of float32 needs 24 bytes, found 20"),
+            (float(&[-1, 3], 3), "negative"),
+            (float(&[i64::MAX, i64::MAX], 1), "too large"),
+            (float(&[i64::MAX, 0, 16], 0), "too large"),
+            (float(&[1 << 31, 1 << 31], 1), "too large"),
+            (float(&[3], 0), "none are stored"),
+            (TensorProto { raw_data: Some(vec![0; 4].into()), ..float(&[1], 1) }, "2 places"),
+            (TensorProto { raw_data: Some(vec![0; 4000].into()), ..float(&[1000], 1000) }, "another place"),
+            (TensorProto { data_type: data_type::INT64, ..float(&[1], 1) }, "belongs in int64_data"),
+            (TensorProto { data_type: data_type::INT64, ..float(&[1000], 2000) }, "has float_data"),
+            (TensorProto { data_type: data_type::UNDEFINED, ..float(&[1], 1) }, "no element type"),
+            (TensorProto { data_type: data_type::STRING, ..tensor(0, &[1]) }, "elements of string"),
+            (TensorProto { data_type: data_type::COMPLEX64, ..raw(&[1], 8) }, "elements of complex64"),
+            (TensorProto { data_type: data_type::FLOAT8E5M2, ..raw(&[1], 1) }, "elements of float8e5m2"),
+            (TensorProto { data_type: 99, ..raw(&[1], 1) }, "unknown type 99"),
+            (TensorProto { segment: Some(Default::default()), ..float(&[1], 1) }, "segments"),
+            (
+                TensorProto { int32_data: vec![300], ..tensor(data_type::UINT8, &[1]) },
+                "300, which is no uint8",
+            ),
+        ];
+        for (proto, expected) in cases {
+            let large = proto.float_data.len() >= 1000 && proto.dims == [1000];
+            let message = error_of(proto);
+            assert!(message.contains(expected), "expected '{expected}' in: {message}");
+            assert!(large || message.contains("tensor 'w'"), "{message}");
+        }
+    }
+
+    #[test]
+    fn external_data_is_checked() {
+        let folder = Folder::new("external");
+        folder.write("weights.bin", &[0; 100]);
+        std::fs::create_dir_all(folder.0.join("inner")).unwrap();
+        let external = |entries: &[(&str, &str)]| TensorProto {
+            data_location: TensorProto::EXTERNAL,
+            external_data: entries
+                .iter()
+                .map(|(key, value)| StringStringEntryProto::new(*key, *value))
+                .collect(),
+            ..tensor(data_type::FLOAT, &[10])
+        };
+        let read = |proto: TensorProto| {
+            let path = folder.write("model.onnx", &model_of(proto));
+            let model = read_path(&path)?;
+            first(&model).map(|stored| stored.load().unwrap().len())
+        };
+        let good: [&[_]; 4] = [
+            &[("location", "weights.bin")],
+            &[("location", "./weights.bin"), ("offset", "60")],
+            &[("location", "weights.bin"), ("offset", "4"), ("length", "40"), ("checksum", "x")],
+            &[("location", "inner/w")],
+        ];
+        folder.write("inner/w", &[0; 40]);
+        for entries in good {
+            assert_eq!(read(external(entries)).unwrap(), 10);
+        }
+        let bad: [(&[_], _); 13] = [
+            (&[("location", "weights.bin"), ("offset", "61")], "reach beyond the end"),
+            (&[("location", "weights.bin"), ("offset", "18446744073709551615")], "reach beyond the end"),
+            (&[("location", "weights.bin"), ("length", "44")], "needs 40 bytes, found 44"),
+            (&[("location", "weights.bin"), ("offset", "-1")], "expected a number for 'offset', found '-1'"),
+            (&[("location", "weights.bin"), ("offset", "1e3")], "expected a number"),
+            (&[("location", "weights.bin"), ("location", "weights.bin")], "twice"),
+            (&[("offset", "4")], "without 'location'"),
+            (&[("location", "missing.bin")], "missing.bin"),
+            (&[("location", "inner")], "not a file"),
+            (&[("location", "../weights.bin")], "inside the model's folder"),
+            (&[("location", "inner/../../weights.bin")], "inside the model's folder"),
+            (&[("location", "/etc/hostname")], "inside the model's folder"),
+            (&[("location", ""), ("offset", "1000")], "reach beyond the end"),
+        ];
+        for (entries, expected) in bad {
+            let error = read(external(entries)).unwrap_err().to_string();
+            assert!(error.contains(expected), "expected '{expected}' in: {error}");
+            assert!(error.contains("tensor 'w'"), "{error}");
+        }
+        let error = error_of(external(&[("location", "weights.bin")]));
+        assert!(error.contains("load the model by its path"), "{error}");
+    }
+}
