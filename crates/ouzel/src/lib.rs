@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod image;
 mod tensor;
 
 pub use error::{Error, Result};
