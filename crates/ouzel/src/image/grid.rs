@@ -133,9 +133,10 @@ impl Grid {
                 (picture, titles, lines(&note, tiles.iter().any(|tile| !tile.note.is_empty())))
             })
             .collect();
-        let top = self.margin + if self.title.is_empty() { 0 } else { heading.height() + 14 };
-        let height =
-            rows.iter().fold(top, |height, (a, b, c)| height.saturating_add(a + b + c + self.margin));
+        let top = self.margin.saturating_add(if self.title.is_empty() { 0 } else { heading.height() + 14 });
+        let height = rows
+            .iter()
+            .fold(top, |height, (a, b, c)| height.saturating_add(a + b + c).saturating_add(self.margin));
         let width =
             columns.saturating_mul(self.tile_width.saturating_add(self.margin)).saturating_add(self.margin);
         Size::new(height, width).check()?;
@@ -242,4 +243,79 @@ pub fn stitch(pictures: &[ArrayView3<'_, u8>], margin: usize, columns: usize) ->
 
 fn filled(height: usize, width: usize, color: [u8; 3]) -> Array3<u8> {
     Array3::from_shape_fn((height, width, 3), |(_, _, channel)| color[channel])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flat(height: usize, width: usize, value: u8) -> Array3<u8> {
+        Array3::from_elem((height, width, 3), value)
+    }
+
+    #[test]
+    fn tiles_stand_in_rows() {
+        let tiles: Vec<Tile> = (1..=3).map(|index| Tile::new(flat(100, 200, 40 * index))).collect();
+        let sheet = Grid::default().columns(2).tile_width(200).margin(10).draw(&tiles).unwrap();
+        assert_eq!(sheet.dim(), (230, 430, 3));
+        for ((row, column), value) in [((60, 110), 40), ((60, 320), 80), ((170, 110), 120), ((170, 320), 255)]
+        {
+            assert_eq!(sheet[[row, column, 0]], value, "at {row}, {column}");
+        }
+        assert_eq!(sheet[[10, 10, 0]], 255, "corners are rounded");
+    }
+
+    #[test]
+    fn captions_and_heading_have_room() {
+        let long = "a caption that is much too long for its tile and must be shortened";
+        let tile = Tile::new(flat(90, 90, 128)).title(long).note(long);
+        let bare = Grid::default().tile_width(90).draw(&[Tile::new(flat(90, 90, 128))]).unwrap();
+        let sheet = Grid::default().tile_width(90).title(long).draw(&[tile.clone(), tile]).unwrap();
+        assert!(sheet.dim().0 > bare.dim().0 + 50);
+        // Nothing is written into the margins.
+        let (height, width, _) = sheet.dim();
+        for row in 0..height {
+            for column in [0, 18, width - 18, width - 1] {
+                assert_eq!(sheet[[row, column, 0]], 255, "at {row}, {column}");
+            }
+        }
+        let dark = Grid::default().background([20; 3]).title("x").draw(&[Tile::new(flat(9, 9, 0))]).unwrap();
+        assert!(dark.iter().any(|&value| value > 200), "text on a dark background is light");
+    }
+
+    #[test]
+    fn sheets_are_wider_than_high() {
+        for count in [1, 2, 4, 6, 9, 25] {
+            let tiles = vec![Tile::new(flat(64, 64, 0)); count];
+            let (height, width, _) = Grid::default().tile_width(64).margin(2).draw(&tiles).unwrap().dim();
+            assert!(width * 10 >= height * 9 && width < height * 3, "{count} tiles: {height} x {width}");
+        }
+    }
+
+    #[test]
+    fn stitching_is_keras_viss() {
+        let pictures = [flat(2, 3, 1), flat(2, 3, 2), flat(2, 3, 3)];
+        let views: Vec<_> = pictures.iter().map(|picture| picture.view()).collect();
+        let sheet = stitch(&views, 1, 2).unwrap();
+        let rows: Vec<Vec<u8>> =
+            (0..5).map(|row| (0..7).map(|column| sheet[[row, column, 0]]).collect()).collect();
+        assert_eq!(rows[0], [1, 1, 1, 0, 2, 2, 2]);
+        assert_eq!(rows[2], [0; 7]);
+        assert_eq!(rows[4], [3, 3, 3, 0, 0, 0, 0]);
+        assert_eq!(stitch(&views, 5, 9).unwrap().dim(), (2, 19, 3));
+    }
+
+    #[test]
+    fn impossible_sheets_are_errors() {
+        let picture = flat(2, 2, 0);
+        assert!(Grid::default().draw(&[]).unwrap_err().is_input());
+        assert!(Grid::default().draw(&[Tile::new(flat(0, 4, 0))]).is_err());
+        assert!(Grid::default().tile_width(usize::MAX).draw(&[Tile::new(picture.clone())]).is_err());
+        assert!(Grid::default().margin(usize::MAX).draw(&[Tile::new(picture.clone())]).is_err());
+        assert!(Grid::default().tile_width(0).draw(&[Tile::new(picture.clone())]).is_err());
+        assert!(stitch(&[], 1, 1).is_err());
+        assert!(stitch(&[picture.view()], 1, 0).unwrap_err().is_option());
+        assert!(stitch(&[picture.view(), flat(3, 2, 0).view()], 1, 1).unwrap_err().is_shape());
+        assert!(stitch(&[picture.view(), picture.view()], usize::MAX, 1).is_err());
+    }
 }

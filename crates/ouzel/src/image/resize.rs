@@ -55,7 +55,9 @@ pub fn resize_map(map: ArrayView2<'_, f32>, size: Size, filter: Filter) -> Resul
 /// # Errors
 /// If either size has no pixels, the new one is too large, or the last axis is not 3.
 pub fn resize_rgb8(rgb: ArrayView3<'_, u8>, size: Size, filter: Filter) -> Result<Array3<u8>> {
-    let (height, width, _) = rgb.dim();
+    let (height, width, channels) = rgb.dim();
+    check_channels(height, width, channels)?;
+    size.check()?;
     if (height, width) == (size.height, size.width) {
         return Ok(rgb.as_standard_layout().into_owned());
     }
@@ -87,9 +89,7 @@ pub(super) fn resize_rgb_region(
     filter: Filter,
 ) -> Result<Array3<f32>> {
     let (height, width, channels) = rgb.dim();
-    if channels != 3 {
-        bail!(shape, "expected a picture of shape [height, width, 3], found [{height}, {width}, {channels}]");
-    }
+    check_channels(height, width, channels)?;
     let rgb = rgb.as_standard_layout();
     let values = rgb.as_slice().expect("invariant: standard layout is contiguous");
     let pixels: Vec<F32x3> = values.chunks_exact(3).map(|c| F32x3::new([c[0], c[1], c[2]])).collect();
@@ -97,6 +97,13 @@ pub(super) fn resize_rgb_region(
     let values = resized.iter().flat_map(|pixel| pixel.0).map(|value| value.clamp(0.0, 255.0)).collect();
     Ok(Array3::from_shape_vec((size.height, size.width, 3), values)
         .expect("invariant: three values for each pixel"))
+}
+
+fn check_channels(height: usize, width: usize, channels: usize) -> Result<()> {
+    if channels != 3 {
+        bail!(shape, "expected a picture of shape [height, width, 3], found [{height}, {width}, {channels}]");
+    }
+    Ok(())
 }
 
 fn resize<P: PixelTrait>(

@@ -40,7 +40,7 @@ impl Text {
 
     /// Thicker strokes, for headings.
     pub fn bold(self) -> Self {
-        Self { weight: 0.195, ..self }
+        Self { weight: 0.18, ..self }
     }
 
     /// Width in pixels of a line of text.
@@ -100,7 +100,7 @@ impl Text {
 
     /// Whole pixels, so that equal letters look equal.
     fn advance(&self, glyph: Glyph) -> f32 {
-        (glyph.width * self.unit() + self.size * 0.17 + self.thickness()).round()
+        (glyph.width * self.unit() + self.size * 0.155 + self.thickness()).round()
     }
 
     /// Blends the color into all pixels near the line through `points`.
@@ -212,8 +212,8 @@ const GLYPHS: &[Glyph] = &[
     g('f', 2.6, "~ 2.8,7 1.1,7 1.1,5.4 1.1,0; - 0,5 2.5,5"),
     g('g', 4.0, "o 0,0 4,0 4,5 0,5; ~ 4,5 4,0.5 4,-2 2,-2 0.8,-2 0.3,-1.3"),
     g('h', 3.8, "- 0,0 0,7; ~ 0,2.6 0,5 3.8,5 3.8,3 3.8,0"),
-    g('i', 0.0, "- 0,0 0,5; . 0,6.8"),
-    g('j', 1.0, "~ 1,5 1,-0.5 1,-2 -0.5,-2; . 1,6.8"),
+    g('i', 0.0, "- 0,0 0,5; . 0,7"),
+    g('j', 1.0, "~ 1,5 1,-0.5 1,-2 -0.5,-2; . 1,7"),
     g('k', 3.6, "- 0,0 0,7; - 3.4,5 0,1.7; - 1.4,3 3.6,0"),
     g('l', 1.0, "~ 0,7 0,1.2 0,0 1.1,0"),
     g('m', 6.4, "- 0,0 0,5; ~ 0,2.8 0,5 3.2,5 3.2,3.2 3.2,0; ~ 3.2,2.8 3.2,5 6.4,5 6.4,3.2 6.4,0"),
