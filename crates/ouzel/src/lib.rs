@@ -9,6 +9,8 @@ mod evaluate;
 #[cfg(test)]
 mod gradient_check;
 mod graph;
+pub mod image;
+mod model;
 mod onnx;
 mod op;
 mod ops;
@@ -21,5 +23,6 @@ pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
+pub use model::{LayerSummary, Model, TensorRef};
 pub use op::{Custom, Inputs, Op, OpDef, Real};
 pub use tensor::{Array, DType, Element, Float, Tensor};
