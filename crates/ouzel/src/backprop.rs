@@ -194,7 +194,7 @@ pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -
             wanted,
         };
         let rule_name: Arc<str> = selected[index].map_or("gradient".into(), |rule| rule.name().into());
-        builder.set_provenance(Some(Provenance { node: id, rule: rule_name.clone() }));
+        builder.set_provenance(Some(Provenance { node: node.title().into(), rule: rule_name.clone() }));
         let returned = selected[index]
             .map_or(Ok(Outcome::Default), |rule| rule.apply(&back))
             .and_then(|outcome| match outcome {

@@ -3,6 +3,7 @@
 
 mod backprop;
 mod builder;
+mod compile;
 mod dim;
 mod error;
 mod evaluate;
@@ -14,15 +15,19 @@ mod model;
 mod onnx;
 mod op;
 mod ops;
+mod print;
+mod rewrite;
 pub mod rules;
 mod tensor;
 
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
 pub use builder::{Builder, Operand, Var};
+pub use compile::{Plan, Precision};
 pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use model::{LayerSummary, Model, TensorRef};
 pub use op::{Custom, Inputs, Op, OpDef, Real};
+pub use rewrite::{Rewritten, prune, simplify, verify};
 pub use tensor::{Array, DType, Element, Float, Tensor};

@@ -262,7 +262,8 @@ impl Model {
     fn layer_output(&self, index: i64) -> Result<ValueId> {
         let count = self.inner.layers.len() as i64;
         let resolved = if index < 0 { index + count } else { index };
-        let Some(layer) = usize::try_from(resolved).ok().and_then(|place| self.inner.layers.get(place)) else {
+        let Some(layer) = usize::try_from(resolved).ok().and_then(|place| self.inner.layers.get(place))
+        else {
             bail!(target, "there is no layer {index}: the model has {count} layers, 0 to {}", count - 1);
         };
         match layer.outputs.iter().find(|name| !name.is_empty()) {
@@ -340,7 +341,8 @@ impl Model {
                 }
             }
         }
-        Err(first_problem.unwrap_or_else(|| Error::target("the model has no floating point output to explain")))
+        Err(first_problem
+            .unwrap_or_else(|| Error::target("the model has no floating point output to explain")))
     }
 }
 

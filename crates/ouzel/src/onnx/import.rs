@@ -1,6 +1,9 @@
 //! From the messages of a file to a graph that keeps every node and tensor name.
 
-use super::proto::{AttributeProto, DimensionValue, GraphProto, NodeProto, TensorProto, TypeValue, ValueInfoProto, attribute_type};
+use super::proto::{
+    AttributeProto, DimensionValue, GraphProto, NodeProto, TensorProto, TypeValue, ValueInfoProto,
+    attribute_type,
+};
 use super::reader::{Attribute, NodeReader};
 use super::stored::dtype_of_code;
 use super::wire::ParsedModel;
@@ -173,7 +176,9 @@ impl Importer<'_> {
             } else {
                 match self.add_node(node, &readers) {
                     Ok(id) => LayerState::Read(id),
-                    Err(error) if error.is_unsupported() || error.is_shape() => LayerState::Missing(error.to_string()),
+                    Err(error) if error.is_unsupported() || error.is_shape() => {
+                        LayerState::Missing(error.to_string())
+                    }
                     Err(error) => return Err(error).context(|| title(node)),
                 }
             };
@@ -202,7 +207,8 @@ impl Importer<'_> {
         for attribute in &node.attribute {
             attributes.insert(attribute.name.clone(), self.attribute(attribute)?);
         }
-        let inputs: Vec<Option<ValueId>> = node.input.iter().map(|name| self.values.get(name).copied()).collect();
+        let inputs: Vec<Option<ValueId>> =
+            node.input.iter().map(|name| self.values.get(name).copied()).collect();
         let outputs = node.output.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
         let mut reader = NodeReader::new(&mut self.graph, self.opset, attributes, inputs, outputs);
         let op = read(&mut reader)?;
@@ -212,7 +218,9 @@ impl Importer<'_> {
         for (position, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
             match made.get(position) {
                 Some(&value) => self.name_value(name, value)?,
-                None => bail!(unsupported, "output {position} ('{name}') of {} is not supported", node.op_type),
+                None => {
+                    bail!(unsupported, "output {position} ('{name}') of {} is not supported", node.op_type)
+                }
             }
         }
         Ok(id)
@@ -232,7 +240,9 @@ impl Importer<'_> {
                 None => bail!(model, "attribute '{}' has no tensor", attribute.name),
             },
             attribute_type::GRAPH | attribute_type::GRAPHS => Attribute::Other("a graph"),
-            attribute_type::SPARSE_TENSOR | attribute_type::SPARSE_TENSORS => Attribute::Other("a sparse tensor"),
+            attribute_type::SPARSE_TENSOR | attribute_type::SPARSE_TENSORS => {
+                Attribute::Other("a sparse tensor")
+            }
             _ => Attribute::Other("something else"),
         })
     }
