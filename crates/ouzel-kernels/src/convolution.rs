@@ -1,5 +1,6 @@
 //! Convolution, its input gradient and transposed convolution: one indirect matrix product on channels-last tensors.
 
+use crate::depthwise;
 use crate::epilogue::{Epilogue, Finish, WORD};
 use crate::level::{Kernel, Level};
 use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, block_width, packed_width};
@@ -95,12 +96,12 @@ pub(crate) fn gradient_taps(shape: &ConvolutionShape, axis: usize, phase: usize)
 }
 
 /// One pass over the output: the positions `start + n * step` with their taps.
-struct Pass {
-    start: [usize; 3],
+pub(crate) struct Pass {
+    pub(crate) start: [usize; 3],
     /// Offsets in the input, for each axis.
-    taps: [Vec<isize>; 3],
+    pub(crate) taps: [Vec<isize>; 3],
     /// Where the weights of the pass begin.
-    weights: usize,
+    pub(crate) weights: usize,
 }
 
 /// A convolution, or the gradient of one with respect to its input, with its weights packed for the micro-kernel.
@@ -124,15 +125,15 @@ struct Pass {
 /// assert_eq!(output, [4231.0, 6453.0]);
 /// ```
 pub struct Convolution {
-    input_channels: usize,
-    output_channels: usize,
+    pub(crate) input_channels: usize,
+    pub(crate) output_channels: usize,
     groups: usize,
     /// Step of the input from one output position of a pass to the next.
-    input_step: [usize; 3],
+    pub(crate) input_step: [usize; 3],
     /// Step of the output within a pass.
-    output_step: [usize; 3],
-    passes: Vec<Pass>,
-    weights: Vec<f32>,
+    pub(crate) output_step: [usize; 3],
+    pub(crate) passes: Vec<Pass>,
+    pub(crate) weights: Vec<f32>,
 }
 
 impl Convolution {
@@ -215,6 +216,11 @@ impl Convolution {
         Convolution::forward(&shape.reversed(), weights)
     }
 
+    /// Whether each channel is convolved by itself.
+    fn is_depthwise(&self) -> bool {
+        self.groups == self.input_channels && self.groups == self.output_channels && self.groups > 1
+    }
+
     /// Computes the output.
     ///
     /// Output positions may be as many as the caller likes: the input counts as zero outside of its view, which is how the padding at
@@ -241,6 +247,9 @@ impl Convolution {
         }
         let threads = rayon::current_num_threads();
         let work = Work { convolution: self, level, input, input_view, output_view, finish, threads };
+        if self.is_depthwise() {
+            return depthwise::run(&work);
+        }
         let total: usize = self.passes.iter().map(|pass| work.plan(pass).tasks).sum();
         let run = |mut index: usize| {
             for pass in &self.passes {
@@ -278,7 +287,8 @@ fn check_weights(shape: &ConvolutionShape, weights: &[f32]) {
     assert_eq!(weights.len(), expected, "number of weights of {shape:?}");
 }
 
-/// Appends the weights of one pass as `[group][block of outputs][tap][input][output within the block]`, absent outputs zero.
+/// Appends the weights of one pass as `[group][block of outputs][tap][input][output within the block]`, absent outputs zero;
+/// those of a depthwise convolution as `[tap][channel]`.
 fn pack(
     packed: &mut Vec<f32>,
     shape: &ConvolutionShape,
@@ -293,8 +303,15 @@ fn pack(
         .flat_map(|z| taps[1].iter().map(move |y| (z, y)))
         .flat_map(|(z, y)| taps[2].iter().map(move |x| (z.0 * kernel[1] + y.0) * kernel[2] + x.0))
         .collect();
-    let depth = order.len() * inputs;
     let begin = packed.len();
+    if inputs == 1 && outputs == 1 && shape.groups > 1 {
+        // Depthwise: `[tap][channel]`.
+        for tap in order {
+            packed.extend((0..shape.groups).map(|group| weight(group, 0, 0, tap)));
+        }
+        return;
+    }
+    let depth = order.len() * inputs;
     packed.resize(begin + shape.groups * packed_width(outputs) * depth, 0.0);
     if depth == 0 || outputs == 0 {
         return;
@@ -340,15 +357,15 @@ const CHUNK_ELEMENTS: usize = 64 * 1024;
 const LEAST_WORK: usize = 20_000;
 
 /// One call of `Convolution::run`.
-struct Work<'a> {
-    convolution: &'a Convolution,
-    level: Level,
-    input: &'a [f32],
-    input_view: &'a View,
-    output_view: &'a View,
-    finish: Finish<'a>,
+pub(crate) struct Work<'a> {
+    pub(crate) convolution: &'a Convolution,
+    pub(crate) level: Level,
+    pub(crate) input: &'a [f32],
+    pub(crate) input_view: &'a View,
+    pub(crate) output_view: &'a View,
+    pub(crate) finish: Finish<'a>,
     /// Asked for once, because all threads must cut the work in the same way.
-    threads: usize,
+    pub(crate) threads: usize,
 }
 
 impl<'a> Work<'a> {
@@ -363,10 +380,25 @@ impl<'a> Work<'a> {
         self.convolution.groups * outputs.div_ceil(BLOCK)
     }
 
+    /// Output positions of a pass on each axis.
+    pub(crate) fn counts(&self, pass: &Pass) -> [usize; 3] {
+        let (size, step) = (self.output_view.size, self.convolution.output_step);
+        [0, 1, 2].map(|axis| size[axis].saturating_sub(pass.start[axis]).div_ceil(step[axis]))
+    }
+
+    /// Elements of the input from one position to the next on each axis.
+    #[inline(always)]
+    pub(crate) fn steps(&self) -> [usize; 3] {
+        let View { size, pixel_stride, .. } = *self.input_view;
+        [
+            size[1].wrapping_mul(size[2]).wrapping_mul(pixel_stride),
+            size[2].wrapping_mul(pixel_stride),
+            pixel_stride,
+        ]
+    }
+
     fn plan(&self, pass: &'a Pass) -> Plan<'a> {
-        let step = self.convolution.output_step;
-        let counts = [0, 1, 2]
-            .map(|axis| self.output_view.size[axis].saturating_sub(pass.start[axis]).div_ceil(step[axis]));
+        let counts = self.counts(pass);
         let pixels = self.output_view.batch * counts.iter().product::<usize>();
         let inputs = self.convolution.input_channels / self.convolution.groups;
         let depth = (pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs).max(8);
@@ -426,8 +458,7 @@ impl Task<'_> {
         let view = work.input_view;
         let size = view.size;
         let stride = view.pixel_stride;
-        let steps =
-            [size[1].wrapping_mul(size[2]).wrapping_mul(stride), size[2].wrapping_mul(stride), stride];
+        let steps = work.steps();
         let taps = &plan.pass.taps;
         let mut tile = Tile {
             patches: Patches {

@@ -1,6 +1,7 @@
 //! Numeric loops on plain slices, with SIMD chosen at run time: the only crate of the workspace that may use `unsafe`.
 
 mod convolution;
+mod depthwise;
 mod epilogue;
 mod level;
 mod peak;

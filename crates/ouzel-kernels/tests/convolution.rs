@@ -274,6 +274,19 @@ fn random_shapes_equal_naive_loops() {
 }
 
 #[test]
+fn random_depthwise_shapes_equal_naive_loops() {
+    let mut random = Random(5);
+    for round in 0..120 {
+        let mut case = random_case(&mut random, [2, 2, 1, 3][round % 4]);
+        let channels = random.between(2, 50);
+        case.shape.groups = channels;
+        case.shape.input_channels = channels;
+        case.shape.output_channels = channels;
+        check_case(&mut random, &case);
+    }
+}
+
+#[test]
 fn padded_input_with_more_channels_than_a_row_of_zeros() {
     let mut random = Random(2);
     let shape = ConvolutionShape { padding: [0, 0, 1], ..ConvolutionShape::new(5000, 3, [1, 1, 3]) };
@@ -283,14 +296,20 @@ fn padded_input_with_more_channels_than_a_row_of_zeros() {
 #[test]
 fn results_do_not_depend_on_threads_or_batch() {
     let mut random = Random(3);
-    for (channels, size, stride, kernel, padding) in [(40, 13, 1, 3, 1), (3, 30, 2, 7, 3), (64, 7, 1, 1, 0)] {
-        let mut shape = ConvolutionShape::new(channels, 72, [1, kernel, kernel]);
+    for (channels, outputs, groups, size, stride, kernel, padding) in [
+        (40, 72, 1, 13, 1, 3, 1),
+        (3, 72, 1, 30, 2, 7, 3),
+        (64, 72, 1, 7, 1, 1, 0),
+        (56, 56, 56, 14, 2, 3, 1),
+    ] {
+        let mut shape = ConvolutionShape::new(channels, outputs, [1, kernel, kernel]);
+        shape.groups = groups;
         shape.stride = [1, stride, stride];
         shape.padding = [0, padding, padding];
         let out = (size + 2 * padding - kernel) / stride + 1;
-        let weights = random.floats(72 * channels * kernel * kernel);
+        let weights = random.floats(outputs * channels / groups * kernel * kernel);
         let x = random.floats(3 * size * size * channels);
-        let g = random.floats(3 * out * out * 72);
+        let g = random.floats(3 * out * out * outputs);
         let forward = Convolution::forward(&shape, &weights);
         let gradient = Convolution::input_gradient(&shape, &weights);
         for level in Level::available() {
@@ -299,12 +318,12 @@ fn results_do_not_depend_on_threads_or_batch() {
                     &forward,
                     &x,
                     View::packed(3, [1, size, size], channels),
-                    View::packed(3, [1, out, out], 72),
+                    View::packed(3, [1, out, out], outputs),
                 ),
                 (
                     &gradient,
                     &g,
-                    View::packed(3, [1, out, out], 72),
+                    View::packed(3, [1, out, out], outputs),
                     View::packed(3, [1, size, size], channels),
                 ),
             ] {
