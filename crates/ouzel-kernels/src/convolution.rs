@@ -133,7 +133,7 @@ pub struct Convolution {
     /// Step of the output within a pass.
     pub(crate) output_step: [usize; 3],
     pub(crate) passes: Vec<Pass>,
-    pub(crate) weights: Vec<f32>,
+    weights: Vec<f32>,
 }
 
 impl Convolution {
@@ -237,6 +237,20 @@ impl Convolution {
         output_view: &View,
         epilogue: Epilogue,
     ) {
+        self.run_with(&self.weights, level, input, input_view, output, output_view, epilogue);
+    }
+
+    /// Computes the output with other weights than its own, packed in the same way.
+    pub(crate) fn run_with(
+        &self,
+        weights: &[f32],
+        level: Level,
+        input: &[f32],
+        input_view: &View,
+        output: &mut [f32],
+        output_view: &View,
+        epilogue: Epilogue,
+    ) {
         input_view.check(input.len(), "input");
         assert_eq!(input_view.channels, self.input_channels, "channels of the input");
         assert_eq!(output_view.channels, self.output_channels, "channels of the output");
@@ -246,7 +260,8 @@ impl Convolution {
             return;
         }
         let threads = rayon::current_num_threads();
-        let work = Work { convolution: self, level, input, input_view, output_view, finish, threads };
+        let work =
+            Work { convolution: self, weights, level, input, input_view, output_view, finish, threads };
         if self.is_depthwise() {
             return depthwise::run(&work);
         }
@@ -359,6 +374,7 @@ const LEAST_WORK: usize = 20_000;
 /// One call of `Convolution::run`.
 pub(crate) struct Work<'a> {
     pub(crate) convolution: &'a Convolution,
+    pub(crate) weights: &'a [f32],
     pub(crate) level: Level,
     pub(crate) input: &'a [f32],
     pub(crate) input_view: &'a View,
@@ -566,7 +582,7 @@ impl Kernel for Task<'_> {
             let rest = outputs - block * BLOCK;
             let (width, channels) = (block_width(rest), rest.min(BLOCK));
             let begin = plan.pass.weights + group * group_weights + block * BLOCK * depth;
-            let weights = &convolution.weights[begin..begin + width * depth];
+            let weights = &work.weights[begin..begin + width * depth];
             let input = &work.input[group * inputs..];
             for tile in tile.iter().flatten() {
                 tile::accumulate(

@@ -147,8 +147,8 @@ fn vector<S: Simd, const P: usize, const INSIDE: bool, const WHOLE: bool>(
             }
             for x in &pass.taps[2] {
                 let w = match WHOLE {
-                    true => simd.load(&work.convolution.weights[weight..]),
-                    false => simd.load_partial(&work.convolution.weights[weight..weight + count]),
+                    true => simd.load(&work.weights[weight..]),
+                    false => simd.load_partial(&work.weights[weight..weight + count]),
                 };
                 weight += channels;
                 let from = tile
