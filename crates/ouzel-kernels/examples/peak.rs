@@ -54,7 +54,7 @@ fn thread_seconds() -> Option<f64> {
     let mut time = Timespec { seconds: 0, nanoseconds: 0 };
     // SAFETY: the function of the C library that the standard library links, with a valid place to write to.
     let status = unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    (status == 0).then(|| time.seconds as f64 + time.nanoseconds as f64 * 1e-9)
+    (status == 0).then_some(time.seconds as f64 + time.nanoseconds as f64 * 1e-9)
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -144,22 +144,42 @@ impl Convolution {
     pub fn forward(shape: &ConvolutionShape, weights: &[f32]) -> Convolution {
         shape.check();
         check_weights(shape, weights);
-        let taps = [0, 1, 2].map(|axis| forward_taps(shape, axis));
         let (inputs, outputs) = (shape.input_channels / shape.groups, shape.output_channels / shape.groups);
         let count = shape.taps();
-        let mut packed = Vec::with_capacity(shape.groups * packed_width(outputs) * count * inputs);
-        pack(&mut packed, shape, &taps, inputs, outputs, |group, output, input, tap| {
+        Convolution::with_weights(shape, |group, output, input, tap| {
             weights[((group * outputs + output) * inputs + input) * count + tap]
-        });
+        })
+    }
+
+    /// A convolution whose weights are given by a function of (group, output of the group, input of the group, tap).
+    pub(crate) fn with_weights(
+        shape: &ConvolutionShape,
+        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    ) -> Convolution {
+        let taps = [0, 1, 2].map(|axis| forward_taps(shape, axis));
+        let (inputs, outputs) = (shape.input_channels / shape.groups, shape.output_channels / shape.groups);
+        let mut convolution = Convolution::without_weights(shape);
+        pack(&mut convolution.weights, shape, &taps, inputs, outputs, weight);
+        convolution
+    }
+
+    /// A convolution that can only be run with the weights of others.
+    pub(crate) fn without_weights(shape: &ConvolutionShape) -> Convolution {
+        let taps = [0, 1, 2].map(|axis| offsets(forward_taps(shape, axis)));
         Convolution {
             input_channels: shape.input_channels,
             output_channels: shape.output_channels,
             groups: shape.groups,
             input_step: shape.stride,
             output_step: [1; 3],
-            passes: vec![Pass { start: [0; 3], taps: taps.map(offsets), weights: 0 }],
-            weights: packed,
+            passes: vec![Pass { start: [0; 3], taps, weights: 0 }],
+            weights: Vec::new(),
         }
+    }
+
+    /// The packed weights.
+    pub(crate) fn weights(&self) -> &[f32] {
+        &self.weights
     }
 
     /// The gradient with respect to the input of the convolution that `shape` describes: `run` takes the gradient of the output (as its

@@ -5,10 +5,12 @@
 #![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
 
 mod convolution;
+mod dense;
 mod depthwise;
 mod epilogue;
 mod layout;
 mod level;
+mod matrix;
 mod peak;
 mod pool;
 mod shared;
@@ -19,9 +21,11 @@ mod vector_x86;
 mod view;
 
 pub use convolution::{Convolution, ConvolutionShape};
+pub use dense::Dense;
 pub use epilogue::{Activation, Addend, Epilogue, Gate, GateRule, RecordRule, mask_words};
 pub use layout::{MOST_AXES, StridedCopy, to_channels_first, to_channels_last};
 pub use level::{Level, LevelError};
+pub use matrix::{Matrices, MatrixProduct};
 pub use peak::peak_flops;
 pub use pool::{
     AverageCount, NO_POSITION, Window, average_pool, average_pool_gradient, max_pool, max_pool_gradient,
