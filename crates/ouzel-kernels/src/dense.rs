@@ -47,11 +47,22 @@ impl Dense {
         input_stride: usize,
         output_stride: usize,
     ) -> Dense {
+        Dense::from_fn(inputs, outputs, |input, output| {
+            weights[input * input_stride + output * output_stride]
+        })
+    }
+
+    /// Packs a layer whose weights are given by a function of (input, output).
+    ///
+    /// A layer behind a Flatten needs this: in a channels-last buffer the input `(y * width + x) * channels + c` of the layer is what
+    /// ONNX calls `(c * height + y) * width + x`.
+    ///
+    /// # Panics
+    /// If the sizes are too large.
+    pub fn from_fn(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32 + Sync) -> Dense {
         let shape = ConvolutionShape::new(inputs, outputs, [1; 3]);
         shape.check();
-        let convolution = Convolution::with_weights(&shape, |_, output, input, _| {
-            weights[input * input_stride + output * output_stride]
-        });
+        let convolution = Convolution::with_weights(&shape, |_, output, input, _| weight(input, output));
         Dense { inputs, outputs, convolution }
     }
 
