@@ -605,16 +605,20 @@ impl Kernel for Task<'_> {
             let weights = &work.weights[begin..begin + width * depth];
             let input = &work.input[group * inputs..];
             for tile in tile.iter().flatten() {
-                tile::accumulate(
-                    simd,
-                    input,
-                    &tile.patches,
-                    weights,
-                    width,
-                    tile.pixels,
-                    channels,
-                    &mut sums,
-                );
+                // SAFETY: `Task::tile` makes patches whose inside positions are those of existing input pixels, whose channels the check
+                // of the view has found to lie within the input; the channels of the group begin where `input` does.
+                unsafe {
+                    tile::accumulate(
+                        simd,
+                        input,
+                        &tile.patches,
+                        weights,
+                        width,
+                        tile.pixels,
+                        channels,
+                        &mut sums,
+                    );
+                }
                 for p in 0..tile.pixels {
                     // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels,
                     // so that they share no words of a mask, or else `shares_words` has given all blocks to one task.

@@ -63,8 +63,12 @@ impl Patches<'_> {
 /// multiply-adds over the taps and input channels in order.
 ///
 /// `weights` holds a block: for each input in the order of the reduction, `width` floats.
+///
+/// # Safety
+/// For each of the pixels, each tap that `patches` says is inside, and each channel, the index that `Patches` defines must lie within
+/// `input`.
 #[inline(always)]
-pub(crate) fn accumulate<S: Simd>(
+pub(crate) unsafe fn accumulate<S: Simd>(
     simd: S,
     input: &[f32],
     patches: &Patches,
@@ -74,37 +78,34 @@ pub(crate) fn accumulate<S: Simd>(
     channels: usize,
     sums: &mut Sums,
 ) {
+    macro_rules! run {
+        ($pixels:literal, $width:literal, $vectors:literal, $first:expr) => {
+            match S::PORTABLE {
+                true => {
+                    safe_tile::<S, $pixels, $vectors, $width>(simd, input, patches, weights, $first, sums)
+                }
+                // SAFETY: passed on.
+                false => unsafe {
+                    fast_tile::<S, $pixels, $vectors, $width>(simd, input, patches, weights, $first, sums)
+                },
+            }
+        };
+    }
     macro_rules! by_pixels {
         ($width:literal, $vectors:literal, $first:expr) => {
             match pixels {
-                1 => tile::<S, 1, $vectors, $width>(simd, input, patches, weights, $first, sums),
-                2 => tile::<S, 2, $vectors, $width>(simd, input, patches, weights, $first, sums),
-                3 => tile::<S, 3, $vectors, $width>(simd, input, patches, weights, $first, sums),
-                4 => tile::<S, 4, $vectors, $width>(simd, input, patches, weights, $first, sums),
-                5 if !S::PORTABLE => {
-                    tile::<S, 5, $vectors, $width>(simd, input, patches, weights, $first, sums)
-                }
-                6 if !S::PORTABLE => {
-                    tile::<S, 6, $vectors, $width>(simd, input, patches, weights, $first, sums)
-                }
-                7 if S::LANES == 16 => {
-                    tile::<S, 7, $vectors, $width>(simd, input, patches, weights, $first, sums)
-                }
-                8 if S::LANES == 16 => {
-                    tile::<S, 8, $vectors, $width>(simd, input, patches, weights, $first, sums)
-                }
-                9 if S::LANES == 16 => {
-                    tile::<S, 9, $vectors, $width>(simd, input, patches, weights, $first, sums)
-                }
-                10 if S::LANES == 16 => {
-                    tile::<S, 10, $vectors, $width>(simd, input, patches, weights, $first, sums)
-                }
-                11 if S::LANES == 16 => {
-                    tile::<S, 11, $vectors, $width>(simd, input, patches, weights, $first, sums)
-                }
-                12 if S::LANES == 16 => {
-                    tile::<S, 12, $vectors, $width>(simd, input, patches, weights, $first, sums)
-                }
+                1 => run!(1, $width, $vectors, $first),
+                2 => run!(2, $width, $vectors, $first),
+                3 => run!(3, $width, $vectors, $first),
+                4 => run!(4, $width, $vectors, $first),
+                5 if !S::PORTABLE => run!(5, $width, $vectors, $first),
+                6 if !S::PORTABLE => run!(6, $width, $vectors, $first),
+                7 if S::LANES == 16 => run!(7, $width, $vectors, $first),
+                8 if S::LANES == 16 => run!(8, $width, $vectors, $first),
+                9 if S::LANES == 16 => run!(9, $width, $vectors, $first),
+                10 if S::LANES == 16 => run!(10, $width, $vectors, $first),
+                11 if S::LANES == 16 => run!(11, $width, $vectors, $first),
+                12 if S::LANES == 16 => run!(12, $width, $vectors, $first),
                 _ => unreachable!("a tile of this level has fewer pixels"),
             }
         };
@@ -134,9 +135,39 @@ pub(crate) fn accumulate<S: Simd>(
     }
 }
 
-/// A tile of exactly P pixels and N vectors of channels, beginning at channel `first` of a block that is W wide.
+/// The stretches of inputs that each row of taps falls into: how many, and how long. Where all taps of a row are inside and follow each
+/// other in memory, they are one stretch.
 #[inline(always)]
-fn tile<S: Simd, const P: usize, const N: usize, const W: usize>(
+fn stretches(patches: &Patches) -> (usize, usize) {
+    let row_length = patches.taps[2].len() * patches.channels;
+    match patches.contiguous && patches.inside[2] {
+        true => (usize::from(row_length > 0), row_length),
+        false => (patches.taps[2].len(), patches.channels),
+    }
+}
+
+impl Patches<'_> {
+    /// What a tap adds to the base.
+    #[inline(always)]
+    fn shift(&self, z: isize, y: isize, x: isize) -> usize {
+        (z as usize)
+            .wrapping_mul(self.steps[0])
+            .wrapping_add((y as usize).wrapping_mul(self.steps[1]))
+            .wrapping_add((x as usize).wrapping_mul(self.steps[2]))
+    }
+
+    /// Whether a tap of a pixel is inside.
+    #[inline(always)]
+    fn is_inside(&self, pixel: usize, z: isize, y: isize, x: isize) -> bool {
+        (self.inside[0] || ((self.at[0][pixel] + z) as usize) < self.size[0])
+            && (self.inside[1] || ((self.at[1][pixel] + y) as usize) < self.size[1])
+            && (self.inside[2] || ((self.at[2][pixel] + x) as usize) < self.size[2])
+    }
+}
+
+/// A tile of exactly P pixels and N vectors of channels, beginning at channel `first` of a block that is W wide; with slices.
+#[inline(always)]
+fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
     simd: S,
     input: &[f32],
     patches: &Patches,
@@ -144,46 +175,40 @@ fn tile<S: Simd, const P: usize, const N: usize, const W: usize>(
     first: usize,
     sums: &mut Sums,
 ) {
-    assert!(first + N * S::LANES <= W, "invariant: a tile lies within its block");
-    assert!(weights.len() >= patches.depth() * W, "invariant: weights for each input");
     let mut acc = [[simd.splat(0.0); N]; P];
     let mut weights = weights;
-    // Where all taps of a row are inside and follow each other in memory, they are one stretch of inputs.
-    let row_length = patches.taps[2].len() * patches.channels;
-    let (count, length) = match patches.contiguous && patches.inside[2] {
-        true => (usize::from(row_length > 0), row_length),
-        false => (patches.taps[2].len(), patches.channels),
-    };
+    let (count, length) = stretches(patches);
     for z in patches.taps[0] {
         for y in patches.taps[1] {
             for x in &patches.taps[2][..count] {
-                let shift = (*z as usize)
-                    .wrapping_mul(patches.steps[0])
-                    .wrapping_add((*y as usize).wrapping_mul(patches.steps[1]))
-                    .wrapping_add((*x as usize).wrapping_mul(patches.steps[2]));
-                let mut rows = [Some(0); P];
-                let mut padded = false;
-                for p in 0..P {
-                    let inside = (patches.inside[0] || ((patches.at[0][p] + z) as usize) < patches.size[0])
-                        && (patches.inside[1] || ((patches.at[1][p] + y) as usize) < patches.size[1])
-                        && (patches.inside[2] || ((patches.at[2][p] + x) as usize) < patches.size[2]);
-                    rows[p] = inside.then(|| patches.base[p].wrapping_add(shift));
-                    padded |= !inside;
-                }
-                let mut rest = length;
-                while rest > 0 {
-                    let part = if padded { rest.min(ZEROS.len()) } else { rest };
+                let shift = patches.shift(*z, *y, *x);
+                let mut done = 0;
+                while done < length {
+                    let part = (length - done).min(ZEROS.len());
+                    let mut rows: [&[f32]; P] = [&ZEROS[..part]; P];
+                    for p in 0..P {
+                        if patches.is_inside(p, *z, *y, *x) {
+                            let start = patches.base[p].wrapping_add(shift).wrapping_add(done);
+                            rows[p] = &input[start..start + part];
+                        }
+                    }
                     let (now, later) = weights.split_at(part * W);
                     weights = later;
-                    if S::PORTABLE {
-                        safe_stretch::<S, P, N, W>(simd, &mut acc, input, &rows, part, now, first);
-                    } else {
-                        fast_stretch::<S, P, N, W>(simd, &mut acc, input, &rows, part, now, first);
+                    let mut sums = acc;
+                    for (c, weights) in now.chunks_exact(W).enumerate().take(part) {
+                        let mut w = [simd.splat(0.0); N];
+                        for n in 0..N {
+                            w[n] = simd.load(&weights[first + n * S::LANES..]);
+                        }
+                        for p in 0..P {
+                            let x = simd.splat(rows[p][c]);
+                            for n in 0..N {
+                                sums[p][n] = simd.multiply_add(x, w[n], sums[p][n]);
+                            }
+                        }
                     }
-                    for row in rows.iter_mut().flatten() {
-                        *row = row.wrapping_add(part);
-                    }
-                    rest -= part;
+                    acc = sums;
+                    done += part;
                 }
             }
         }
@@ -195,72 +220,72 @@ fn tile<S: Simd, const P: usize, const N: usize, const W: usize>(
     }
 }
 
-/// Adds one stretch to the sums, with slices.
+/// A tile of exactly P pixels and N vectors of channels, beginning at channel `first` of a block that is W wide; with pointers, one
+/// register a pixel, all indexed by the same counter.
+///
+/// # Safety
+/// As for `accumulate`.
 #[inline(always)]
-fn safe_stretch<S: Simd, const P: usize, const N: usize, const W: usize>(
+unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
     simd: S,
-    acc: &mut [[S::Floats; N]; P],
     input: &[f32],
-    rows: &[Option<usize>; P],
-    length: usize,
+    patches: &Patches,
     weights: &[f32],
     first: usize,
+    sums: &mut Sums,
 ) {
-    let rows: [&[f32]; P] = rows.map(|row| match row {
-        Some(start) => &input[start..start + length],
-        None => &ZEROS[..length],
-    });
-    let mut sums = *acc;
-    for (c, weights) in weights.chunks_exact(W).enumerate().take(length) {
-        let mut w = [simd.splat(0.0); N];
-        for n in 0..N {
-            w[n] = simd.load(&weights[first + n * S::LANES..]);
-        }
-        for p in 0..P {
-            let x = simd.splat(rows[p][c]);
-            for n in 0..N {
-                sums[p][n] = simd.multiply_add(x, w[n], sums[p][n]);
+    assert!(first + N * S::LANES <= W, "invariant: a tile lies within its block");
+    assert!(weights.len() >= patches.depth() * W, "invariant: weights for each input");
+    let mut acc = [[simd.splat(0.0); N]; P];
+    let mut weight = weights.as_ptr().wrapping_add(first);
+    let (count, length) = stretches(patches);
+    let all_inside = patches.inside == [true; 3];
+    for z in patches.taps[0] {
+        for y in patches.taps[1] {
+            for x in &patches.taps[2][..count] {
+                let start = input.as_ptr().wrapping_add(patches.shift(*z, *y, *x));
+                let mut done = 0;
+                while done < length {
+                    let part = if all_inside { length } else { (length - done).min(ZEROS.len()) };
+                    // The pointers stand at the ends of their stretches and are indexed by a counter that rises to zero.
+                    let mut ends = [start; P];
+                    for p in 0..P {
+                        ends[p] = start.wrapping_add(patches.base[p]).wrapping_add(done + part);
+                    }
+                    if !all_inside {
+                        for p in 0..P {
+                            if !patches.is_inside(p, *z, *y, *x) {
+                                ends[p] = ZEROS.as_ptr().wrapping_add(part);
+                            }
+                        }
+                    }
+                    let mut c = -(part as isize);
+                    while c < 0 {
+                        let mut w = [simd.splat(0.0); N];
+                        for n in 0..N {
+                            // SAFETY: `weight` has moved by W for each input so far, of which there are fewer than `depth`, so that
+                            // W floats follow it but for `first`, and first + N * LANES <= W.
+                            w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * S::LANES)) };
+                        }
+                        for p in 0..P {
+                            // SAFETY: c runs over -part .. 0, so this is either one of the first `part` <= ZEROS.len() zeros, or
+                            // an input that is inside, whose index the caller promises to be within the input.
+                            let x = simd.splat(unsafe { *ends[p].wrapping_offset(c) });
+                            for n in 0..N {
+                                acc[p][n] = simd.multiply_add(x, w[n], acc[p][n]);
+                            }
+                        }
+                        weight = weight.wrapping_add(W);
+                        c += 1;
+                    }
+                    done += part;
+                }
             }
         }
     }
-    *acc = sums;
-}
-
-/// Adds one stretch to the sums, with pointers: one register a pixel, all indexed by the same counter.
-#[inline(always)]
-fn fast_stretch<S: Simd, const P: usize, const N: usize, const W: usize>(
-    simd: S,
-    acc: &mut [[S::Floats; N]; P],
-    input: &[f32],
-    rows: &[Option<usize>; P],
-    length: usize,
-    weights: &[f32],
-    first: usize,
-) {
-    assert!(weights.len() >= length * W, "invariant: weights for each input");
-    // The pointers stand at the ends of their patches and are indexed by a counter that rises to zero.
-    let ends: [*const f32; P] = rows.map(|row| match row {
-        Some(start) => input[start..start + length].as_ptr_range().end,
-        None => ZEROS[..length].as_ptr_range().end,
-    });
-    let mut weight = weights[..length * W].as_ptr().wrapping_add(first);
-    let mut sums = *acc;
-    let mut c = -(length as isize);
-    while c < 0 {
-        let mut w = [simd.splat(0.0); N];
+    for p in 0..P {
         for n in 0..N {
-            // SAFETY: `weight` stands `first` floats into the c-th of `length` groups of W, and first + N * LANES <= W.
-            w[n] = unsafe { simd.load_pointer(weight.add(n * S::LANES)) };
+            simd.store(acc[p][n], &mut sums[p][first + n * S::LANES..]);
         }
-        for p in 0..P {
-            // SAFETY: -length <= c < 0, and the `length` floats before `ends[p]` are a slice.
-            let x = simd.splat(unsafe { *ends[p].offset(c) });
-            for n in 0..N {
-                sums[p][n] = simd.multiply_add(x, w[n], sums[p][n]);
-            }
-        }
-        weight = weight.wrapping_add(W);
-        c += 1;
     }
-    *acc = sums;
 }
