@@ -619,17 +619,16 @@ impl Kernel for Task<'_> {
                         &mut sums,
                     );
                 }
-                for p in 0..tile.pixels {
-                    // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels,
-                    // so that they share no words of a mask, or else `shares_words` has given all blocks to one task.
-                    unsafe {
-                        work.finish.row(
-                            simd,
-                            &sums[p][..channels],
-                            tile.output[p],
-                            group * outputs + block * BLOCK,
-                        )
-                    };
+                // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that
+                // they share no words of a mask, or else `shares_words` has given all blocks to one task.
+                unsafe {
+                    work.finish.tile(
+                        simd,
+                        &sums,
+                        &tile.output[..tile.pixels],
+                        group * outputs + block * BLOCK,
+                        channels,
+                    );
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! What happens to a result while it is still in registers: bias, addition, activation, gates.
 
 use crate::shared::Shared;
+use crate::tile::{BLOCK, HALF_BLOCK};
 use crate::vector::Simd;
 use crate::view::View;
 
@@ -188,19 +189,11 @@ impl<'a> Finish<'a> {
         pixel: usize,
         channel: usize,
     ) -> S::Floats {
-        let zero = simd.splat(0.0);
-        match gate.rule {
-            GateRule::Gradient => simd.select(self.gate_bits(gate.mask, pixel, channel), value, zero),
-            GateRule::Guided => {
-                let bits = self.gate_bits(gate.mask, pixel, channel) & simd.greater(value, zero);
-                simd.select(bits, value, zero)
-            }
-            GateRule::Rectified => simd.select(simd.greater(value, zero), value, zero),
-            GateRule::Leaky(slope) => {
-                let bits = self.gate_bits(gate.mask, pixel, channel);
-                simd.select(bits, value, simd.multiply(value, simd.splat(slope)))
-            }
-        }
+        let bits = match gate.rule {
+            GateRule::Rectified => 0,
+            _ => self.gate_bits(gate.mask, pixel, channel),
+        };
+        gate_vector(simd, gate.rule, bits, value)
     }
 
     /// Finishes and stores at most one vector: `count` channels from `channel` on of a pixel.
@@ -242,16 +235,7 @@ impl<'a> Finish<'a> {
             value = simd.add(value, if whole { simd.load(addend) } else { simd.load_partial(addend) });
         }
         if let Some((mask, rule)) = &self.record {
-            let bits = match *rule {
-                RecordRule::Positive => simd.greater(value, simd.splat(0.0)),
-                RecordRule::Between(low, high) => {
-                    simd.greater(value, simd.splat(low)) & simd.greater(simd.splat(high), value)
-                }
-                RecordRule::Within(low, high) => {
-                    simd.greater_or_equal(value, simd.splat(low))
-                        & simd.greater_or_equal(simd.splat(high), value)
-                }
-            };
+            let bits = record_bits(simd, *rule, value);
             let bits = bits & ((1u32 << count) - 1);
             let index = channel / WORD;
             let shift = channel % WORD;
@@ -267,17 +251,7 @@ impl<'a> Finish<'a> {
                 words[1] |= (bits << shift >> WORD) as u16;
             }
         }
-        value = match self.activation {
-            None => value,
-            Some(Activation::Relu) => simd.greatest(simd.splat(0.0), value),
-            Some(Activation::Clip { low, high }) => {
-                simd.least(simd.splat(high), simd.greatest(simd.splat(low), value))
-            }
-            Some(Activation::LeakyRelu(slope)) => {
-                let positive = simd.greater(value, simd.splat(0.0));
-                simd.select(positive, value, simd.multiply(value, simd.splat(slope)))
-            }
-        };
+        value = activate(simd, self.activation, value);
         if let Some(gate) = &self.gate
             && !gate.before_addend
         {
@@ -287,6 +261,135 @@ impl<'a> Finish<'a> {
             simd.store(value, output);
         } else {
             simd.store_partial(value, output);
+        }
+    }
+
+    /// Finishes and stores `channels` channels from `channel` on of the given pixels, `sums[p]` belonging to `pixels[p]`.
+    ///
+    /// # Safety
+    /// As for `vector`, for each of the pixels.
+    #[inline(always)]
+    pub(crate) unsafe fn tile<S: Simd>(
+        &self,
+        simd: S,
+        sums: &[[f32; BLOCK]],
+        pixels: &[usize],
+        channel: usize,
+        channels: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe {
+            match channels {
+                BLOCK if channel.is_multiple_of(WORD) => match S::LANES {
+                    16 => self.whole_rows::<S, 2>(simd, sums, pixels, channel),
+                    _ => self.whole_rows::<S, 4>(simd, sums, pixels, channel),
+                },
+                HALF_BLOCK if channel.is_multiple_of(WORD) => match S::LANES {
+                    16 => self.whole_rows::<S, 1>(simd, sums, pixels, channel),
+                    _ => self.whole_rows::<S, 2>(simd, sums, pixels, channel),
+                },
+                _ => {
+                    for (sums, pixel) in sums.iter().zip(pixels) {
+                        self.row(simd, &sums[..channels], *pixel, channel);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `tile` for N whole vectors that fill whole words of masks.
+    ///
+    /// # Safety
+    /// As for `vector`, for each of the pixels.
+    #[inline(always)]
+    unsafe fn whole_rows<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        sums: &[[f32; BLOCK]],
+        pixels: &[usize],
+        channel: usize,
+    ) {
+        let length = N * S::LANES;
+        let mut bias = [simd.splat(0.0); N];
+        if let Some(values) = self.bias {
+            for n in 0..N {
+                bias[n] = simd.load(&values[channel + n * S::LANES..channel + length]);
+            }
+        }
+        let (gate_before, gate_after) = match &self.gate {
+            Some(gate) if gate.before_addend => (Some(gate), None),
+            gate => (None, gate.as_ref()),
+        };
+        for (sums, pixel) in sums.iter().zip(pixels) {
+            let mut values = [simd.splat(0.0); N];
+            for n in 0..N {
+                values[n] = simd.load(&sums[n * S::LANES..]);
+            }
+            // SAFETY: the elements belong to these channels of this pixel, which the caller promises to be ours alone.
+            let output = unsafe {
+                self.output.part(pixel * self.view.pixel_stride + self.view.channel_offset + channel, length)
+            };
+            if self.bias.is_some() {
+                for n in 0..N {
+                    values[n] = simd.add(values[n], bias[n]);
+                }
+            }
+            if let Some(gate) = gate_before {
+                self.gate_row(simd, gate, &mut values, *pixel, channel);
+            }
+            if let Some(addend) = &self.addend {
+                let addend: &[f32] = match addend {
+                    Addend::Output => output,
+                    Addend::Tensor(data, view) => {
+                        &data[pixel * view.pixel_stride + view.channel_offset + channel..][..length]
+                    }
+                };
+                for n in 0..N {
+                    values[n] = simd.add(values[n], simd.load(&addend[n * S::LANES..]));
+                }
+            }
+            if let Some((mask, rule)) = &self.record {
+                let mut bits = 0;
+                for n in 0..N {
+                    bits |= record_bits(simd, *rule, values[n]) << (n * S::LANES);
+                }
+                // SAFETY: these words hold bits of these channels, which the caller promises to be ours alone.
+                let words = unsafe { mask.part(pixel * self.words + channel / WORD, length / WORD) };
+                for (n, word) in words.iter_mut().enumerate() {
+                    *word = (bits >> (n * WORD)) as u16;
+                }
+            }
+            for n in 0..N {
+                values[n] = activate(simd, self.activation, values[n]);
+            }
+            if let Some(gate) = gate_after {
+                self.gate_row(simd, gate, &mut values, *pixel, channel);
+            }
+            for n in 0..N {
+                simd.store(values[n], &mut output[n * S::LANES..]);
+            }
+        }
+    }
+
+    /// Applies a gate to N vectors that fill whole words of the mask.
+    #[inline(always)]
+    fn gate_row<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        gate: &Gate,
+        values: &mut [S::Floats; N],
+        pixel: usize,
+        channel: usize,
+    ) {
+        let mut bits = 0;
+        if gate.rule != GateRule::Rectified {
+            let words = &gate.mask[pixel * self.words + channel / WORD..][..N * S::LANES / WORD];
+            for (n, word) in words.iter().enumerate() {
+                bits |= u32::from(*word) << (n * WORD);
+            }
+        }
+        for n in 0..N {
+            values[n] = gate_vector(simd, gate.rule, bits >> (n * S::LANES), values[n]);
         }
     }
 
@@ -304,5 +407,46 @@ impl<'a> Finish<'a> {
             unsafe { self.vector(simd, value, pixel, channel + done, rest.len()) };
             done += S::LANES;
         }
+    }
+}
+
+/// Bits of the lanes that a rule records.
+#[inline(always)]
+fn record_bits<S: Simd>(simd: S, rule: RecordRule, value: S::Floats) -> u32 {
+    match rule {
+        RecordRule::Positive => simd.greater(value, simd.splat(0.0)),
+        RecordRule::Between(low, high) => {
+            simd.greater(value, simd.splat(low)) & simd.greater(simd.splat(high), value)
+        }
+        RecordRule::Within(low, high) => {
+            simd.greater_or_equal(value, simd.splat(low)) & simd.greater_or_equal(simd.splat(high), value)
+        }
+    }
+}
+
+#[inline(always)]
+fn activate<S: Simd>(simd: S, activation: Option<Activation>, value: S::Floats) -> S::Floats {
+    match activation {
+        None => value,
+        Some(Activation::Relu) => simd.greatest(simd.splat(0.0), value),
+        Some(Activation::Clip { low, high }) => {
+            simd.least(simd.splat(high), simd.greatest(simd.splat(low), value))
+        }
+        Some(Activation::LeakyRelu(slope)) => {
+            let positive = simd.greater(value, simd.splat(0.0));
+            simd.select(positive, value, simd.multiply(value, simd.splat(slope)))
+        }
+    }
+}
+
+/// Lets through what a rule says; `bits` are those of the mask.
+#[inline(always)]
+fn gate_vector<S: Simd>(simd: S, rule: GateRule, bits: u32, value: S::Floats) -> S::Floats {
+    let zero = simd.splat(0.0);
+    match rule {
+        GateRule::Gradient => simd.select(bits, value, zero),
+        GateRule::Guided => simd.select(bits & simd.greater(value, zero), value, zero),
+        GateRule::Rectified => simd.select(simd.greater(value, zero), value, zero),
+        GateRule::Leaky(slope) => simd.select(bits, value, simd.multiply(value, simd.splat(slope))),
     }
 }
