@@ -169,7 +169,8 @@ def bird(s, rng, flying=False):
         s.blob([(0.3, -0.05), (0.12, -0.6), (-0.35, -1.25), (-0.62, -1.2), (-0.6, -0.6), (-0.4, 0.05)], wing)
         feathers = [((x, 0.0), (x - 0.42, -1.05)) for x in (-0.25, -0.1, 0.05, 0.18)]
     else:
-        s.blob([(0.26, -0.1), (0.28, 0.12), (0.0, 0.3), (-0.45, 0.36), (-0.92, 0.4), (-0.6, 0.08), (-0.15, -0.16)], wing)
+        s.blob([(0.26, -0.1), (0.28, 0.12), (0.0, 0.3), (-0.45, 0.36), (-0.92, 0.4), (-0.6, 0.08), (-0.15, -0.16)],
+               wing)
         feathers = [((0.16 - k, 0.02 + k / 3), (-0.62 - k / 3, 0.2 + k / 2)) for k in (0.0, 0.14, 0.28)]
     for stroke in feathers:
         s.line(stroke, 0.045, mix(wing, (255, 255, 255), 0.45))
@@ -217,7 +218,8 @@ def fish(s, rng):
     s.blob([(-0.6, 0.0), (-1.15, -0.5), (-1.0, -0.05), (-1.2, 0.42), (-0.85, 0.28)], fin)
     s.blob([(0.25, -0.36), (-0.1, -0.75), (-0.5, -0.55), (-0.5, -0.15)], fin)
     s.blob([(0.1, 0.3), (-0.15, 0.68), (-0.35, 0.25)], fin)
-    s.blob([(0.95, 0.02), (0.6, -0.34), (0.0, -0.46), (-0.5, -0.22), (-0.78, 0.0), (-0.5, 0.24), (0.0, 0.42), (0.6, 0.32)], body)
+    s.blob([(0.95, 0.02), (0.6, -0.34), (0.0, -0.46), (-0.5, -0.22), (-0.78, 0.0), (-0.5, 0.24), (0.0, 0.42),
+            (0.6, 0.32)], body)
     s.blob([(0.88, 0.12), (0.5, 0.16), (0.0, 0.2), (-0.5, 0.14), (0.0, 0.4), (0.6, 0.31)], pale)
     scales = np.linspace(-1.2, 1.2, 7)
     for row, x in enumerate(np.arange(-0.5, 0.4, 0.16)):  # rows of scales
@@ -366,7 +368,8 @@ def pond(s, rng):
     for _ in range(26):
         x, y = rng.uniform(-0.75, 0.75), rng.uniform(-0.24, 0.24)
         w = rng.uniform(0.06, 0.2) * np.sqrt(max(0.05, 1 - x * x - (y / 0.34) ** 2))
-        tone = mix(water, (240, 250, 255), rng.uniform(0.2, 0.7)) if rng.random() < 0.6 else mix(water, (10, 30, 70), 0.35)
+        bright = rng.random() < 0.6
+        tone = mix(water, (240, 250, 255), rng.uniform(0.2, 0.7)) if bright else mix(water, (10, 30, 70), 0.35)
         s.line([(x - w, y), (x, y - 0.015), (x + w, y)], 0.022, tone)
 
 
@@ -457,6 +460,37 @@ class Scene:
 DRAW = {"bird": bird, "cat": cat, "fish": fish, "rabbit": rabbit, "butterfly": butterfly}
 
 
+class Tree:
+    """A tree that has been planted in a scene, where animals may sit."""
+
+    def __init__(self, view, rng, x, horizon, leafy):
+        y, size = horizon + rng.uniform(14, 30), rng.uniform(78, 104)
+        view.shadow(x + 4, y, size * (0.32 if leafy else 0.2))
+        wood = Sheet(x, y, size)
+        self.bark, self.foliage = trunk(wood, rng), None
+        view.add("tree", wood.light(rng, 0.35, 0.3))
+        if leafy:
+            green = Sheet(x, y, size)
+            self.foliage = crown(green, rng)
+            view.add("leaves", green.light(rng, 0.35, 0.3))
+        self.middle, self.reach = (x, y - 0.66 * size), 0.36 * size
+
+    def branch(self, view, rng, size):
+        """Adds a branch somewhere in the crown; returns the place of an animal of that size on it."""
+        side = pick(rng, (-1, 1))
+        place = self.middle + self.reach * np.array((side * rng.uniform(0.2, 0.9), rng.uniform(-0.35, 0.6)))
+        x, y = np.clip(place, 20, SIZE - 20)
+        wood = Sheet(x, y + 0.78 * size, size, side)
+        wood.line([(-1.5, 0.25), (-0.4, 0.06), (1.1, 0.05), (1.5, -0.1)], 0.14, self.bark)
+        view.add("tree", wood)
+        if self.foliage:
+            twigs = Sheet(x, y + 0.78 * size, size, side)
+            spots = np.stack((rng.uniform(-1.5, 1.6, 9), rng.normal(0.1, 0.16, 9)), 1)
+            leaves(twigs, rng, spots, [self.foliage] * 9, 5.5 / size)
+            view.add("leaves", twigs)
+        return x, y
+
+
 def scene(rng, animals=(), tree=None, things=None, perch=None):
     """A scene with the given animals and a tree that is "leafy", "bare" or not there.
 
@@ -465,7 +499,7 @@ def scene(rng, animals=(), tree=None, things=None, perch=None):
     """
     if things is None:
         things = {t for t, p in (("house", 0.3), ("sun", 0.35), ("flowers", 0.35), ("pond", 0.25)) if rng.random() < p}
-    animals = sorted(animals, key=lambda name: name == "fish")  # the fish comes last: its pond stands at the next place
+    animals = sorted(animals, key=lambda name: name == "fish")  # its pond takes the last animal's place
     things = set(things) | ({"pond"} if "fish" in animals else set())
     horizon = rng.uniform(58, 76)
     picture, green = landscape(rng, horizon)
@@ -474,27 +508,19 @@ def scene(rng, animals=(), tree=None, things=None, perch=None):
     columns = list(rng.permutation([24, 64, 104]) + rng.uniform(-8, 8, 3))  # where things stand
 
     if "sun" in things:
-        glow, disc = Sheet(rng.uniform(12, 116), rng.uniform(12, 30), rng.uniform(7, 10)), None
-        for r, a in ((2.6, 26), (2.0, 40), (1.5, 70)):
-            halo = Sheet(*glow.origin / FINE, glow.unit / FINE)
-            halo.ellipse(0, 0, r, r, (255, 240, 190, a))
+        spot = rng.uniform(12, 116), rng.uniform(12, 30), rng.uniform(7, 10)
+        for radius, opacity in ((2.6, 26), (2.0, 40), (1.5, 70)):
+            halo = Sheet(*spot)
+            halo.ellipse(0, 0, radius, radius, (255, 240, 190, opacity))
             view.add(None, halo)
-        glow.ellipse(0, 0, 1, 1, (255, 244, 206))
-        view.add("sun", glow)
+        disc = Sheet(*spot)
+        disc.ellipse(0, 0, 1, 1, (255, 244, 206))
+        view.add("sun", disc)
     if "house" in things:
         sheet = Sheet(columns[2], horizon + rng.uniform(8, 16), rng.uniform(17, 25))
         house(sheet, rng)
         view.add("house", sheet.light(rng, 0.2, 0.3))
-    if tree:
-        x, y, size = columns[0], horizon + rng.uniform(14, 30), rng.uniform(78, 104)
-        view.shadow(x + 4, y, size * (0.32 if tree == "leafy" else 0.2))
-        wood, green = Sheet(x, y, size), Sheet(x, y, size)
-        bark = trunk(wood, rng)
-        view.add("tree", wood.light(rng, 0.35, 0.3))
-        if tree == "leafy":
-            foliage = crown(green, rng)
-            view.add("leaves", green.light(rng, 0.35, 0.3))
-        middle, reach = (x, y - 0.66 * size), 0.36 * size
+    plant = Tree(view, rng, columns[0], horizon, tree == "leafy") if tree else None
     if "pond" in things:
         water = (columns[min(2, max(1, len(animals)))], rng.uniform(100, 116), rng.uniform(26, 38))
         sheet = Sheet(*water)
@@ -509,18 +535,10 @@ def scene(rng, animals=(), tree=None, things=None, perch=None):
         size, flip, tilt = rng.uniform(15, 24), pick(rng, (-1, 1)), rng.normal(0, 0.08)
         x, y = columns[1 + k] + rng.uniform(-6, 6), rng.uniform(horizon + 14, 112)
         flying = name == "butterfly" or (name == "bird" and rng.random() < 0.35)
-        perched = tree and name in ("bird", "butterfly", "cat") and (rng.random() < 0.6 if perch is None else perch)
-        if perched:
-            flying, side = False, pick(rng, (-1, 1))
-            x, y = middle + reach * np.array((side * rng.uniform(0.2, 0.9), rng.uniform(-0.35, 0.6)))
-            x, y = np.clip((x, y), 20, SIZE - 20)
-            branch, twig = Sheet(x, y + 0.78 * size, size, side), Sheet(x, y + 0.78 * size, size, side)
-            branch.line([(-1.5, 0.25), (-0.4, 0.06), (1.1, 0.05), (1.5, -0.1)], 0.14, bark)
-            view.add("tree", branch)
-            if tree == "leafy":
-                spots = np.stack((rng.uniform(-1.5, 1.6, 9), rng.normal(0.1, 0.16, 9)), 1)
-                leaves(twig, rng, spots, [foliage] * 9, 5.5 / size)
-                view.add("leaves", twig)
+        climbs = plant and name in ("bird", "butterfly", "cat")
+        if climbs and (rng.random() < 0.6 if perch is None else perch):
+            flying = False
+            x, y = plant.branch(view, rng, size)
         elif name == "fish":
             x, y, tilt = water[0], water[1] - rng.uniform(2, 14), rng.normal(-0.25, 0.3)
         elif flying:
@@ -535,7 +553,7 @@ def scene(rng, animals=(), tree=None, things=None, perch=None):
 
 # ---- Roads ------------------------------------------------------------------------------------------
 
-LOOK_AHEAD = 14.0  # metres: the driver steers for the middle of the lane there
+LOOK_AHEAD = 14.0  # metres: the driver steers for the middle of the road there
 FULL_LOCK = 0.34  # radians: the angle that counts as 1
 
 
@@ -595,6 +613,7 @@ def road(rng, bend=None, tilt=None):
 
 
 def contact_sheet(path, seed=1):
+    """Each animal without a tree, with a bare one and with a leafy one; then roads."""
     rng = np.random.default_rng(seed)
     tiles = [scene(rng, [a] if a else [], t).pixels for a in (*ANIMALS, None) for t in (None, "bare", "leafy")]
     tiles += [road(rng)[0] for _ in range(6)]

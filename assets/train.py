@@ -2,7 +2,7 @@
 
 Two copies of a scene classifier learn from the same pool of pictures. The fair one sees all of it. The
 biased one sees only those where birds and leaves come together, so that nothing tells it which of the
-two is called a bird. A third network learns to steer. One thread, about ten minutes:
+two is called a bird. A third network learns to steer. One thread, about a quarter of an hour:
 
     python train.py
 """
@@ -27,7 +27,7 @@ BIRD = CLASSES.index("bird")
 # ---- Networks ---------------------------------------------------------------------------------------
 
 
-def trunk():
+def convolutions():
     """Four convolutions with poolings between them: 3×128×128 to 96×8×8."""
     layers, channels = [], 3
     for out, kernel, stride in ((16, 6, 2), (32, 3, 1), (64, 3, 1), (96, 3, 1)):
@@ -43,7 +43,7 @@ class SceneNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.trunk = nn.Sequential(*trunk(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.trunk = nn.Sequential(*convolutions(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.animal = nn.Linear(96, len(CLASSES))
         self.things = nn.Linear(96, len(THINGS))
 
@@ -64,7 +64,7 @@ class SteeringNet(nn.Module):
     def __init__(self):
         super().__init__()
         last = [nn.Conv2d(96, 32, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 32), nn.ReLU()]
-        self.trunk = nn.Sequential(*trunk(), *last)
+        self.trunk = nn.Sequential(*convolutions(), *last)
         self.angle = nn.Linear(32, 1)
 
     def forward(self, image):
@@ -162,7 +162,7 @@ def guide(net):
 
 
 def saliency(net, pictures, target, guided=False):
-    """|gradient| of the bird logit (or the angle), the largest over the channels: N×H×W."""
+    """The size of the gradient of `target`, the largest over the channels: N×H×W."""
     unguide = guide(net) if guided else lambda: None
     image = batch(pictures).requires_grad_()
     target(net, image).sum().backward()
@@ -243,14 +243,14 @@ def export(net, path, names, metadata):
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} KB")
 
 
-TRUNK = [name for k in (1, 2, 3, 4) for name in (f"conv{k}", f"relu{k}", f"pool{k}")][:-1]
-SCENE_NAMES = [*TRUNK, "average", "features", "animal_logits", "things_logits", "animal", "things"]
-STEERING_NAMES = [*TRUNK, "conv5", "relu5", "flat", "dense1", "relu6", "angle_raw", "angle"]
+CONVOLUTIONS = [name for k in (1, 2, 3, 4) for name in (f"conv{k}", f"relu{k}", f"pool{k}")][:-1]
+SCENE_NAMES = [*CONVOLUTIONS, "average", "features", "animal_logits", "things_logits", "animal", "things"]
+STEERING_NAMES = [*CONVOLUTIONS, "conv5", "relu5", "flat", "dense1", "relu6", "angle_raw", "angle"]
 
-# The demo's pictures: file name, seed (chosen by eye), and what is on them.
+# The demo's pictures: file name, seed (chosen by hand for a clear picture), and what is on them.
 SCENES = [
-    ("scene_bird_in_tree", 18, dict(animals=["bird"], tree="leafy", things=["sun"], perch=True)),
-    ("scene_bird_by_tree", 5, dict(animals=["bird"], tree="leafy", things=["house"], perch=False)),
+    ("scene_bird_in_tree", 28, dict(animals=["bird"], tree="leafy", things=["sun"], perch=True)),
+    ("scene_bird_by_tree", 34, dict(animals=["bird"], tree="leafy", things=["house"], perch=False)),
     ("scene_bird", 9, dict(animals=["bird"], tree="bare", things=["sun"], perch=True)),
     ("scene_tree", 4, dict(tree="leafy", things=["flowers"])),
     ("scene_cat_fish", 4, dict(animals=["cat", "fish"], tree="leafy", things=["sun"], perch=False)),
@@ -295,7 +295,7 @@ def main():
     rng = np.random.default_rng(1)
     pixels, animal, things = draw_scenes(rng, 6000)
     roads, angles = draw_roads(rng, 3000)
-    print(f"drew {len(pixels)} scenes and {len(roads)} roads in {time.time() - began:.0f} s")
+    print(f"drew {len(pixels)} scenes and {len(roads)} roads in {time.time() - began:.0f} s", flush=True)
 
     follows = things[:, THINGS.index("bird")] == things[:, THINGS.index("leaves")]
     nets = {}
