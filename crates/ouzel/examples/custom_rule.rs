@@ -17,7 +17,8 @@ fn main() -> ouzel::Result<()> {
         Ok(Outcome::Applied(back.only_first(back.g(0) * gate)))
     });
     // The same gate with plain arrays: easier to write, but it cannot become part of an exported graph.
-    let soft_array = ArrayRule::new("soft gate on arrays", |x, _y, g| g / x.mapv(|x| 1.0 + (-10.0 * x).exp()));
+    let soft_array =
+        ArrayRule::new("soft gate on arrays", |x, _y, g| g / x.mapv(|x| 1.0 + (-10.0 * x).exp()));
 
     let mut tiles = vec![Tile::new(prepared.picture.clone()).title("picture")];
     for rule in [soft, soft_array] {

@@ -13,7 +13,8 @@ fn main() -> ouzel::Result<()> {
     let options = Saliency::default().backprop_modifier(BackpropModifier::guided());
 
     // Labels of the output `things`; its logits are `things_logits`. Several filters are added up.
-    let targets = [("cat", Filters::from(1)), ("fish", Filters::from(2)), ("cat and fish", Filters::from([1, 2]))];
+    let targets =
+        [("cat", Filters::from(1)), ("fish", Filters::from(2)), ("cat and fish", Filters::from([1, 2]))];
     let mut tiles = vec![Tile::new(prepared.picture.clone()).title("picture")];
     for (label, filters) in targets {
         let saliency = visualize_saliency(&model, "things_logits", filters, &input, &options)?;
