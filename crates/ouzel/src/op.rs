@@ -161,6 +161,10 @@ op_list! {
         ConstantOfShape;
     reduce: ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceProd, ReduceL1, ReduceL2, ReduceSumSquare, ReduceLogSum,
         ReduceLogSumExp;
+    convolution: Conv, ConvTranspose, ConvWeightGradient;
+    pool: MaxPool, MaxPoolTranspose, MaxPoolGather, AveragePool, AveragePoolTranspose, LpPool, GlobalAveragePool,
+        GlobalMaxPool, GlobalLpPool;
+    norm: BatchNormalization;
 }
 
 impl OpDef for Op {
