@@ -166,6 +166,10 @@ op_list! {
     slice: Slice, SliceTranspose, Split, Concat;
     pad: Pad, PadTranspose, Tile;
     gather: Gather, GatherTranspose;
+    convolution: Conv, ConvTranspose, ConvWeightGradient;
+    pool: MaxPool, MaxPoolTranspose, MaxPoolGather, AveragePool, AveragePoolTranspose, LpPool, GlobalAveragePool,
+        GlobalMaxPool, GlobalLpPool;
+    norm: BatchNormalization;
 }
 
 impl OpDef for Op {

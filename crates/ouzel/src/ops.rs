@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub(crate) mod broadcast;
+pub mod convolution;
 pub mod elementwise;
 pub mod gather;
 pub mod layout;
@@ -11,3 +12,6 @@ pub mod pad;
 pub mod reduce;
 pub mod slice;
 pub mod softmax;
+pub mod norm;
+pub mod pool;
+pub mod window;
