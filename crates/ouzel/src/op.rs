@@ -162,10 +162,14 @@ op_list! {
     reduce: ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceProd, ReduceL1, ReduceL2, ReduceSumSquare, ReduceLogSum,
         ReduceLogSumExp;
     matmul: MatMul, Gemm;
+    einsum: Einsum;
     softmax: Softmax, LogSoftmax, Hardmax;
     slice: Slice, SliceTranspose, Split, Concat;
     pad: Pad, PadTranspose, Tile;
     gather: Gather, GatherTranspose;
+    scatter: GatherElements, ScatterElements, GatherND, GatherNDTranspose, ScatterND;
+    rearrange: DepthToSpace, SpaceToDepth, Trilu, ReverseSequence;
+    select: ArgMax, ArgMin, TopK, OneHot, NonZero, Range, CumSum, EyeLike;
 }
 
 impl OpDef for Op {
