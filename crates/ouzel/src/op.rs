@@ -162,6 +162,7 @@ op_list! {
     reduce: ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceProd, ReduceL1, ReduceL2, ReduceSumSquare, ReduceLogSum,
         ReduceLogSumExp;
     matmul: MatMul, Gemm;
+    einsum: Einsum;
     softmax: Softmax, LogSoftmax, Hardmax;
     slice: Slice, SliceTranspose, Split, Concat;
     pad: Pad, PadTranspose, Tile;
@@ -170,6 +171,9 @@ op_list! {
     pool: MaxPool, MaxPoolTranspose, MaxPoolGather, AveragePool, AveragePoolTranspose, LpPool, GlobalAveragePool,
         GlobalMaxPool, GlobalLpPool;
     norm: BatchNormalization;
+    scatter: GatherElements, ScatterElements, GatherND, GatherNDTranspose, ScatterND;
+    rearrange: DepthToSpace, SpaceToDepth, Trilu, ReverseSequence;
+    select: ArgMax, ArgMin, TopK, OneHot, NonZero, Range, CumSum, EyeLike;
 }
 
 impl OpDef for Op {
