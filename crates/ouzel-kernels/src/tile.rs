@@ -11,6 +11,9 @@ pub(crate) const BLOCK: usize = 32;
 /// Output channels of a narrow block.
 pub(crate) const HALF_BLOCK: usize = 16;
 
+/// How many inputs ahead weights are asked for.
+const AHEAD: usize = 32;
+
 /// Read in place of input pixels that lie in the padding.
 pub(crate) static ZEROS: [f32; 4096] = [0.0; 4096];
 
@@ -274,6 +277,10 @@ unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
                             for n in 0..N {
                                 acc[p][n] = simd.multiply_add(x, w[n], acc[p][n]);
                             }
+                        }
+                        simd.prefetch(weight.wrapping_add(AHEAD * W));
+                        if N * S::LANES > 16 {
+                            simd.prefetch(weight.wrapping_add(AHEAD * W + 16));
                         }
                         weight = weight.wrapping_add(W);
                         c += 1;
