@@ -380,6 +380,8 @@ struct Plan<'a> {
     tasks: usize,
     /// Whether the runs of one chunk follow each other, rather than the chunks of one run.
     chunk_major: bool,
+    /// Whether to ask for the inputs of the next tile while a tile is computed: where each is read once and comes from afar.
+    asks_ahead: bool,
 }
 
 /// Most tiles of a chunk.
@@ -387,6 +389,9 @@ const MOST_TILES: usize = 16;
 
 /// Input elements that a chunk should not exceed, so that they stay in the second-level cache.
 const CHUNK_ELEMENTS: usize = 64 * 1024;
+
+/// Input elements that are too many for the second-level cache.
+const ASKING_ELEMENTS: usize = 512 * 1024;
 
 /// Work of one task, in multiply-adds of a block of channels, below which sharing it out costs more than it gives.
 const LEAST_WORK: usize = 20_000;
@@ -457,6 +462,7 @@ impl<'a> Work<'a> {
         };
         let runs = blocks.div_ceil(blocks_per_run);
         let weights = blocks.saturating_mul(BLOCK * depth);
+        let asks_ahead = pass.taps.iter().all(|taps| taps.len() == 1) && self.input.len() > ASKING_ELEMENTS;
         let chunk_major = weights.saturating_mul(chunks) < self.input.len().saturating_mul(runs);
         Plan {
             pass,
@@ -468,6 +474,7 @@ impl<'a> Work<'a> {
             runs,
             tasks: chunks * runs,
             chunk_major,
+            asks_ahead,
         }
     }
 }
@@ -508,6 +515,7 @@ impl Task<'_> {
                 contiguous: stride == work.convolution.input_channels
                     && work.convolution.groups == 1
                     && taps[2].is_sorted_by(|a, b| a + 1 == *b),
+                next: 0,
             },
             pixels,
             output: [0; MOST_PIXELS],
@@ -580,7 +588,7 @@ impl Kernel for Task<'_> {
         let tiles = plan.tiles_per_chunk.min(plan.tiles - first_tile);
         // All tiles of the pass differ by at most one pixel in size.
         let (size, larger) = (plan.pixels / plan.tiles, plan.pixels % plan.tiles);
-        let tile: [Option<Tile>; MOST_TILES] = std::array::from_fn(|n| {
+        let mut tile: [Option<Tile>; MOST_TILES] = std::array::from_fn(|n| {
             let tile = first_tile + n;
             (n < tiles).then(|| self.tile(tile * size + tile.min(larger), size + usize::from(tile < larger)))
         });
@@ -597,14 +605,24 @@ impl Kernel for Task<'_> {
         let group_weights = packed_width(outputs) * depth;
         let first_block = run * plan.blocks_per_run;
         let mut sums = [[0.0; BLOCK]; MOST_PIXELS];
-        for block in first_block..(first_block + plan.blocks_per_run).min(blocks * convolution.groups) {
+        let last_block = (first_block + plan.blocks_per_run).min(blocks * convolution.groups);
+        for (run_block, block) in (first_block..last_block).enumerate() {
             let (group, block) = (block / blocks, block % blocks);
             let rest = outputs - block * BLOCK;
             let (width, channels) = (block_width(rest), rest.min(BLOCK));
             let begin = plan.pass.weights + group * group_weights + block * BLOCK * depth;
             let weights = &work.weights[begin..begin + width * depth];
             let input = &work.input[group * inputs..];
-            for tile in tile.iter().flatten() {
+            for n in 0..tiles {
+                // While it is at work on the first block, a tile asks for the inputs of the next tile.
+                let next = tile.get(n + 1).and_then(|tile| tile.as_ref()).map(|tile| tile.patches.base[0]);
+                let Some(tile) = &mut tile[n] else { continue };
+                tile.patches.next = match next {
+                    Some(next) if plan.asks_ahead && run_block == 0 => {
+                        next.wrapping_sub(tile.patches.base[0])
+                    }
+                    _ => 0,
+                };
                 // SAFETY: `Task::tile` makes patches whose inside positions are those of existing input pixels, whose channels the check
                 // of the view has found to lie within the input; the channels of the group begin where `input` does.
                 unsafe {
