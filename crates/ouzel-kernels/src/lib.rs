@@ -79,6 +79,7 @@ mod convolution;
 mod dense;
 mod depthwise;
 mod epilogue;
+mod few;
 mod finish;
 mod layout;
 mod level;

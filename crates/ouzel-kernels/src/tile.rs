@@ -39,6 +39,7 @@ pub(crate) fn packed_width(channels: usize) -> usize {
 /// The reduction runs over the taps in row-major order and, for each tap, over the input channels. The channel c of tap (i, j, k) of
 /// pixel p lies at `base[p] + steps[0] * taps[0][i] + steps[1] * taps[1][j] + steps[2] * taps[2][k] + c` if the position
 /// `at[axis][p] + taps[axis][..]` is below `size[axis]` on each axis, and is zero otherwise.
+#[derive(Clone, Copy)]
 pub(crate) struct Patches<'a> {
     /// Where the first channel of tap offset zero lies or would lie; wraps around where that is outside of the input.
     pub base: [usize; MOST_PIXELS],
@@ -166,7 +167,7 @@ fn stretches(patches: &Patches) -> (usize, usize) {
 impl Patches<'_> {
     /// What a tap adds to the base.
     #[inline(always)]
-    fn shift(&self, z: isize, y: isize, x: isize) -> usize {
+    pub(crate) fn shift(&self, z: isize, y: isize, x: isize) -> usize {
         (z as usize)
             .wrapping_mul(self.steps[0])
             .wrapping_add((y as usize).wrapping_mul(self.steps[1]))
@@ -175,7 +176,7 @@ impl Patches<'_> {
 
     /// Whether a tap of a pixel is inside.
     #[inline(always)]
-    fn is_inside(&self, pixel: usize, z: isize, y: isize, x: isize) -> bool {
+    pub(crate) fn is_inside(&self, pixel: usize, z: isize, y: isize, x: isize) -> bool {
         (self.inside[0] || ((self.at[0][pixel] + z) as usize) < self.size[0])
             && (self.inside[1] || ((self.at[1][pixel] + y) as usize) < self.size[1])
             && (self.inside[2] || ((self.at[2][pixel] + x) as usize) < self.size[2])
