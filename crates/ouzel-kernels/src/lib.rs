@@ -81,6 +81,7 @@ mod depthwise;
 mod epilogue;
 mod few;
 mod finish;
+mod function;
 mod layout;
 mod level;
 mod matrix;
