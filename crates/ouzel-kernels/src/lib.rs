@@ -57,6 +57,7 @@
 //! | MaxPool and its gradient | [`max_pool`], [`max_pool_gradient`] |
 //! | AveragePool, GlobalAveragePool and their gradients | [`average_pool`], [`average_pool_gradient`] |
 //! | bias, residual, activation, gate without a product | [`finish()`] |
+//! | everything elementwise, fused | [`Program`] |
 //! | NCHW to NHWC and back | [`to_channels_last`], [`to_channels_first`] |
 //! | Transpose, Slice, Expand | [`StridedCopy`] |
 //!
@@ -87,6 +88,7 @@ mod level;
 mod matrix;
 mod peak;
 mod pool;
+mod program;
 mod shared;
 mod tile;
 mod vector;
@@ -104,5 +106,8 @@ pub use matrix::{Matrices, MatrixProduct};
 pub use peak::peak_flops;
 pub use pool::{
     AverageCount, NO_POSITION, Window, average_pool, average_pool_gradient, max_pool, max_pool_gradient,
+};
+pub use program::{
+    Binary, Instruction, MOST_REGISTERS, MOST_RESULTS, Operand, Program, Register, Target, Unary,
 };
 pub use view::View;
