@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn within_a_few_units_in_the_last_place() {
-        let functions: [(&str, fn(f64) -> f64, f64); 5] = [
+        type Exact = fn(f64) -> f64;
+        let functions: [(&str, Exact, f64); 5] = [
             ("exp", f64::exp, 2.0),
             ("ln", f64::ln, 2.0),
             ("tanh", f64::tanh, 2.5),

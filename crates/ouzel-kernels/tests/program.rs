@@ -62,13 +62,12 @@ fn programs_equal_naive_loops() {
                 mask[pixel * mask_words(channels) + channel / 16] >> (channel % 16) & 1 == 1
             };
             let mut expected = before.clone();
-            for pixel in 0..pixels {
+            for (pixel, per_pixel) in per_pixel.iter().enumerate() {
                 let sample = pixel / (pixels / batch);
                 for channel in 0..channels {
                     let index = pixel * strided.pixel_stride + offset + channel;
                     let x = full[index];
-                    let sum =
-                        x * per_channel[channel] + per_sample[sample * channels + channel] * per_pixel[pixel];
+                    let sum = x * per_channel[channel] + per_sample[sample * channels + channel] * per_pixel;
                     if bit(&mask, pixel, channel) {
                         expected[index] = sum.max(0.25);
                     }
