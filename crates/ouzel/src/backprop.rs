@@ -105,6 +105,22 @@ impl<'b> Back<'b> {
             .collect()
     }
 
+    /// The cotangents of the inputs that are wanted, where finding one can fail.
+    ///
+    /// # Errors
+    /// The first error.
+    pub fn try_each_wanted(
+        &self,
+        mut cotangent: impl FnMut(usize) -> Result<Var<'b>>,
+    ) -> Result<Cotangents<'b>> {
+        (0..self.arity())
+            .map(|index| match self.wants(index) {
+                true => cotangent(index).map(Cotangent::Flows),
+                false => Ok(Cotangent::Unwanted),
+            })
+            .collect()
+    }
+
     /// The node's own op on other inputs: the door to relevance rules.
     pub fn again(&self, x: &[Option<Var<'b>>]) -> Vec<Var<'b>> {
         self.builder.apply_all(self.node.op.clone(), x)
@@ -194,7 +210,7 @@ pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -
             wanted,
         };
         let rule_name: Arc<str> = selected[index].map_or("gradient".into(), |rule| rule.name().into());
-        builder.set_provenance(Some(Provenance { node: id, rule: rule_name.clone() }));
+        builder.set_provenance(Some(Provenance { node: node.title().into(), rule: rule_name.clone() }));
         let returned = selected[index]
             .map_or(Ok(Outcome::Default), |rule| rule.apply(&back))
             .and_then(|outcome| match outcome {

@@ -233,8 +233,8 @@ pub struct Value {
 /// Why a node of a backward graph is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
-    /// The node whose rule made it.
-    pub node: NodeId,
+    /// The title of the forward node whose rule made it.
+    pub node: Arc<str>,
     /// The rule's name.
     pub rule: Arc<str>,
 }

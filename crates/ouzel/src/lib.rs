@@ -1,25 +1,44 @@
 //! See what a neural network looks at: saliency maps and attributions for any network that travels as an ONNX file.
 #![forbid(unsafe_code)]
 
+mod attribution;
 mod backprop;
 mod builder;
+mod compile;
 mod dim;
 mod error;
 mod evaluate;
+mod grad_modifiers;
 #[cfg(test)]
 mod gradient_check;
 mod graph;
+pub mod image;
+mod input;
+pub mod losses;
+mod methods;
+mod model;
 mod onnx;
 mod op;
 mod ops;
+mod print;
+mod rewrite;
 pub mod rules;
+mod target;
 mod tensor;
 
+pub use attribution::{Attribution, LossValue};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
 pub use builder::{Builder, Operand, Var};
+pub use compile::{Plan, Precision};
 pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
+pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
+pub use input::Input;
+pub use methods::saliency::{Saliency, SaliencyMap, visualize_saliency, visualize_saliency_with_losses};
+pub use model::{LayerSummary, Model, TensorRef};
 pub use op::{Custom, Inputs, Op, OpDef, Real};
+pub use rewrite::{Rewritten, prune, simplify, verify};
+pub use target::{Filters, top};
 pub use tensor::{Array, DType, Element, Float, Tensor};

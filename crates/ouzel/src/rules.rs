@@ -1,6 +1,7 @@
 //! Rules replace the true gradient of some nodes; a rule set says which rule goes to which node.
 
 mod array;
+mod file;
 mod matcher;
 mod modifier;
 

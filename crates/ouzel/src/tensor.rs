@@ -213,7 +213,7 @@ impl Tensor {
                     DType::I32 => Self::from($x.mapv(|v| v as i32)),
                     DType::I8 => Self::from($x.mapv(|v| v as i8)),
                     DType::U8 => Self::from($x.mapv(|v| v as u8)),
-                    DType::Bool => Self::from($x.mapv(|v| v != (0 as _))),
+                    DType::Bool => Self::from($x.mapv(|v| v as f64 != 0.0)),
                 }
             };
         }

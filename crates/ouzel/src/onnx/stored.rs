@@ -130,6 +130,11 @@ enum Encoding {
     Bool,
 }
 
+/// The element type behind a number of ONNX's `TensorProto.DataType`, as tensors of it are read.
+pub(crate) fn dtype_of_code(code: i32) -> Result<DType> {
+    Ok(Encoding::new(code)?.dtype())
+}
+
 impl Encoding {
     fn new(number: i32) -> Result<Self> {
         Ok(match number {
@@ -316,6 +321,12 @@ impl Stored {
             }
             Place::Ready(_) => Err(Error::internal("a tensor that is ready has no bytes to decode")),
         }
+    }
+}
+
+impl crate::graph::Stored for Stored {
+    fn load(&self) -> Result<Tensor> {
+        Stored::load(self)
     }
 }
 

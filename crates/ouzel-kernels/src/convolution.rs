@@ -1,0 +1,763 @@
+//! Convolution, its input gradient and transposed convolution: one indirect matrix product on channels-last tensors.
+
+use crate::depthwise;
+use crate::epilogue::{Epilogue, Finish, WORD};
+use crate::few;
+use crate::level::{Kernel, Level};
+use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, block_width, packed_width};
+use crate::vector::Simd;
+use crate::view::View;
+use rayon::prelude::*;
+
+/// The attributes of a convolution, seen from its forward direction.
+///
+/// Axes are depth, height, width; a convolution with fewer axes sets the first ones to a kernel of 1. The padding at the ends of the
+/// axes is not stated: it follows from the sizes of the tensors.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConvolutionShape {
+    /// Channels of the input.
+    pub input_channels: usize,
+    /// Channels of the output.
+    pub output_channels: usize,
+    /// Number of groups; divides both numbers of channels.
+    pub groups: usize,
+    /// Size of the kernel.
+    pub kernel: [usize; 3],
+    /// Step of the output in the input.
+    pub stride: [usize; 3],
+    /// Distance of neighbouring taps in the input.
+    pub dilation: [usize; 3],
+    /// Padding at the beginning of the axes.
+    pub padding: [usize; 3],
+}
+
+impl ConvolutionShape {
+    /// A convolution with stride 1, no padding, one group.
+    pub fn new(input_channels: usize, output_channels: usize, kernel: [usize; 3]) -> ConvolutionShape {
+        ConvolutionShape {
+            input_channels,
+            output_channels,
+            groups: 1,
+            kernel,
+            stride: [1; 3],
+            dilation: [1; 3],
+            padding: [0; 3],
+        }
+    }
+
+    /// Number of taps of the kernel.
+    pub(crate) fn taps(&self) -> usize {
+        self.kernel.iter().product()
+    }
+
+    pub(crate) fn check(&self) {
+        let limit = i32::MAX as usize / 2;
+        assert!(self.groups > 0, "a convolution needs a group: {self:?}");
+        assert!(
+            self.input_channels.is_multiple_of(self.groups)
+                && self.output_channels.is_multiple_of(self.groups),
+            "groups do not divide the channels of {self:?}"
+        );
+        for axis in 0..3 {
+            let reach = self.kernel[axis].checked_mul(self.dilation[axis]);
+            assert!(self.kernel[axis] > 0 && self.dilation[axis] > 0, "a kernel of {self:?} is empty");
+            assert!(reach.is_some_and(|reach| reach <= limit), "a kernel of {self:?} is too long");
+            assert!(
+                self.stride[axis] > 0 && self.stride[axis] <= limit,
+                "a stride of {self:?} is not usable"
+            );
+            assert!(self.padding[axis] <= limit, "a padding of {self:?} is too long");
+        }
+        let elements = [self.kernel[0], self.kernel[1], self.kernel[2], self.input_channels]
+            .iter()
+            .try_fold(self.output_channels + BLOCK * self.groups, |product, size| product.checked_mul(*size));
+        assert!(
+            elements.is_some_and(|elements| elements <= isize::MAX as usize / 4),
+            "the weights of {self:?} are too many"
+        );
+    }
+}
+
+/// The taps of one axis that reach a given phase of the output: (index in the kernel, offset in the input), by rising offset.
+pub(crate) fn forward_taps(shape: &ConvolutionShape, axis: usize) -> Vec<(usize, isize)> {
+    (0..shape.kernel[axis])
+        .map(|tap| (tap, (tap * shape.dilation[axis]) as isize - shape.padding[axis] as isize))
+        .collect()
+}
+
+/// The same for the input gradient at the positions `phase + n * stride`: (index in the kernel, offset in the output gradient).
+pub(crate) fn gradient_taps(shape: &ConvolutionShape, axis: usize, phase: usize) -> Vec<(usize, isize)> {
+    let stride = shape.stride[axis] as isize;
+    (0..shape.kernel[axis])
+        .rev()
+        .map(|tap| (tap, (phase + shape.padding[axis]) as isize - (tap * shape.dilation[axis]) as isize))
+        .filter(|(_, distance)| distance.rem_euclid(stride) == 0)
+        .map(|(tap, distance)| (tap, distance.div_euclid(stride)))
+        .collect()
+}
+
+/// Floats of a cache line.
+const LINE_ELEMENTS: usize = 16;
+
+/// The order of packed weights, and with it the kernel that reads them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// `[group][block of outputs][tap][input][output within the block]`, absent outputs zero.
+    Blocks,
+    /// As the module `few` says, for very few outputs.
+    FewOutputs,
+    /// `[tap][channel]`, where each channel is convolved by itself.
+    Depthwise,
+}
+
+impl Packing {
+    /// The best order for so many groups, inputs and outputs of a group.
+    fn best(groups: usize, inputs: usize, outputs: usize) -> Packing {
+        if groups > 1 && inputs == 1 && outputs == 1 {
+            Packing::Depthwise
+        } else if few::suits(groups, inputs, outputs) {
+            Packing::FewOutputs
+        } else {
+            Packing::Blocks
+        }
+    }
+
+    /// How many floats the weights of one group take.
+    fn len(self, depth: usize, inputs: usize, outputs: usize) -> usize {
+        match self {
+            Packing::Blocks => packed_width(outputs) * depth,
+            Packing::FewOutputs => few::packed_tap(inputs, outputs) * (depth / inputs),
+            Packing::Depthwise => depth,
+        }
+    }
+}
+
+/// One pass over the output: the positions `start + n * step` with their taps.
+pub(crate) struct Pass {
+    pub(crate) start: [usize; 3],
+    /// Offsets in the input, for each axis.
+    pub(crate) taps: [Vec<isize>; 3],
+    /// Where the weights of the pass begin.
+    pub(crate) weights: usize,
+}
+
+/// A convolution, or the gradient of one with respect to its input, with its weights packed for the micro-kernel.
+///
+/// The gradient of a strided convolution falls into one pass for each phase of the stride; each is a small convolution without a
+/// stride that writes every so many pixels. A transposed convolution is the gradient of a convolution, see
+/// [`Convolution::transposed`].
+///
+/// Every output element is one chain of multiply-adds over the taps in row-major order (in falling order for the gradient) and over
+/// the input channels, whatever the batch, the number of threads and the position.
+///
+/// ```
+/// use ouzel_kernels::{Convolution, ConvolutionShape, Epilogue, Level, View};
+/// // Two input channels, one output channel, a 1×2 kernel: y[x] = Σ w[c][k] · x[x + k][c].
+/// let shape = ConvolutionShape::new(2, 1, [1, 1, 2]);
+/// let convolution = Convolution::forward(&shape, &[1.0, 10.0, 100.0, 1000.0]);
+/// let input = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // three pixels of two channels
+/// let mut output = [0.0; 2];
+/// let (from, to) = (View::packed(1, [1, 1, 3], 2), View::packed(1, [1, 1, 2], 1));
+/// convolution.run(Level::portable(), &input, &from, &mut output, &to, Epilogue::default());
+/// assert_eq!(output, [4231.0, 6453.0]);
+/// ```
+pub struct Convolution {
+    pub(crate) input_channels: usize,
+    pub(crate) output_channels: usize,
+    groups: usize,
+    packing: Packing,
+    /// Step of the input from one output position of a pass to the next.
+    pub(crate) input_step: [usize; 3],
+    /// Step of the output within a pass.
+    pub(crate) output_step: [usize; 3],
+    pub(crate) passes: Vec<Pass>,
+    weights: Vec<f32>,
+    /// Where the weights begin, at a cache line.
+    aligned: usize,
+}
+
+impl Convolution {
+    /// The convolution itself; weights in ONNX's order `[output channel][input channel / groups][depth][height][width]`.
+    ///
+    /// # Panics
+    /// If the shape is not usable or the weights are not as many as it says.
+    pub fn forward(shape: &ConvolutionShape, weights: &[f32]) -> Convolution {
+        shape.check();
+        check_weights(shape, weights);
+        let (inputs, outputs) = (shape.input_channels / shape.groups, shape.output_channels / shape.groups);
+        let count = shape.taps();
+        let packing = Packing::best(shape.groups, inputs, outputs);
+        Convolution::with_weights(shape, packing, |group, output, input, tap| {
+            weights[((group * outputs + output) * inputs + input) * count + tap]
+        })
+    }
+
+    /// A convolution whose weights are given by a function of (group, output of the group, input of the group, tap).
+    pub(crate) fn with_weights(
+        shape: &ConvolutionShape,
+        packing: Packing,
+        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    ) -> Convolution {
+        let taps = [0, 1, 2].map(|axis| forward_taps(shape, axis));
+        let (inputs, outputs) = (shape.input_channels / shape.groups, shape.output_channels / shape.groups);
+        let mut convolution = Convolution::without_weights(shape);
+        convolution.packing = packing;
+        pack(&mut convolution.weights, packing, shape, &taps, inputs, outputs, weight);
+        convolution.align()
+    }
+
+    /// A convolution that can only be run with the weights of others.
+    pub(crate) fn without_weights(shape: &ConvolutionShape) -> Convolution {
+        let taps = [0, 1, 2].map(|axis| offsets(forward_taps(shape, axis)));
+        Convolution {
+            input_channels: shape.input_channels,
+            output_channels: shape.output_channels,
+            groups: shape.groups,
+            packing: Packing::Blocks,
+            input_step: shape.stride,
+            output_step: [1; 3],
+            passes: vec![Pass { start: [0; 3], taps, weights: 0 }],
+            weights: Vec::new(),
+            aligned: 0,
+        }
+    }
+
+    /// The packed weights.
+    pub(crate) fn weights(&self) -> &[f32] {
+        &self.weights[self.aligned..]
+    }
+
+    /// Moves the weights by a few elements so that they begin at a cache line, which halves the lines that a vector touches.
+    fn align(mut self) -> Convolution {
+        let length = self.weights.len();
+        self.weights.reserve_exact(LINE_ELEMENTS);
+        let shift = self.weights.as_ptr().align_offset(LINE_ELEMENTS * size_of::<f32>());
+        if shift < LINE_ELEMENTS {
+            self.weights.resize(length + shift, 0.0);
+            self.weights.copy_within(..length, shift);
+            self.aligned = shift;
+        }
+        self
+    }
+
+    /// The gradient with respect to the input of the convolution that `shape` describes: `run` takes the gradient of the output (as its
+    /// input) to that of the input. Weights as for [`Convolution::forward`].
+    ///
+    /// # Panics
+    /// If the shape is not usable or the weights are not as many as it says.
+    pub fn input_gradient(shape: &ConvolutionShape, weights: &[f32]) -> Convolution {
+        shape.check();
+        check_weights(shape, weights);
+        // The gradient maps the output channels of the convolution to its input channels.
+        let (inputs, outputs) = (shape.output_channels / shape.groups, shape.input_channels / shape.groups);
+        let count = shape.taps();
+        let packing = Packing::best(shape.groups, inputs, outputs);
+        let length = shape.groups * packing.len(count * inputs, inputs, outputs);
+        let mut packed = Vec::with_capacity(length + LINE_ELEMENTS);
+        let mut passes = Vec::new();
+        let phases = shape.stride;
+        for start in (0..phases[0])
+            .flat_map(|z| (0..phases[1]).flat_map(move |y| (0..phases[2]).map(move |x| [z, y, x])))
+        {
+            let taps = [0, 1, 2].map(|axis| gradient_taps(shape, axis, start[axis]));
+            let begin = packed.len();
+            pack(&mut packed, packing, shape, &taps, inputs, outputs, |group, output, input, tap| {
+                weights[((group * inputs + input) * outputs + output) * count + tap]
+            });
+            passes.push(Pass { start, taps: taps.map(offsets), weights: begin });
+        }
+        Convolution {
+            input_channels: shape.output_channels,
+            output_channels: shape.input_channels,
+            groups: shape.groups,
+            packing,
+            input_step: [1; 3],
+            output_step: shape.stride,
+            passes,
+            weights: packed,
+            aligned: 0,
+        }
+        .align()
+    }
+
+    /// A transposed convolution; weights in ONNX's order `[input channel][output channel / groups][depth][height][width]`, and
+    /// `shape` with the channels, padding and stride of the ConvTranspose node. This is the input gradient of the convolution that
+    /// goes the other way.
+    ///
+    /// # Panics
+    /// If the shape is not usable or the weights are not as many as it says.
+    pub fn transposed(shape: &ConvolutionShape, weights: &[f32]) -> Convolution {
+        Convolution::input_gradient(&shape.reversed(), weights)
+    }
+
+    /// The gradient of a transposed convolution with respect to its input: a convolution. Arguments as for
+    /// [`Convolution::transposed`].
+    ///
+    /// # Panics
+    /// If the shape is not usable or the weights are not as many as it says.
+    pub fn transposed_input_gradient(shape: &ConvolutionShape, weights: &[f32]) -> Convolution {
+        Convolution::forward(&shape.reversed(), weights)
+    }
+
+    /// Computes the output.
+    ///
+    /// Output positions may be as many as the caller likes: the input counts as zero outside of its view, which is how the padding at
+    /// the ends works.
+    ///
+    /// # Panics
+    /// If a view does not fit its slice, the channels or batches do not fit, or the epilogue does not fit the output.
+    pub fn run(
+        &self,
+        level: Level,
+        input: &[f32],
+        input_view: &View,
+        output: &mut [f32],
+        output_view: &View,
+        epilogue: Epilogue,
+    ) {
+        self.run_with(self.weights(), level, input, input_view, output, output_view, epilogue);
+    }
+
+    /// Computes the output with other weights than its own, packed in the same way.
+    pub(crate) fn run_with(
+        &self,
+        weights: &[f32],
+        level: Level,
+        input: &[f32],
+        input_view: &View,
+        output: &mut [f32],
+        output_view: &View,
+        epilogue: Epilogue,
+    ) {
+        input_view.check(input.len(), "input");
+        assert_eq!(input_view.channels, self.input_channels, "channels of the input");
+        assert_eq!(output_view.channels, self.output_channels, "channels of the output");
+        assert_eq!(input_view.batch, output_view.batch, "batches of input and output");
+        let finish = Finish::new(epilogue, output, output_view);
+        if output_view.pixels() == 0 || self.output_channels == 0 {
+            return;
+        }
+        let threads = rayon::current_num_threads();
+        let work =
+            Work { convolution: self, weights, level, input, input_view, output_view, finish, threads };
+        if self.packing == Packing::Depthwise {
+            return depthwise::run(&work);
+        }
+        let total: usize = self.passes.iter().map(|pass| work.plan(pass).tasks).sum();
+        let run = |mut index: usize| {
+            for pass in &self.passes {
+                let plan = work.plan(pass);
+                if index < plan.tasks {
+                    return level.run(Task { work: &work, plan: &plan, index });
+                }
+                index -= plan.tasks;
+            }
+        };
+        match total {
+            0 | 1 => (0..total).for_each(run),
+            _ => (0..total).into_par_iter().with_max_len(1).for_each(run),
+        }
+    }
+}
+
+impl ConvolutionShape {
+    /// The convolution with input and output exchanged.
+    fn reversed(&self) -> ConvolutionShape {
+        ConvolutionShape {
+            input_channels: self.output_channels,
+            output_channels: self.input_channels,
+            ..self.clone()
+        }
+    }
+}
+
+fn offsets(taps: Vec<(usize, isize)>) -> Vec<isize> {
+    taps.into_iter().map(|(_, offset)| offset).collect()
+}
+
+fn check_weights(shape: &ConvolutionShape, weights: &[f32]) {
+    let expected = shape.output_channels * (shape.input_channels / shape.groups) * shape.taps();
+    assert_eq!(weights.len(), expected, "number of weights of {shape:?}");
+}
+
+/// Appends the weights of one pass.
+fn pack(
+    packed: &mut Vec<f32>,
+    packing: Packing,
+    shape: &ConvolutionShape,
+    taps: &[Vec<(usize, isize)>; 3],
+    inputs: usize,
+    outputs: usize,
+    weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+) {
+    let kernel = shape.kernel;
+    let order: Vec<usize> = taps[0]
+        .iter()
+        .flat_map(|z| taps[1].iter().map(move |y| (z, y)))
+        .flat_map(|(z, y)| taps[2].iter().map(move |x| (z.0 * kernel[1] + y.0) * kernel[2] + x.0))
+        .collect();
+    let begin = packed.len();
+    let depth = order.len() * inputs;
+    let group_len = packing.len(depth, inputs.max(1), outputs);
+    packed.reserve_exact(shape.groups * group_len + LINE_ELEMENTS);
+    packed.resize(begin + shape.groups * group_len, 0.0);
+    if group_len == 0 {
+        return;
+    }
+    match packing {
+        Packing::Depthwise => {
+            for (tap, row) in order.iter().zip(packed[begin..].chunks_exact_mut(shape.groups)) {
+                for (group, value) in row.iter_mut().enumerate() {
+                    *value = weight(group, 0, 0, *tap);
+                }
+            }
+            return;
+        }
+        Packing::FewOutputs => {
+            let taps = packed[begin..].chunks_exact_mut(few::packed_tap(inputs, outputs));
+            for (tap, row) in order.iter().zip(taps) {
+                for input in 0..inputs {
+                    for output in 0..outputs {
+                        row[(input / few::CHUNK * outputs + output) * few::CHUNK + input % few::CHUNK] =
+                            weight(0, output, input, *tap);
+                    }
+                }
+            }
+            return;
+        }
+        Packing::Blocks => {}
+    }
+    let groups = packed[begin..].par_chunks_mut(packed_width(outputs) * depth).enumerate();
+    groups.for_each(|(group, packed)| {
+        packed.par_chunks_mut(BLOCK * depth).enumerate().for_each(|(block, packed)| {
+            let first = block * BLOCK;
+            let width = block_width(outputs - first);
+            for (position, row) in packed.chunks_exact_mut(width).enumerate() {
+                let (tap, input) = (order[position / inputs], position % inputs);
+                for (lane, value) in row.iter_mut().enumerate().take(outputs - first) {
+                    *value = weight(group, first + lane, input, tap);
+                }
+            }
+        });
+    });
+}
+
+/// How a pass is cut into tasks: a number of chunks of tiles of pixels times a number of runs of blocks of channels.
+struct Plan<'a> {
+    pass: &'a Pass,
+    /// Output positions of the pass on each axis.
+    counts: [usize; 3],
+    /// Output pixels of the pass over all samples.
+    pixels: usize,
+    tiles: usize,
+    tiles_per_chunk: usize,
+    blocks_per_run: usize,
+    runs: usize,
+    tasks: usize,
+    /// Whether the runs of one chunk follow each other, rather than the chunks of one run.
+    chunk_major: bool,
+    /// Whether to ask for the inputs of the next tile while a tile is computed: where each is read once and comes from afar.
+    asks_ahead: bool,
+}
+
+/// Most tiles of a chunk.
+const MOST_TILES: usize = 16;
+
+/// Input elements that a chunk should not exceed, so that they stay in the second-level cache.
+const CHUNK_ELEMENTS: usize = 64 * 1024;
+
+/// Input elements that are too many for the second-level cache.
+const ASKING_ELEMENTS: usize = 512 * 1024;
+
+/// Work of one task, in multiply-adds of a block of channels, below which sharing it out costs more than it gives.
+const LEAST_WORK: usize = 20_000;
+
+/// One call of `Convolution::run`.
+pub(crate) struct Work<'a> {
+    pub(crate) convolution: &'a Convolution,
+    pub(crate) weights: &'a [f32],
+    pub(crate) level: Level,
+    pub(crate) input: &'a [f32],
+    pub(crate) input_view: &'a View,
+    pub(crate) output_view: &'a View,
+    pub(crate) finish: Finish<'a>,
+    /// Asked for once, because all threads must cut the work in the same way.
+    pub(crate) threads: usize,
+}
+
+impl<'a> Work<'a> {
+    /// Whether different blocks of channels share words of the recorded mask, so that one thread must do all of them.
+    fn shares_words(&self) -> bool {
+        let outputs = self.convolution.output_channels / self.convolution.groups;
+        self.finish.records() && self.convolution.groups > 1 && !outputs.is_multiple_of(WORD)
+    }
+
+    fn blocks(&self) -> usize {
+        let outputs = self.convolution.output_channels / self.convolution.groups;
+        self.convolution.groups * outputs.div_ceil(BLOCK)
+    }
+
+    /// Output positions of a pass on each axis.
+    pub(crate) fn counts(&self, pass: &Pass) -> [usize; 3] {
+        let (size, step) = (self.output_view.size, self.convolution.output_step);
+        [0, 1, 2].map(|axis| size[axis].saturating_sub(pass.start[axis]).div_ceil(step[axis]))
+    }
+
+    /// Elements of the input from one position to the next on each axis.
+    #[inline(always)]
+    pub(crate) fn steps(&self) -> [usize; 3] {
+        let View { size, pixel_stride, .. } = *self.input_view;
+        [
+            size[1].wrapping_mul(size[2]).wrapping_mul(pixel_stride),
+            size[2].wrapping_mul(pixel_stride),
+            pixel_stride,
+        ]
+    }
+
+    fn plan(&self, pass: &'a Pass) -> Plan<'a> {
+        let counts = self.counts(pass);
+        let pixels = self.output_view.batch * counts.iter().product::<usize>();
+        let inputs = self.convolution.input_channels / self.convolution.groups;
+        let depth = (pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs).max(8);
+        let blocks = self.blocks();
+        let tile_pixels = match self.convolution.packing {
+            Packing::FewOutputs => few::tile_pixels(self.level.lanes()),
+            _ => self.level.tile_pixels(),
+        };
+        let tiles = pixels.div_ceil(tile_pixels);
+        let work = pixels.saturating_mul(depth).saturating_mul(blocks);
+        let task = (work / (8 * self.threads)).max(LEAST_WORK);
+        let area = self.convolution.input_step.iter().product::<usize>().min(16)
+            * self.input_view.pixel_stride.max(1);
+        let tiles_per_chunk = (CHUNK_ELEMENTS / area)
+            .min(task / depth)
+            .div_ceil(tile_pixels)
+            .clamp(1, MOST_TILES)
+            .min(tiles.max(1));
+        let chunks = tiles.div_ceil(tiles_per_chunk);
+        let blocks_per_run = match self.shares_words() {
+            true => blocks,
+            false => (task / (tiles_per_chunk * tile_pixels * depth)).clamp(1, blocks),
+        };
+        let runs = blocks.div_ceil(blocks_per_run);
+        let weights = blocks.saturating_mul(BLOCK * depth);
+        let asks_ahead = pass.taps.iter().all(|taps| taps.len() == 1) && self.input.len() > ASKING_ELEMENTS;
+        let chunk_major = weights.saturating_mul(chunks) < self.input.len().saturating_mul(runs);
+        Plan {
+            pass,
+            counts,
+            pixels,
+            tiles,
+            tiles_per_chunk,
+            blocks_per_run,
+            runs,
+            tasks: chunks * runs,
+            chunk_major,
+            asks_ahead,
+        }
+    }
+}
+
+/// One chunk of pixels and one run of blocks.
+struct Task<'a> {
+    work: &'a Work<'a>,
+    plan: &'a Plan<'a>,
+    index: usize,
+}
+
+/// The pixels of a tile: where their patches lie and where their results go.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    patches: Patches<'a>,
+    pixels: usize,
+    output: [usize; MOST_PIXELS],
+}
+
+impl Task<'_> {
+    /// A tile of this task that has no pixels yet.
+    #[inline(always)]
+    fn empty_tile(&self) -> Tile<'_> {
+        let Task { work, plan, .. } = self;
+        let stride = work.input_view.pixel_stride;
+        let taps = &plan.pass.taps;
+        Tile {
+            patches: Patches {
+                base: [0; MOST_PIXELS],
+                at: [[0; MOST_PIXELS]; 3],
+                inside: [true; 3],
+                taps: [&taps[0], &taps[1], &taps[2]],
+                size: work.input_view.size,
+                steps: work.steps(),
+                channels: work.convolution.input_channels / work.convolution.groups,
+                contiguous: stride == work.convolution.input_channels
+                    && work.convolution.groups == 1
+                    && taps[2].is_sorted_by(|a, b| a + 1 == *b),
+                next: 0,
+            },
+            pixels: 0,
+            output: [0; MOST_PIXELS],
+        }
+    }
+
+    /// Makes `tile` that of `pixels` pixels of the pass from `first` on.
+    #[inline(always)]
+    fn fill(&self, tile: &mut Tile, first: usize, pixels: usize) {
+        let Task { work, plan, .. } = self;
+        let view = work.input_view;
+        let (size, steps) = (view.size, tile.patches.steps);
+        let taps = &plan.pass.taps;
+        tile.pixels = pixels;
+        let counts = plan.counts;
+        let (row, mut x) = (first / counts[2], first % counts[2]);
+        let (plane, mut y) = (row / counts[1], row % counts[1]);
+        let (mut sample, mut z) = (plane / counts[0], plane % counts[0]);
+        let input_step = work.convolution.input_step;
+        let output_step = work.convolution.output_step;
+        let output_size = work.output_view.size;
+        for p in 0..pixels {
+            let at = [z * input_step[0], y * input_step[1], x * input_step[2]];
+            let base = sample
+                .wrapping_mul(size[0].wrapping_mul(steps[0]))
+                .wrapping_add(at[0].wrapping_mul(steps[0]))
+                .wrapping_add(at[1].wrapping_mul(steps[1]))
+                .wrapping_add(at[2].wrapping_mul(steps[2]));
+            tile.patches.base[p] = base.wrapping_add(view.channel_offset);
+            for axis in 0..3 {
+                tile.patches.at[axis][p] = at[axis] as isize;
+            }
+            let start = plan.pass.start;
+            let to =
+                [start[0] + z * output_step[0], start[1] + y * output_step[1], start[2] + x * output_step[2]];
+            tile.output[p] =
+                ((sample * output_size[0] + to[0]) * output_size[1] + to[1]) * output_size[2] + to[2];
+            x += 1;
+            if x == counts[2] {
+                x = 0;
+                y += 1;
+                if y == counts[1] {
+                    y = 0;
+                    z += 1;
+                    if z == counts[0] {
+                        z = 0;
+                        sample += 1;
+                    }
+                }
+            }
+        }
+        for axis in 0..3 {
+            let at = &tile.patches.at[axis][..pixels];
+            let (mut least, mut most) = (at[0], at[0]);
+            for position in at {
+                least = least.min(*position);
+                most = most.max(*position);
+            }
+            if let (Some(first), Some(last)) = (taps[axis].first(), taps[axis].last()) {
+                tile.patches.inside[axis] = least + first >= 0 && most + last < size[axis] as isize;
+            }
+        }
+    }
+}
+
+impl Kernel for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Task { work, plan, index } = &self;
+        let convolution = work.convolution;
+        let chunks = plan.tasks / plan.runs;
+        let (chunk, run) = match plan.chunk_major {
+            true => (index / plan.runs, index % plan.runs),
+            false => (index % chunks, index / chunks),
+        };
+        let first_tile = chunk * plan.tiles_per_chunk;
+        let tiles = plan.tiles_per_chunk.min(plan.tiles - first_tile);
+        // All tiles of the pass differ by at most one pixel in size.
+        let (size, larger) = (plan.pixels / plan.tiles, plan.pixels % plan.tiles);
+        let mut tile = [self.empty_tile(); MOST_TILES];
+        let tile = &mut tile[..tiles];
+        for (n, tile) in tile.iter_mut().enumerate() {
+            let index = first_tile + n;
+            self.fill(tile, index * size + index.min(larger), size + usize::from(index < larger));
+        }
+        if work.shares_words() {
+            for pixel in tile.iter().flat_map(|tile| &tile.output[..tile.pixels]) {
+                // SAFETY: where words are shared, this task does all channels of its pixels, and no other task has these pixels.
+                unsafe { work.finish.clear_record(*pixel) };
+            }
+        }
+        let inputs = convolution.input_channels / convolution.groups;
+        let outputs = convolution.output_channels / convolution.groups;
+        let blocks = outputs.div_ceil(BLOCK);
+        let depth = plan.pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs;
+        if convolution.packing == Packing::FewOutputs {
+            let length = Packing::FewOutputs.len(depth, inputs, outputs);
+            let weights = &work.weights[plan.pass.weights..plan.pass.weights + length];
+            let mut sums = [[0.0; BLOCK]; MOST_PIXELS];
+            for tile in tile.iter() {
+                // SAFETY: as for `tile::accumulate` and `Finish::tile` below; there is one group and one block.
+                unsafe {
+                    few::accumulate(
+                        simd,
+                        work.input,
+                        &tile.patches,
+                        weights,
+                        tile.pixels,
+                        outputs,
+                        &mut sums,
+                    );
+                    work.finish.tile(simd, &sums, &tile.output[..tile.pixels], 0, outputs);
+                }
+            }
+            return;
+        }
+        let group_weights = packed_width(outputs) * depth;
+        let first_block = run * plan.blocks_per_run;
+        let mut sums = [[0.0; BLOCK]; MOST_PIXELS];
+        let last_block = (first_block + plan.blocks_per_run).min(blocks * convolution.groups);
+        for (run_block, block) in (first_block..last_block).enumerate() {
+            let (group, block) = (block / blocks, block % blocks);
+            let rest = outputs - block * BLOCK;
+            let (width, channels) = (block_width(rest), rest.min(BLOCK));
+            let begin = plan.pass.weights + group * group_weights + block * BLOCK * depth;
+            let weights = &work.weights[begin..begin + width * depth];
+            let input = &work.input[group * inputs..];
+            for n in 0..tiles {
+                // While it is at work on the first block, a tile asks for the inputs of the next tile.
+                let next = tile.get(n + 1).map(|tile| tile.patches.base[0]);
+                let tile = &mut tile[n];
+                tile.patches.next = match next {
+                    Some(next) if plan.asks_ahead && run_block == 0 => {
+                        next.wrapping_sub(tile.patches.base[0])
+                    }
+                    _ => 0,
+                };
+                // SAFETY: `Task::tile` makes patches whose inside positions are those of existing input pixels, whose channels the check
+                // of the view has found to lie within the input; the channels of the group begin where `input` does.
+                unsafe {
+                    tile::accumulate(
+                        simd,
+                        input,
+                        &tile.patches,
+                        weights,
+                        width,
+                        tile.pixels,
+                        channels,
+                        &mut sums,
+                    );
+                }
+                // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that
+                // they share no words of a mask, or else `shares_words` has given all blocks to one task.
+                unsafe {
+                    work.finish.tile(
+                        simd,
+                        &sums,
+                        &tile.output[..tile.pixels],
+                        group * outputs + block * BLOCK,
+                        channels,
+                    );
+                }
+            }
+        }
+    }
+}

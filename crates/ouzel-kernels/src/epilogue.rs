@@ -1,0 +1,452 @@
+//! What happens to a result while it is still in registers: bias, addition, activation, gates.
+
+use crate::shared::Shared;
+use crate::tile::{BLOCK, HALF_BLOCK};
+use crate::vector::Simd;
+use crate::view::View;
+
+/// Channels that one word of a bit mask covers.
+pub(crate) const WORD: usize = 16;
+
+/// How many words a bit mask has for each pixel.
+///
+/// A mask is a slice of `u16`: the bit of channel c of pixel p is bit `c % 16` of word `p * mask_words(channels) + c / 16`.
+pub fn mask_words(channels: usize) -> usize {
+    channels.div_ceil(WORD)
+}
+
+/// A tensor that is added to the result.
+#[derive(Clone, Copy, Debug)]
+pub enum Addend<'a> {
+    /// What the output held before: the result is accumulated.
+    Output,
+    /// Another tensor with as many pixels and channels as the output; the view says where its channels lie.
+    Tensor(&'a [f32], View),
+}
+
+/// A function applied to each element.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// max(x, 0)
+    Relu,
+    /// min(max(x, low), high)
+    Clip {
+        /// The least result.
+        low: f32,
+        /// The greatest result.
+        high: f32,
+    },
+    /// x where x > 0, else slope · x
+    LeakyRelu(f32),
+}
+
+/// Which elements, seen before the activation, get a set bit in the recorded mask.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RecordRule {
+    /// x > 0: where a Relu has slope 1.
+    Positive,
+    /// low < x < high: where a Clip has slope 1, the bounds excluded (ReLU6).
+    Between(f32, f32),
+    /// low <= x <= high: where a Clip has slope 1, the bounds included.
+    Within(f32, f32),
+}
+
+/// Which elements a gate lets through; the others become exactly zero, whatever they were.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum GateRule {
+    /// Where the bit is set: the true derivative.
+    Gradient,
+    /// Where the bit is set and the value is positive: guided backpropagation.
+    Guided,
+    /// Where the value is positive: deconvnet. Needs no mask.
+    Rectified,
+    /// Where the bit is set; elsewhere the value is multiplied by the slope: the derivative of LeakyRelu.
+    Leaky(f32),
+}
+
+/// A selection of elements by a recorded mask.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate<'a> {
+    /// Which elements pass.
+    pub rule: GateRule,
+    /// The recorded bits, see [`mask_words`]; may be empty for [`GateRule::Rectified`].
+    pub mask: &'a [u16],
+    /// Whether the gate acts before the addend is added rather than last.
+    pub before_addend: bool,
+}
+
+/// What to do with each element of a result before it is stored, in this order:
+/// bias, gate if it comes before the addend, addend, record, activation, gate otherwise.
+///
+/// ```
+/// use ouzel_kernels::{Activation, Epilogue};
+/// let bias = [0.5, -0.5];
+/// let epilogue = Epilogue { bias: Some(&bias), activation: Some(Activation::Relu), ..Epilogue::default() };
+/// assert!(epilogue.record.is_none());
+/// ```
+#[derive(Debug, Default)]
+pub struct Epilogue<'a> {
+    /// One value a channel, added.
+    pub bias: Option<&'a [f32]>,
+    /// A tensor that is added.
+    pub addend: Option<Addend<'a>>,
+    /// A mask that receives one bit an element, see [`mask_words`], and what it says.
+    pub record: Option<(&'a mut [u16], RecordRule)>,
+    /// A function that is applied.
+    pub activation: Option<Activation>,
+    /// A gate.
+    pub gate: Option<Gate<'a>>,
+}
+
+/// An epilogue that has been checked against its output and can be used by many threads.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a> {
+    output: Shared<'a, f32>,
+    view: View,
+    words: usize,
+    bias: Option<&'a [f32]>,
+    addend: Option<Addend<'a>>,
+    record: Option<(Shared<'a, u16>, RecordRule)>,
+    activation: Option<Activation>,
+    gate: Option<Gate<'a>>,
+}
+
+impl<'a> Finish<'a> {
+    /// Checks that all parts fit together.
+    pub(crate) fn new(epilogue: Epilogue<'a>, output: &'a mut [f32], view: &View) -> Finish<'a> {
+        view.check(output.len(), "output");
+        let words = mask_words(view.channels);
+        let mask_len = view.pixels().checked_mul(words).expect("a mask is too long");
+        if let Some(bias) = epilogue.bias {
+            assert!(
+                bias.len() >= view.channels,
+                "bias has {} elements for {} channels",
+                bias.len(),
+                view.channels
+            );
+        }
+        if let Some(Addend::Tensor(data, addend)) = epilogue.addend {
+            addend.check(data.len(), "addend");
+            assert!(
+                addend.pixels() == view.pixels() && addend.channels == view.channels,
+                "addend {addend:?} differs from output {view:?}"
+            );
+        }
+        if let Some((mask, _)) = &epilogue.record {
+            assert!(mask.len() >= mask_len, "recorded mask has {} words, needs {mask_len}", mask.len());
+        }
+        if let Some(gate) = &epilogue.gate {
+            let enough = gate.mask.len() >= mask_len || gate.rule == GateRule::Rectified;
+            assert!(enough, "gate mask has {} words, needs {mask_len}", gate.mask.len());
+        }
+        Finish {
+            output: Shared::new(output),
+            view: *view,
+            words,
+            bias: epilogue.bias,
+            addend: epilogue.addend,
+            record: epilogue.record.map(|(mask, rule)| (Shared::new(mask), rule)),
+            activation: epilogue.activation,
+            gate: epilogue.gate,
+        }
+    }
+
+    /// Whether bits are recorded.
+    pub(crate) fn records(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// Sets all recorded bits of some pixels to zero, as needed before `row` is called on channels that are no multiple of 16.
+    ///
+    /// # Safety
+    /// No other thread may be at work on these pixels.
+    pub(crate) unsafe fn clear_record(&self, pixel: usize) {
+        if let Some((mask, _)) = &self.record {
+            // SAFETY: the caller promises that nobody else uses the words of this pixel.
+            unsafe { mask.part(pixel * self.words, self.words) }.fill(0);
+        }
+    }
+
+    /// Bits `channel ..` of a pixel, lane 0 in bit 0; bits beyond the vector are to be ignored.
+    #[inline(always)]
+    fn gate_bits(&self, mask: &[u16], pixel: usize, channel: usize) -> u32 {
+        let words = &mask[pixel * self.words..(pixel + 1) * self.words];
+        let index = channel / WORD;
+        let shift = channel % WORD;
+        let mut bits = u32::from(words[index]);
+        if shift != 0 && index + 1 < words.len() {
+            bits |= u32::from(words[index + 1]) << WORD;
+        }
+        bits >> shift
+    }
+
+    #[inline(always)]
+    fn apply_gate<S: Simd>(
+        &self,
+        simd: S,
+        gate: &Gate,
+        value: S::Floats,
+        pixel: usize,
+        channel: usize,
+    ) -> S::Floats {
+        let bits = match gate.rule {
+            GateRule::Rectified => 0,
+            _ => self.gate_bits(gate.mask, pixel, channel),
+        };
+        gate_vector(simd, gate.rule, bits, value)
+    }
+
+    /// Finishes and stores at most one vector: `count` channels from `channel` on of a pixel.
+    ///
+    /// # Safety
+    /// No other thread may be at work on these channels of this pixel, nor, if bits are recorded, on any channel that shares their words.
+    #[inline(always)]
+    pub(crate) unsafe fn vector<S: Simd>(
+        &self,
+        simd: S,
+        value: S::Floats,
+        pixel: usize,
+        channel: usize,
+        count: usize,
+    ) {
+        let mut value = value;
+        let whole = count >= S::LANES;
+        let count = count.min(S::LANES);
+        let position = pixel * self.view.pixel_stride + self.view.channel_offset + channel;
+        // SAFETY: the elements belong to these channels of this pixel, which the caller promises to be ours alone.
+        let output = unsafe { self.output.part(position, count) };
+        if let Some(bias) = self.bias {
+            let bias = &bias[channel..channel + count];
+            value = simd.add(value, if whole { simd.load(bias) } else { simd.load_partial(bias) });
+        }
+        if let Some(gate) = &self.gate
+            && gate.before_addend
+        {
+            value = self.apply_gate(simd, gate, value, pixel, channel);
+        }
+        if let Some(addend) = &self.addend {
+            let addend: &[f32] = match addend {
+                Addend::Output => output,
+                Addend::Tensor(data, view) => {
+                    let position = pixel * view.pixel_stride + view.channel_offset + channel;
+                    &data[position..position + count]
+                }
+            };
+            value = simd.add(value, if whole { simd.load(addend) } else { simd.load_partial(addend) });
+        }
+        if let Some((mask, rule)) = &self.record {
+            let bits = record_bits(simd, *rule, value);
+            let bits = bits & ((1u32 << count) - 1);
+            let index = channel / WORD;
+            let shift = channel % WORD;
+            let in_two_words = shift + count > WORD;
+            // SAFETY: these words hold bits of these channels, which the caller promises to be ours alone.
+            let words = unsafe { mask.part(pixel * self.words + index, 1 + usize::from(in_two_words)) };
+            if shift == 0 {
+                words[0] = bits as u16;
+            } else {
+                words[0] |= (bits << shift) as u16;
+            }
+            if in_two_words {
+                words[1] |= (bits << shift >> WORD) as u16;
+            }
+        }
+        value = activate(simd, self.activation, value);
+        if let Some(gate) = &self.gate
+            && !gate.before_addend
+        {
+            value = self.apply_gate(simd, gate, value, pixel, channel);
+        }
+        if whole {
+            simd.store(value, output);
+        } else {
+            simd.store_partial(value, output);
+        }
+    }
+
+    /// Finishes and stores `channels` channels from `channel` on of the given pixels, `sums[p]` belonging to `pixels[p]`.
+    ///
+    /// # Safety
+    /// As for `vector`, for each of the pixels.
+    #[inline(always)]
+    pub(crate) unsafe fn tile<S: Simd>(
+        &self,
+        simd: S,
+        sums: &[[f32; BLOCK]],
+        pixels: &[usize],
+        channel: usize,
+        channels: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe {
+            match channels {
+                BLOCK if channel.is_multiple_of(WORD) => match S::LANES {
+                    16 => self.whole_rows::<S, 2>(simd, sums, pixels, channel),
+                    _ => self.whole_rows::<S, 4>(simd, sums, pixels, channel),
+                },
+                HALF_BLOCK if channel.is_multiple_of(WORD) => match S::LANES {
+                    16 => self.whole_rows::<S, 1>(simd, sums, pixels, channel),
+                    _ => self.whole_rows::<S, 2>(simd, sums, pixels, channel),
+                },
+                _ => {
+                    for (sums, pixel) in sums.iter().zip(pixels) {
+                        self.row(simd, &sums[..channels], *pixel, channel);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `tile` for N whole vectors that fill whole words of masks.
+    ///
+    /// # Safety
+    /// As for `vector`, for each of the pixels.
+    #[inline(always)]
+    unsafe fn whole_rows<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        sums: &[[f32; BLOCK]],
+        pixels: &[usize],
+        channel: usize,
+    ) {
+        let length = N * S::LANES;
+        let mut bias = [simd.splat(0.0); N];
+        if let Some(values) = self.bias {
+            for n in 0..N {
+                bias[n] = simd.load(&values[channel + n * S::LANES..channel + length]);
+            }
+        }
+        let (gate_before, gate_after) = match &self.gate {
+            Some(gate) if gate.before_addend => (Some(gate), None),
+            gate => (None, gate.as_ref()),
+        };
+        for (sums, pixel) in sums.iter().zip(pixels) {
+            let mut values = [simd.splat(0.0); N];
+            for n in 0..N {
+                values[n] = simd.load(&sums[n * S::LANES..]);
+            }
+            // SAFETY: the elements belong to these channels of this pixel, which the caller promises to be ours alone.
+            let output = unsafe {
+                self.output.part(pixel * self.view.pixel_stride + self.view.channel_offset + channel, length)
+            };
+            if self.bias.is_some() {
+                for n in 0..N {
+                    values[n] = simd.add(values[n], bias[n]);
+                }
+            }
+            if let Some(gate) = gate_before {
+                self.gate_row(simd, gate, &mut values, *pixel, channel);
+            }
+            if let Some(addend) = &self.addend {
+                let addend: &[f32] = match addend {
+                    Addend::Output => output,
+                    Addend::Tensor(data, view) => {
+                        &data[pixel * view.pixel_stride + view.channel_offset + channel..][..length]
+                    }
+                };
+                for n in 0..N {
+                    values[n] = simd.add(values[n], simd.load(&addend[n * S::LANES..]));
+                }
+            }
+            if let Some((mask, rule)) = &self.record {
+                let mut bits = 0;
+                for n in 0..N {
+                    bits |= record_bits(simd, *rule, values[n]) << (n * S::LANES);
+                }
+                // SAFETY: these words hold bits of these channels, which the caller promises to be ours alone.
+                let words = unsafe { mask.part(pixel * self.words + channel / WORD, length / WORD) };
+                for (n, word) in words.iter_mut().enumerate() {
+                    *word = (bits >> (n * WORD)) as u16;
+                }
+            }
+            for n in 0..N {
+                values[n] = activate(simd, self.activation, values[n]);
+            }
+            if let Some(gate) = gate_after {
+                self.gate_row(simd, gate, &mut values, *pixel, channel);
+            }
+            for n in 0..N {
+                simd.store(values[n], &mut output[n * S::LANES..]);
+            }
+        }
+    }
+
+    /// Applies a gate to N vectors that fill whole words of the mask.
+    #[inline(always)]
+    fn gate_row<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        gate: &Gate,
+        values: &mut [S::Floats; N],
+        pixel: usize,
+        channel: usize,
+    ) {
+        let mut bits = 0;
+        if gate.rule != GateRule::Rectified {
+            let words = &gate.mask[pixel * self.words + channel / WORD..][..N * S::LANES / WORD];
+            for (n, word) in words.iter().enumerate() {
+                bits |= u32::from(*word) << (n * WORD);
+            }
+        }
+        for n in 0..N {
+            values[n] = gate_vector(simd, gate.rule, bits >> (n * S::LANES), values[n]);
+        }
+    }
+
+    /// Finishes and stores `values.len()` channels from `channel` on of a pixel.
+    ///
+    /// # Safety
+    /// As for `vector`.
+    #[inline(always)]
+    pub(crate) unsafe fn row<S: Simd>(&self, simd: S, values: &[f32], pixel: usize, channel: usize) {
+        let mut done = 0;
+        while done < values.len() {
+            let rest = &values[done..];
+            let value = if rest.len() >= S::LANES { simd.load(rest) } else { simd.load_partial(rest) };
+            // SAFETY: passed on.
+            unsafe { self.vector(simd, value, pixel, channel + done, rest.len()) };
+            done += S::LANES;
+        }
+    }
+}
+
+/// Bits of the lanes that a rule records.
+#[inline(always)]
+fn record_bits<S: Simd>(simd: S, rule: RecordRule, value: S::Floats) -> u32 {
+    match rule {
+        RecordRule::Positive => simd.greater(value, simd.splat(0.0)),
+        RecordRule::Between(low, high) => {
+            simd.greater(value, simd.splat(low)) & simd.greater(simd.splat(high), value)
+        }
+        RecordRule::Within(low, high) => {
+            simd.greater_or_equal(value, simd.splat(low)) & simd.greater_or_equal(simd.splat(high), value)
+        }
+    }
+}
+
+#[inline(always)]
+fn activate<S: Simd>(simd: S, activation: Option<Activation>, value: S::Floats) -> S::Floats {
+    match activation {
+        None => value,
+        Some(Activation::Relu) => simd.greatest(simd.splat(0.0), value),
+        Some(Activation::Clip { low, high }) => {
+            simd.least(simd.splat(high), simd.greatest(simd.splat(low), value))
+        }
+        Some(Activation::LeakyRelu(slope)) => {
+            let positive = simd.greater(value, simd.splat(0.0));
+            simd.select(positive, value, simd.multiply(value, simd.splat(slope)))
+        }
+    }
+}
+
+/// Lets through what a rule says; `bits` are those of the mask.
+#[inline(always)]
+fn gate_vector<S: Simd>(simd: S, rule: GateRule, bits: u32, value: S::Floats) -> S::Floats {
+    let zero = simd.splat(0.0);
+    match rule {
+        GateRule::Gradient => simd.select(bits, value, zero),
+        GateRule::Guided => simd.select(bits & simd.greater(value, zero), value, zero),
+        GateRule::Rectified => simd.select(simd.greater(value, zero), value, zero),
+        GateRule::Leaky(slope) => simd.select(bits, value, simd.multiply(value, simd.splat(slope))),
+    }
+}

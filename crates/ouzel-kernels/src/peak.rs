@@ -1,0 +1,50 @@
+//! The arithmetic peak of a core, the yardstick of the benchmarks.
+
+use crate::level::{Kernel, Level};
+use crate::vector::Simd;
+use std::time::Instant;
+
+/// Independent chains of multiply-adds, more than latency times ports of any known core.
+const CHAINS: usize = 10;
+
+struct Chains {
+    rounds: usize,
+}
+
+impl Kernel for Chains {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let (x, w) = (simd.splat(std::hint::black_box(0.5)), simd.splat(std::hint::black_box(1.0)));
+        let mut sums = [simd.splat(0.0); CHAINS];
+        for _ in 0..self.rounds {
+            for sum in &mut sums {
+                *sum = simd.multiply_add(*sum, x, w);
+            }
+        }
+        let mut total = 0.0;
+        for sum in sums {
+            total += simd.sum(sum);
+        }
+        total
+    }
+}
+
+/// Floating-point operations per second of this thread, measured for about so many seconds: multiply-adds without any memory.
+///
+/// Used by the benchmarks, which state what fraction of it a kernel reaches.
+pub fn peak_flops(level: Level, seconds: f64) -> f64 {
+    const ROUNDS: usize = 10_000;
+    let start = Instant::now();
+    let mut best = 0.0f64;
+    loop {
+        let begin = Instant::now();
+        std::hint::black_box(level.run(Chains { rounds: ROUNDS }));
+        let flops = (ROUNDS * CHAINS * level.lanes() * 2) as f64;
+        best = best.max(flops / begin.elapsed().as_secs_f64());
+        if start.elapsed().as_secs_f64() >= seconds {
+            return best;
+        }
+    }
+}

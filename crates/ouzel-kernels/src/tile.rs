@@ -1,0 +1,322 @@
+//! The micro-kernel of all matrix-like work: a tile of output pixels × output channels that stays in registers.
+
+use crate::vector::Simd;
+
+/// Most pixels of a tile, over all levels.
+pub(crate) const MOST_PIXELS: usize = 12;
+
+/// Output channels of a block of packed weights; the last block of a group may be `HALF_BLOCK` wide.
+pub(crate) const BLOCK: usize = 32;
+
+/// Output channels of a narrow block.
+pub(crate) const HALF_BLOCK: usize = 16;
+
+/// How many inputs ahead weights are asked for.
+const AHEAD: usize = 32;
+
+/// Floats of a cache line.
+const LINE: isize = 16;
+
+/// Read in place of input pixels that lie in the padding.
+pub(crate) static ZEROS: [f32; 4096] = [0.0; 4096];
+
+/// Sums of a tile: `sums[pixel][channel]`.
+pub(crate) type Sums = [[f32; BLOCK]; MOST_PIXELS];
+
+/// How many output channels a block has whose first channel is followed by `rest - 1` others: 32, or 16 if that is enough.
+pub(crate) fn block_width(rest: usize) -> usize {
+    if rest > HALF_BLOCK { BLOCK } else { HALF_BLOCK }
+}
+
+/// How many floats `channels` output channels take when packed in blocks, for each input.
+pub(crate) fn packed_width(channels: usize) -> usize {
+    let rest = channels % BLOCK;
+    channels - rest + if rest == 0 { 0 } else { block_width(rest) }
+}
+
+/// The input patches of the pixels of a tile.
+///
+/// The reduction runs over the taps in row-major order and, for each tap, over the input channels. The channel c of tap (i, j, k) of
+/// pixel p lies at `base[p] + steps[0] * taps[0][i] + steps[1] * taps[1][j] + steps[2] * taps[2][k] + c` if the position
+/// `at[axis][p] + taps[axis][..]` is below `size[axis]` on each axis, and is zero otherwise.
+#[derive(Clone, Copy)]
+pub(crate) struct Patches<'a> {
+    /// Where the first channel of tap offset zero lies or would lie; wraps around where that is outside of the input.
+    pub base: [usize; MOST_PIXELS],
+    /// Position of tap offset zero on each axis; may be negative.
+    pub at: [[isize; MOST_PIXELS]; 3],
+    /// Whether all taps of all pixels are inside, for each axis.
+    pub inside: [bool; 3],
+    /// Offsets of the taps on each axis.
+    pub taps: [&'a [isize]; 3],
+    /// Size of the input.
+    pub size: [usize; 3],
+    /// Elements from one position to the next on each axis.
+    pub steps: [usize; 3],
+    /// Input channels.
+    pub channels: usize,
+    /// Whether the taps of the last axis follow each other in memory without a gap.
+    pub contiguous: bool,
+    /// How far away the inputs of the next tile lie, to ask for them ahead; 0 not to.
+    pub next: usize,
+}
+
+impl Patches<'_> {
+    /// How many inputs a pixel has.
+    fn depth(&self) -> usize {
+        self.taps.iter().map(|taps| taps.len()).product::<usize>() * self.channels
+    }
+}
+
+/// Adds up a tile of `pixels` pixels and `channels` output channels of a block: for each pixel and channel one chain of
+/// multiply-adds over the taps and input channels in order.
+///
+/// `weights` holds a block: for each input in the order of the reduction, `width` floats.
+///
+/// # Safety
+/// For each of the pixels, each tap that `patches` says is inside, and each channel, the index that `Patches` defines must lie within
+/// `input`.
+#[inline(always)]
+pub(crate) unsafe fn accumulate<S: Simd>(
+    simd: S,
+    input: &[f32],
+    patches: &Patches,
+    weights: &[f32],
+    width: usize,
+    pixels: usize,
+    channels: usize,
+    sums: &mut Sums,
+) {
+    macro_rules! run {
+        ($pixels:literal, $width:literal, $vectors:literal, $first:expr) => {
+            // Only whole tiles ask ahead, so that there are not twice as many kinds of tiles.
+            match S::PORTABLE {
+                true => {
+                    safe_tile::<S, $pixels, $vectors, $width>(simd, input, patches, weights, $first, sums)
+                }
+                // SAFETY: passed on.
+                false if ($pixels == 12 || $pixels == 6) && patches.next != 0 => unsafe {
+                    fast_tile::<S, $pixels, $vectors, $width, { $pixels == 12 || $pixels == 6 }>(
+                        simd, input, patches, weights, $first, sums,
+                    )
+                },
+                // SAFETY: passed on.
+                false => unsafe {
+                    fast_tile::<S, $pixels, $vectors, $width, false>(
+                        simd, input, patches, weights, $first, sums,
+                    )
+                },
+            }
+        };
+    }
+    macro_rules! by_pixels {
+        ($width:literal, $vectors:literal, $first:expr) => {
+            match pixels {
+                1 => run!(1, $width, $vectors, $first),
+                2 => run!(2, $width, $vectors, $first),
+                3 => run!(3, $width, $vectors, $first),
+                4 => run!(4, $width, $vectors, $first),
+                5 if !S::PORTABLE => run!(5, $width, $vectors, $first),
+                6 if !S::PORTABLE => run!(6, $width, $vectors, $first),
+                7 if S::LANES == 16 => run!(7, $width, $vectors, $first),
+                8 if S::LANES == 16 => run!(8, $width, $vectors, $first),
+                9 if S::LANES == 16 => run!(9, $width, $vectors, $first),
+                10 if S::LANES == 16 => run!(10, $width, $vectors, $first),
+                11 if S::LANES == 16 => run!(11, $width, $vectors, $first),
+                12 if S::LANES == 16 => run!(12, $width, $vectors, $first),
+                _ => unreachable!("a tile of this level has fewer pixels"),
+            }
+        };
+    }
+    if S::PORTABLE {
+        for first in (0..channels).step_by(S::LANES) {
+            match width {
+                BLOCK => by_pixels!(32, 1, first),
+                _ => by_pixels!(16, 1, first),
+            }
+        }
+    } else if S::LANES == 16 {
+        match width {
+            BLOCK => by_pixels!(32, 2, 0),
+            _ => by_pixels!(16, 1, 0),
+        }
+    } else {
+        for first in (0..channels).step_by(2 * S::LANES) {
+            let two = channels - first > S::LANES;
+            match (width, two) {
+                (BLOCK, true) => by_pixels!(32, 2, first),
+                (BLOCK, false) => by_pixels!(32, 1, first),
+                (_, true) => by_pixels!(16, 2, first),
+                (_, false) => by_pixels!(16, 1, first),
+            }
+        }
+    }
+}
+
+/// The stretches of inputs that each row of taps falls into: how many, and how long. Where all taps of a row are inside and follow each
+/// other in memory, they are one stretch.
+#[inline(always)]
+fn stretches(patches: &Patches) -> (usize, usize) {
+    let row_length = patches.taps[2].len() * patches.channels;
+    match patches.contiguous && patches.inside[2] {
+        true => (usize::from(row_length > 0), row_length),
+        false => (patches.taps[2].len(), patches.channels),
+    }
+}
+
+impl Patches<'_> {
+    /// What a tap adds to the base.
+    #[inline(always)]
+    pub(crate) fn shift(&self, z: isize, y: isize, x: isize) -> usize {
+        (z as usize)
+            .wrapping_mul(self.steps[0])
+            .wrapping_add((y as usize).wrapping_mul(self.steps[1]))
+            .wrapping_add((x as usize).wrapping_mul(self.steps[2]))
+    }
+
+    /// Whether a tap of a pixel is inside.
+    #[inline(always)]
+    pub(crate) fn is_inside(&self, pixel: usize, z: isize, y: isize, x: isize) -> bool {
+        (self.inside[0] || ((self.at[0][pixel] + z) as usize) < self.size[0])
+            && (self.inside[1] || ((self.at[1][pixel] + y) as usize) < self.size[1])
+            && (self.inside[2] || ((self.at[2][pixel] + x) as usize) < self.size[2])
+    }
+}
+
+/// A tile of exactly P pixels and N vectors of channels, beginning at channel `first` of a block that is W wide; with slices.
+#[inline(always)]
+fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
+    simd: S,
+    input: &[f32],
+    patches: &Patches,
+    weights: &[f32],
+    first: usize,
+    sums: &mut Sums,
+) {
+    let mut acc = [[simd.splat(0.0); N]; P];
+    let mut weights = weights;
+    let (count, length) = stretches(patches);
+    for z in patches.taps[0] {
+        for y in patches.taps[1] {
+            for x in &patches.taps[2][..count] {
+                let shift = patches.shift(*z, *y, *x);
+                let mut done = 0;
+                while done < length {
+                    let part = (length - done).min(ZEROS.len());
+                    let mut rows: [&[f32]; P] = [&ZEROS[..part]; P];
+                    for p in 0..P {
+                        if patches.is_inside(p, *z, *y, *x) {
+                            let start = patches.base[p].wrapping_add(shift).wrapping_add(done);
+                            rows[p] = &input[start..start + part];
+                        }
+                    }
+                    let (now, later) = weights.split_at(part * W);
+                    weights = later;
+                    let mut sums = acc;
+                    for (c, weights) in now.chunks_exact(W).enumerate().take(part) {
+                        let mut w = [simd.splat(0.0); N];
+                        for n in 0..N {
+                            w[n] = simd.load(&weights[first + n * S::LANES..]);
+                        }
+                        for p in 0..P {
+                            let x = simd.splat(rows[p][c]);
+                            for n in 0..N {
+                                sums[p][n] = simd.multiply_add(x, w[n], sums[p][n]);
+                            }
+                        }
+                    }
+                    acc = sums;
+                    done += part;
+                }
+            }
+        }
+    }
+    for p in 0..P {
+        for n in 0..N {
+            simd.store(acc[p][n], &mut sums[p][first + n * S::LANES..]);
+        }
+    }
+}
+
+/// A tile of exactly P pixels and N vectors of channels, beginning at channel `first` of a block that is W wide; with pointers, one
+/// register a pixel, all indexed by the same counter. ASK says whether to ask for the inputs of the next tile.
+///
+/// # Safety
+/// As for `accumulate`.
+#[inline(always)]
+unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize, const ASK: bool>(
+    simd: S,
+    input: &[f32],
+    patches: &Patches,
+    weights: &[f32],
+    first: usize,
+    sums: &mut Sums,
+) {
+    assert!(first + N * S::LANES <= W, "invariant: a tile lies within its block");
+    assert!(weights.len() >= patches.depth() * W, "invariant: weights for each input");
+    let mut acc = [[simd.splat(0.0); N]; P];
+    let mut weight = weights.as_ptr().wrapping_add(first);
+    let (count, length) = stretches(patches);
+    let all_inside = patches.inside == [true; 3];
+    for z in patches.taps[0] {
+        for y in patches.taps[1] {
+            for x in &patches.taps[2][..count] {
+                let start = input.as_ptr().wrapping_add(patches.shift(*z, *y, *x));
+                let mut done = 0;
+                while done < length {
+                    let part = if all_inside { length } else { (length - done).min(ZEROS.len()) };
+                    // The pointers stand at the ends of their stretches and are indexed by a counter that rises to zero.
+                    let mut ends = [start; P];
+                    for p in 0..P {
+                        ends[p] = start.wrapping_add(patches.base[p]).wrapping_add(done + part);
+                    }
+                    if !all_inside {
+                        for p in 0..P {
+                            if !patches.is_inside(p, *z, *y, *x) {
+                                ends[p] = ZEROS.as_ptr().wrapping_add(part);
+                            }
+                        }
+                    }
+                    let mut c = -(part as isize);
+                    while c < 0 {
+                        let mut line = 0;
+                        if ASK {
+                            line = (c + LINE).min(0);
+                            for p in 0..P {
+                                simd.prefetch(ends[p].wrapping_offset(c).wrapping_add(patches.next));
+                            }
+                        }
+                        while c < line {
+                            let mut w = [simd.splat(0.0); N];
+                            for n in 0..N {
+                                // SAFETY: `weight` has moved by W for each input so far, of which there are fewer than `depth`, so that
+                                // W floats follow it but for `first`, and first + N * LANES <= W.
+                                w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * S::LANES)) };
+                            }
+                            for p in 0..P {
+                                // SAFETY: c runs over -part .. 0, so this is either one of the first `part` <= ZEROS.len() zeros, or
+                                // an input that is inside, whose index the caller promises to be within the input.
+                                let x = simd.splat(unsafe { *ends[p].wrapping_offset(c) });
+                                for n in 0..N {
+                                    acc[p][n] = simd.multiply_add(x, w[n], acc[p][n]);
+                                }
+                            }
+                            simd.prefetch(weight.wrapping_add(AHEAD * W));
+                            if N * S::LANES > 16 {
+                                simd.prefetch(weight.wrapping_add(AHEAD * W + 16));
+                            }
+                            weight = weight.wrapping_add(W);
+                            c += 1;
+                        }
+                    }
+                    done += part;
+                }
+            }
+        }
+    }
+    for p in 0..P {
+        for n in 0..N {
+            simd.store(acc[p][n], &mut sums[p][first + n * S::LANES..]);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Vectors of floats behind one trait, so that each kernel is written once for all SIMD levels.
+
+/// A proof that certain vector instructions exist, with the operations that they give.
+///
+/// Bits, where they appear, hold lane 0 in bit 0.
+pub(crate) trait Simd: Copy {
+    /// A vector of `LANES` floats.
+    type Floats: Copy;
+    /// How many floats a vector has; at most 16, a divisor of 16.
+    const LANES: usize;
+    /// Whether `multiply_add` rounds once.
+    const FUSED: bool;
+    /// Whether kernels should use their safe loops rather than those on pointers.
+    const PORTABLE: bool;
+
+    fn splat(self, value: f32) -> Self::Floats;
+    /// Loads the first `LANES` elements; panics if there are fewer.
+    fn load(self, from: &[f32]) -> Self::Floats;
+    /// Stores to the first `LANES` elements; panics if there are fewer.
+    fn store(self, value: Self::Floats, to: &mut [f32]);
+    /// Loads `from.len()` elements, at most `LANES` of them; other lanes are zero.
+    fn load_partial(self, from: &[f32]) -> Self::Floats;
+    /// Stores `to.len()` lanes, at most `LANES` of them.
+    fn store_partial(self, value: Self::Floats, to: &mut [f32]);
+    /// Loads `LANES` elements.
+    ///
+    /// # Safety
+    /// They must be readable.
+    unsafe fn load_pointer(self, from: *const f32) -> Self::Floats;
+
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    fn multiply(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// a * b + c
+    fn multiply_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// The greater one; `b` where either is not a number.
+    fn greatest(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// The smaller one; `b` where either is not a number.
+    fn least(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// Bits of the lanes where a > b.
+    fn greater(self, a: Self::Floats, b: Self::Floats) -> u32;
+    /// Bits of the lanes where a >= b.
+    fn greater_or_equal(self, a: Self::Floats, b: Self::Floats) -> u32;
+    /// `a` where the bit is set, else `b`.
+    fn select(self, bits: u32, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// The sum of all lanes, in a fixed order.
+    fn sum(self, a: Self::Floats) -> f32;
+    /// Asks for a cache line that will be read soon; any address is allowed.
+    fn prefetch(self, address: *const f32);
+
+    /// a * b + c on single floats, rounded as `multiply_add` rounds.
+    #[inline(always)]
+    fn multiply_add_one(self, a: f32, b: f32, c: f32) -> f32 {
+        if Self::FUSED { a.mul_add(b, c) } else { a * b + c }
+    }
+}
+
+/// Plain arrays that the compiler turns into whatever vectors the target has.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+const PORTABLE_LANES: usize = 8;
+
+/// Targets on which `f32::mul_add` is one instruction.
+const HARDWARE_FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+
+impl Simd for Portable {
+    type Floats = [f32; PORTABLE_LANES];
+    const LANES: usize = PORTABLE_LANES;
+    const FUSED: bool = HARDWARE_FMA;
+    const PORTABLE: bool = true;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::Floats {
+        [value; PORTABLE_LANES]
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> Self::Floats {
+        *from.first_chunk().expect("invariant: a whole vector to load")
+    }
+    #[inline(always)]
+    fn store(self, value: Self::Floats, to: &mut [f32]) {
+        *to.first_chunk_mut().expect("invariant: a whole vector to store to") = value;
+    }
+    #[inline(always)]
+    fn load_partial(self, from: &[f32]) -> Self::Floats {
+        let mut value = [0.0; PORTABLE_LANES];
+        for (lane, element) in value.iter_mut().zip(from) {
+            *lane = *element;
+        }
+        value
+    }
+    #[inline(always)]
+    fn store_partial(self, value: Self::Floats, to: &mut [f32]) {
+        for (lane, element) in value.iter().zip(to) {
+            *element = *lane;
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_pointer(self, from: *const f32) -> Self::Floats {
+        // SAFETY: the caller promises that `LANES` floats are readable; an array of floats needs no more alignment than one.
+        unsafe { from.cast::<Self::Floats>().read() }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| a[lane] + b[lane])
+    }
+    #[inline(always)]
+    fn multiply(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| a[lane] * b[lane])
+    }
+    #[inline(always)]
+    fn multiply_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| self.multiply_add_one(a[lane], b[lane], c[lane]))
+    }
+    #[inline(always)]
+    fn greatest(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| if a[lane] > b[lane] { a[lane] } else { b[lane] })
+    }
+    #[inline(always)]
+    fn least(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| if a[lane] < b[lane] { a[lane] } else { b[lane] })
+    }
+    #[inline(always)]
+    fn greater(self, a: Self::Floats, b: Self::Floats) -> u32 {
+        (0..PORTABLE_LANES).fold(0, |bits, lane| bits | u32::from(a[lane] > b[lane]) << lane)
+    }
+    #[inline(always)]
+    fn greater_or_equal(self, a: Self::Floats, b: Self::Floats) -> u32 {
+        (0..PORTABLE_LANES).fold(0, |bits, lane| bits | u32::from(a[lane] >= b[lane]) << lane)
+    }
+    #[inline(always)]
+    fn select(self, bits: u32, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| if bits >> lane & 1 == 1 { a[lane] } else { b[lane] })
+    }
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+    #[inline(always)]
+    fn sum(self, a: Self::Floats) -> f32 {
+        let half: [f32; 4] = std::array::from_fn(|lane| a[lane] + a[lane + 4]);
+        (half[0] + half[2]) + (half[1] + half[3])
+    }
+}

@@ -1,0 +1,84 @@
+//! What an explanation gives: raw signed numbers, what they are about, and how they become a map.
+
+use crate::error::{Result, bail};
+use crate::grad_modifiers::GradModifier;
+use crate::image::min_max;
+use crate::tensor::Tensor;
+use ndarray::{ArrayD, Axis};
+
+/// A raw, signed attribution of a target to a tensor, and what is known about how it came about.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Attribution {
+    /// One number for each element of the tensor, batch axis included, before any modifier, reduction or scaling.
+    pub raw: Tensor,
+    /// The name of the tensor that the target is attributed to.
+    pub tensor: String,
+    /// Its channel axis; `None` if it has none.
+    pub channel_axis: Option<usize>,
+    /// The losses with their weighted values.
+    pub losses: Vec<LossValue>,
+    /// The nodes that a backprop modifier was used on: titles and the rule's name.
+    pub matched: Vec<(String, String)>,
+    /// The nodes that got their true gradient.
+    pub default_gradient: Vec<String>,
+    /// What the reader of the map should know.
+    pub warnings: Vec<String>,
+}
+
+/// A loss as it came out.
+#[derive(Clone, Debug)]
+pub struct LossValue {
+    /// The loss's name.
+    pub name: String,
+    /// Its factor in the sum.
+    pub weight: f64,
+    /// The value for each sample, times the weight.
+    pub weighted: Vec<f64>,
+}
+
+impl Attribution {
+    /// The map of each sample: modifier, then the maximum over channels (unless `keep_dims`), then keras-vis's
+    /// min–max scaling to 0…1.
+    ///
+    /// **Formula.** `(m - min m) / (max m - min m + 1e-7)` with `m = max over channels of modifier(raw)`, per sample.
+    /// A constant map is all zeros.
+    ///
+    /// **Shapes.** `[samples, …]`: the tensor's shape without the channel axis, or all of it with `keep_dims`. Tensors
+    /// of rank 2 keep their features.
+    ///
+    /// # Errors
+    /// If the modified gradient has elements that are not finite.
+    pub fn maps(&self, modifier: &GradModifier, keep_dims: bool) -> Result<ArrayD<f32>> {
+        let modified = self.modified(modifier, keep_dims)?;
+        let mut maps = ArrayD::<f32>::zeros(modified.raw_dim());
+        for (sample, mut map) in modified.outer_iter().zip(maps.outer_iter_mut()) {
+            map.assign(&min_max(sample)?);
+        }
+        Ok(maps)
+    }
+
+    /// The modified gradient with channels reduced to their maximum (unless `keep_dims`), not scaled.
+    ///
+    /// # Errors
+    /// If it has elements that are not finite.
+    pub fn modified(&self, modifier: &GradModifier, keep_dims: bool) -> Result<ArrayD<f64>> {
+        let shape = self.raw.shape().to_vec();
+        let modified = modifier.apply(self.raw.to_f64());
+        if modified.shape() != shape {
+            bail!(
+                option,
+                "the grad modifier '{modifier}' returned shape {:?}, expected {shape:?}",
+                modified.shape()
+            );
+        }
+        Ok(match self.channel_axis {
+            Some(axis) if !keep_dims && modified.ndim() > 2 => modified.fold_axis(
+                Axis(axis),
+                f64::NEG_INFINITY,
+                |&max, &value| if value > max { value } else { max },
+            ),
+            _ => modified,
+        })
+    }
+}

@@ -1,0 +1,3 @@
+//! The explanation methods, one a file.
+
+pub mod saliency;

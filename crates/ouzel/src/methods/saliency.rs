@@ -1,0 +1,310 @@
+//! Saliency: the gradient of a target with respect to the input, or to an inner tensor.
+
+use crate::attribution::{Attribution, LossValue};
+use crate::backprop::{Gradient, gradient};
+use crate::builder::{Builder, Var};
+use crate::compile::{Plan, Precision};
+use crate::dim::Dim;
+use crate::error::{Context, Result, bail};
+use crate::grad_modifiers::GradModifier;
+use crate::graph::{Fact, Graph, Source, ValueId};
+use crate::input::Input;
+use crate::losses::{ActivationMaximization, LossContext, WeightedLoss};
+use crate::model::{Model, TensorRef};
+use crate::op::{OpDef, resolve_axis};
+use crate::rules::BackpropModifier;
+use crate::target::Filters;
+use crate::tensor::Tensor;
+use ndarray::{ArrayD, Axis};
+use std::collections::BTreeMap;
+
+/// How a saliency map is made; the defaults are keras-vis's.
+///
+/// ```
+/// use ouzel::{GradModifier, Saliency, rules::BackpropModifier};
+/// let what_lowers_it = Saliency::default()
+///     .backprop_modifier(BackpropModifier::guided())
+///     .grad_modifier(GradModifier::Negate);
+/// # let _ = what_lowers_it;
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Saliency {
+    /// How the backward pass treats activation functions; default: their true gradient.
+    pub backprop_modifier: BackpropModifier,
+    /// What is done to the gradient; default: its absolute value.
+    pub grad_modifier: GradModifier,
+    /// The tensor that the gradient is taken for; default: the model's first floating point input.
+    pub wrt_tensor: Option<TensorRef>,
+    /// The channel axis of that tensor; default: the last one for an input whose last dimension is smaller than
+    /// dimension 1, else 1.
+    pub wrt_channel_axis: Option<i64>,
+    /// Keep the channel axis instead of taking the maximum over it.
+    pub keep_dims: bool,
+    /// What is computed in.
+    pub precision: Precision,
+}
+
+impl Saliency {
+    /// How the backward pass treats activation functions.
+    #[must_use]
+    pub fn backprop_modifier(mut self, modifier: BackpropModifier) -> Self {
+        self.backprop_modifier = modifier;
+        self
+    }
+
+    /// What is done to the gradient.
+    #[must_use]
+    pub fn grad_modifier(mut self, modifier: GradModifier) -> Self {
+        self.grad_modifier = modifier;
+        self
+    }
+
+    /// The tensor that the gradient is taken for.
+    #[must_use]
+    pub fn wrt_tensor(mut self, tensor: impl Into<TensorRef>) -> Self {
+        self.wrt_tensor = Some(tensor.into());
+        self
+    }
+
+    /// The channel axis of that tensor.
+    #[must_use]
+    pub fn wrt_channel_axis(mut self, axis: i64) -> Self {
+        self.wrt_channel_axis = Some(axis);
+        self
+    }
+
+    /// Keep the channel axis instead of taking the maximum over it.
+    #[must_use]
+    pub fn keep_dims(mut self, keep: bool) -> Self {
+        self.keep_dims = keep;
+        self
+    }
+
+    /// What is computed in.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// The gradient of the weighted sum of losses.
+    ///
+    /// **Formula.** `∂ Σ weightᵢ · lossᵢ / ∂ tensor`, for each sample on its own.
+    ///
+    /// **Shapes.** The result has the shape of the tensor, batch axis included.
+    ///
+    /// **Units.** Target units per unit of the tensor (of the preprocessed input).
+    ///
+    /// **Known criticism.** Plain gradients are noisy, and saturate where the target does not change locally although
+    /// the input matters (Sundararajan et al. 2017). Bright means that the target would change, not that the pixel
+    /// speaks for it.
+    ///
+    /// **Source.** Simonyan et al. 2014, "Deep inside convolutional networks".
+    ///
+    /// # Errors
+    /// If the input does not fit the model, if a layer or filter does not exist, if an op on the way is not supported
+    /// or has no gradient, or if the gradient is not finite.
+    pub fn attribute(&self, model: &Model, losses: &[WeightedLoss], input: &Input) -> Result<Attribution> {
+        let inputs = input.resolve(model)?;
+        let graph = model.graph();
+        let explained = match &self.wrt_tensor {
+            Some(tensor) => model.find(tensor.clone())?,
+            None => inputs
+                .iter()
+                .map(|(id, _)| *id)
+                .find(|&id| id == model.main_input())
+                .unwrap_or_else(|| model.main_input()),
+        };
+        let is_input = matches!(graph.value(explained).source, Source::Input);
+        let image = if is_input { explained } else { model.main_input() };
+        let image_axis = channel_axis(graph.fact(image), None, true)?;
+        let axis = channel_axis(graph.fact(explained), self.wrt_channel_axis, is_input)?;
+
+        let active: Vec<&WeightedLoss> = losses.iter().filter(|loss| loss.weight != 0.0).collect();
+        if active.is_empty() {
+            bail!(option, "there is no loss with a weight other than 0");
+        }
+        let builder = Builder::new(graph.clone());
+        let image = builder.var(image);
+        let context =
+            LossContext::new(model, &builder, image, if image_axis == axis { axis } else { image_axis });
+        let mut values: Vec<Var> = Vec::new();
+        for weighted in &active {
+            let title = || weighted.loss.name();
+            let value = weighted.loss.build(&context).context(title)? * weighted.weight;
+            value.id().context(title)?;
+            values.push(value);
+        }
+        let total = values.iter().copied().reduce(|sum, value| sum + value).expect("invariant: not empty");
+        let total = total.sum().id()?;
+        let value_ids = values.iter().map(|value| value.id()).collect::<Result<Vec<ValueId>>>()?;
+        let with_losses = builder.finish()?;
+
+        let Gradient { graph: full, values: gradients, coverage } =
+            gradient(with_losses, total, &[explained], self.backprop_modifier.rules())?;
+        let mut wanted = gradients;
+        wanted.extend(value_ids);
+        let shapes: Vec<(ValueId, Vec<usize>)> =
+            (inputs.iter()).map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
+        let plan = Plan::new(&full, &shapes, &wanted, self.precision)?;
+        let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
+        let mut outputs = plan.run(&tensors)?.into_iter();
+        let raw = outputs.next().expect("invariant: one output for each wanted value");
+        check_finite(&raw, graph)?;
+
+        let losses = (active.iter().zip(outputs))
+            .map(|(weighted, value)| LossValue {
+                name: weighted.loss.name(),
+                weight: weighted.weight,
+                weighted: value.to_f64().into_iter().collect(),
+            })
+            .collect();
+        let title = |node: &crate::graph::NodeId| full.node(*node).title();
+        let mut warnings = self.left_alone(&full, &coverage);
+        if raw.to_f64().iter().all(|&value| value == 0.0) {
+            warnings.push(
+                "the gradient is zero everywhere: usually a saturated softmax or sigmoid (explain the layer before \
+                 it), dead ReLUs, or a rule that let nothing through"
+                    .into(),
+            );
+        }
+        Ok(Attribution {
+            raw,
+            tensor: graph.value(explained).name.to_string(),
+            channel_axis: axis,
+            losses,
+            matched: coverage.matched.iter().map(|(node, rule)| (title(node), rule.to_string())).collect(),
+            default_gradient: coverage.default.iter().map(title).collect(),
+            warnings,
+        })
+    }
+
+    /// Says which activation functions a modifier did not touch.
+    fn left_alone(&self, graph: &Graph, coverage: &crate::backprop::Coverage) -> Vec<String> {
+        if self.backprop_modifier.is_none() {
+            return Vec::new();
+        }
+        let name = self.backprop_modifier.name();
+        let mut warnings = Vec::new();
+        if coverage.matched.is_empty() {
+            warnings.push(format!(
+                "the backprop modifier '{name}' matched no node on the way: the map is the plain gradient"
+            ));
+        }
+        let mut kinds: BTreeMap<&str, (usize, Option<&'static str>)> = BTreeMap::new();
+        for &id in &coverage.default {
+            let node = graph.node(id);
+            if node.op.family() == "activation" {
+                let rectifier = BackpropModifier::rectifier_name(graph, node);
+                let entry = kinds.entry(node.op.name()).or_insert((0, rectifier));
+                entry.0 += 1;
+            }
+        }
+        for (op, (count, rectifier)) in kinds {
+            let hint = match rectifier {
+                Some(rectifier) => format!("; to include it, add '{rectifier}' to the rectifiers"),
+                None => String::new(),
+            };
+            warnings.push(format!("the backprop modifier '{name}' left {count} × {op} alone{hint}"));
+        }
+        warnings
+    }
+}
+
+/// The channel axis of a tensor: the one asked for, else by the shape of an input, else 1.
+fn channel_axis(fact: &Fact, asked: Option<i64>, is_input: bool) -> Result<Option<usize>> {
+    let rank = fact.rank();
+    match asked {
+        Some(axis) => resolve_axis(axis, rank).map(Some).context(|| "the channel axis"),
+        None if rank < 2 => Ok(None),
+        None if is_input && is_channels_last(&fact.shape) => Ok(Some(rank - 1)),
+        None => Ok(Some(1)),
+    }
+}
+
+/// True for a shape such as `[n, 224, 224, 3]`: rank at least 3, and the last dimension smaller than dimension 1.
+pub(crate) fn is_channels_last(shape: &[Dim]) -> bool {
+    match (shape.get(1).and_then(Dim::known), shape.last().and_then(Dim::known)) {
+        (Some(second), Some(last)) => shape.len() >= 3 && last < second,
+        _ => false,
+    }
+}
+
+/// An error that says where numbers that are not finite come from.
+fn check_finite(raw: &Tensor, graph: &Graph) -> Result<()> {
+    let bad = raw.to_f64().iter().filter(|value| !value.is_finite()).count();
+    if bad == 0 {
+        return Ok(());
+    }
+    for (_, value) in graph.values() {
+        if let Source::Constant(constant) = &value.source {
+            if constant.fact().dtype.is_float()
+                && constant.read()?.to_f64().iter().any(|value| !value.is_finite())
+            {
+                bail!(
+                    model,
+                    "the weights '{}' hold NaN or infinite values, so no map can be made",
+                    value.name
+                );
+            }
+        }
+    }
+    bail!(
+        input,
+        "{bad} of {} elements of the gradient are NaN or infinite: the network overflows for this input; check its \
+         preprocessing",
+        raw.len()
+    )
+}
+
+/// A saliency map as keras-vis returns it, and the attribution behind it.
+#[derive(Clone, Debug)]
+pub struct SaliencyMap {
+    /// The map, scaled to 0…1: spatial axes alone for one sample, with a leading axis for several.
+    pub map: ArrayD<f32>,
+    /// The raw gradient and what is known about it.
+    pub attribution: Attribution,
+}
+
+/// keras-vis's `visualize_saliency`: which parts of the input change the activation of filters of a layer.
+///
+/// A positive gradient raises the activation. Without a modifier of the gradient, its absolute value is shown.
+///
+/// ```no_run
+/// use ouzel::{Model, Saliency, visualize_saliency};
+/// let model = Model::load("network.onnx")?;
+/// let picture = ndarray::Array4::<f32>::zeros((1, 3, 224, 224));
+/// let saliency = visualize_saliency(&model, "logits", 20, &picture.into(), &Saliency::default())?;
+/// println!("{:?}", saliency.map.shape()); // [224, 224]
+/// # Ok::<(), ouzel::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`Saliency::attribute`].
+pub fn visualize_saliency(
+    model: &Model,
+    layer_idx: impl Into<TensorRef>,
+    filter_indices: impl Into<Filters>,
+    seed_input: &Input,
+    options: &Saliency,
+) -> Result<SaliencyMap> {
+    let losses = [WeightedLoss::new(ActivationMaximization::new(layer_idx, filter_indices), -1.0)];
+    visualize_saliency_with_losses(model, &losses, seed_input, options)
+}
+
+/// keras-vis's `visualize_saliency_with_losses`: which parts of the input change a weighted sum of losses.
+///
+/// # Errors
+/// As [`Saliency::attribute`].
+pub fn visualize_saliency_with_losses(
+    model: &Model,
+    losses: &[WeightedLoss],
+    seed_input: &Input,
+    options: &Saliency,
+) -> Result<SaliencyMap> {
+    let attribution = options.attribute(model, losses, seed_input)?;
+    let maps = attribution.maps(&options.grad_modifier, options.keep_dims)?;
+    let map = if maps.ndim() > 0 && maps.shape()[0] == 1 { maps.index_axis_move(Axis(0), 0) } else { maps };
+    Ok(SaliencyMap { map, attribution })
+}

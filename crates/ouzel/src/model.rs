@@ -1,0 +1,404 @@
+//! A model: the graph of an ONNX file, and how its tensors are named.
+
+use crate::compile::{Plan, Precision};
+use crate::dim::known_shape;
+use crate::error::{Context, Error, Result, bail};
+use crate::graph::{Graph, Source, ValueId};
+use crate::input::Input;
+use crate::onnx::{self, Imported, Layer, LayerState, ParsedModel};
+use crate::op::OpDef;
+use crate::target::TargetAxes;
+use crate::tensor::Tensor;
+use ndarray::Array2;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Names a tensor of a model: by tensor name, by node name, or by layer index as `ouzel inspect` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TensorRef {
+    /// A tensor's name, else a node's name (its first output), else a layer index written as a number.
+    Name(String),
+    /// A layer's index; negative counts from the end.
+    Index(i64),
+}
+
+impl From<&str> for TensorRef {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+impl From<String> for TensorRef {
+    fn from(name: String) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl From<i64> for TensorRef {
+    fn from(index: i64) -> Self {
+        Self::Index(index)
+    }
+}
+
+impl From<i32> for TensorRef {
+    fn from(index: i32) -> Self {
+        Self::Index(index.into())
+    }
+}
+
+impl fmt::Display for TensorRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Index(index) => write!(f, "{index}"),
+        }
+    }
+}
+
+/// A network read from an ONNX file.
+///
+/// Cheap to clone; never changed by an explanation.
+///
+/// Ops that are not supported do not prevent loading: they matter only if what is asked for depends on them, and then
+/// one error lists all of them.
+#[derive(Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    title: String,
+    graph: Graph,
+    layers: Vec<Layer>,
+    outputs: Vec<String>,
+    values: HashMap<String, ValueId>,
+    nodes: HashMap<String, usize>,
+    opset: i64,
+    producer: String,
+    metadata: BTreeMap<String, String>,
+}
+
+/// What `inspect` says of a node of the file.
+#[derive(Clone, Debug)]
+pub struct LayerSummary<'a> {
+    /// The place in the file; the index by which the layer can be named.
+    pub index: usize,
+    /// The node's name; may be empty.
+    pub name: &'a str,
+    /// The ONNX op.
+    pub op: &'a str,
+    /// The name of the first output.
+    pub output: &'a str,
+    /// The value behind the first output, if the node is supported.
+    pub value: Option<ValueId>,
+    /// The elements of the constants that the node reads.
+    pub parameters: usize,
+    /// Why the node is not supported, if it is not.
+    pub missing: Option<&'a str>,
+    /// True if the node depends on one that is not supported.
+    pub blocked: bool,
+}
+
+impl Model {
+    /// Reads a file.
+    ///
+    /// Weights stay in the file until they are needed.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is not an ONNX model of opset 7 to 23.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let title = path.display().to_string();
+        let parsed = onnx::read_path(path).context(|| &title)?;
+        Self::new(title.clone(), &parsed).context(|| title)
+    }
+
+    /// Reads a model that is in memory.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; weights in external files cannot be found this way.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self> {
+        Self::new("the model".into(), &onnx::read_bytes(bytes.into().into())?)
+    }
+
+    /// Reads a model from a stream.
+    ///
+    /// # Errors
+    /// As [`Model::from_bytes`].
+    pub fn from_reader(reader: impl std::io::Read) -> Result<Self> {
+        Self::new("the model".into(), &onnx::read_reader(reader)?)
+    }
+
+    fn new(title: String, parsed: &ParsedModel) -> Result<Self> {
+        let Imported { graph, layers, outputs, values, opset, producer, metadata } = onnx::import(parsed)?;
+        if !graph.inputs().iter().any(|&id| graph.fact(id).dtype.is_float()) {
+            bail!(model, "the model has no floating point input, so there is nothing to differentiate for");
+        }
+        let mut nodes = HashMap::new();
+        for (index, layer) in layers.iter().enumerate().filter(|(_, layer)| !layer.name.is_empty()) {
+            nodes.entry(layer.name.clone()).or_insert(index);
+        }
+        let inner = Inner { title, graph, layers, outputs, values, nodes, opset, producer, metadata };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// How messages speak of the model: its path.
+    pub fn title(&self) -> &str {
+        &self.inner.title
+    }
+
+    /// The graph, as far as it is supported.
+    pub fn graph(&self) -> &Graph {
+        &self.inner.graph
+    }
+
+    /// The version of the ONNX operators.
+    pub fn opset(&self) -> i64 {
+        self.inner.opset
+    }
+
+    /// The program that wrote the file.
+    pub fn producer(&self) -> &str {
+        &self.inner.producer
+    }
+
+    /// The file's metadata.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.inner.metadata
+    }
+
+    /// The inputs, without initializers.
+    pub fn inputs(&self) -> &[ValueId] {
+        self.inner.graph.inputs()
+    }
+
+    /// The first floating point input: what maps are made for by default.
+    pub fn main_input(&self) -> ValueId {
+        let is_float = |id: &&ValueId| self.inner.graph.fact(**id).dtype.is_float();
+        *self.inputs().iter().find(is_float).expect("invariant: checked on loading")
+    }
+
+    /// The names of the outputs.
+    pub fn output_names(&self) -> &[String] {
+        &self.inner.outputs
+    }
+
+    /// The input of this name.
+    ///
+    /// # Errors
+    /// If there is none; the message lists the inputs.
+    pub fn input(&self, name: &str) -> Result<ValueId> {
+        let graph = self.graph();
+        match self.inputs().iter().find(|&&id| &*graph.value(id).name == name) {
+            Some(&id) => Ok(id),
+            None => {
+                let names: Vec<&str> = self.inputs().iter().map(|&id| &*graph.value(id).name).collect();
+                bail!(input, "the model has no input '{name}'; its inputs are '{}'", names.join("', '"))
+            }
+        }
+    }
+
+    /// The nodes of the file, `Constant` nodes excepted.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = LayerSummary<'_>> {
+        self.inner.layers.iter().enumerate().map(|(index, layer)| {
+            let output = layer.outputs.first().map_or("", String::as_str);
+            LayerSummary {
+                index,
+                name: &layer.name,
+                op: &layer.op,
+                output,
+                value: self.inner.values.get(output).copied(),
+                parameters: self.parameters(layer),
+                missing: match &layer.state {
+                    LayerState::Missing(reason) => Some(reason),
+                    _ => None,
+                },
+                blocked: matches!(layer.state, LayerState::Blocked),
+            }
+        })
+    }
+
+    fn parameters(&self, layer: &Layer) -> usize {
+        let graph = self.graph();
+        let constants = layer.inputs.iter().filter_map(|name| self.inner.values.get(name));
+        constants
+            .filter_map(|&id| graph.constant(id))
+            .filter(|constant| constant.fact().dtype.is_float())
+            .map(|constant| known_shape(&constant.fact().shape).unwrap_or_default().iter().product::<usize>())
+            .sum()
+    }
+
+    /// The number of elements of all floating point constants.
+    pub fn parameter_count(&self) -> usize {
+        let constants = self.graph().values().filter_map(|(_, value)| match &value.source {
+            Source::Constant(constant) if constant.fact().dtype.is_float() => Some(constant.fact()),
+            _ => None,
+        });
+        constants.map(|fact| known_shape(&fact.shape).unwrap_or_default().iter().product::<usize>()).sum()
+    }
+
+    /// Finds a tensor.
+    ///
+    /// # Errors
+    /// If nothing has that name or index, or if it depends on ops that are not supported; the message lists them.
+    pub fn find(&self, tensor: impl Into<TensorRef>) -> Result<ValueId> {
+        match tensor.into() {
+            TensorRef::Index(index) => self.layer_output(index),
+            TensorRef::Name(name) => {
+                if let Some(&id) = self.inner.values.get(&name) {
+                    return Ok(id);
+                }
+                if self.inner.layers.iter().any(|layer| layer.outputs.contains(&name)) {
+                    return Err(self.missing_ops(&name));
+                }
+                if let Some(&index) = self.inner.nodes.get(&name) {
+                    return self.layer_output(index as i64);
+                }
+                match name.parse() {
+                    Ok(index) => self.layer_output(index),
+                    Err(_) => Err(self.unknown_tensor(&name)),
+                }
+            }
+        }
+    }
+
+    fn layer_output(&self, index: i64) -> Result<ValueId> {
+        let count = self.inner.layers.len() as i64;
+        let resolved = if index < 0 { index + count } else { index };
+        let Some(layer) = usize::try_from(resolved).ok().and_then(|place| self.inner.layers.get(place))
+        else {
+            bail!(target, "there is no layer {index}: the model has {count} layers, 0 to {}", count - 1);
+        };
+        match layer.outputs.iter().find(|name| !name.is_empty()) {
+            Some(name) => match self.inner.values.get(name) {
+                Some(&id) => Ok(id),
+                None => Err(self.missing_ops(name)),
+            },
+            None => bail!(target, "layer {index} ({}) has no output", layer.op),
+        }
+    }
+
+    /// Which ops must be supported for `tensor`, and are not.
+    fn missing_ops(&self, tensor: &str) -> Error {
+        let mut producers: HashMap<&str, &Layer> = HashMap::new();
+        for layer in &self.inner.layers {
+            for output in &layer.outputs {
+                producers.insert(output, layer);
+            }
+        }
+        let mut seen = HashSet::new();
+        let mut queue = VecDeque::from([tensor]);
+        let mut missing = Vec::new();
+        while let Some(name) = queue.pop_front() {
+            let Some(layer) = producers.get(name).filter(|_| seen.insert(name)) else { continue };
+            if let LayerState::Missing(reason) = &layer.state {
+                let named = if layer.name.is_empty() { name } else { layer.name.as_str() };
+                missing.push(format!("\n  {} '{named}': {reason}", layer.op));
+            }
+            queue.extend(layer.inputs.iter().map(String::as_str));
+        }
+        missing.sort();
+        missing.dedup();
+        Error::unsupported(format!(
+            "'{tensor}' depends on {} that cannot be used:{}",
+            if missing.len() == 1 { "a node" } else { "nodes" },
+            missing.concat()
+        ))
+    }
+
+    fn unknown_tensor(&self, name: &str) -> Error {
+        let wanted = name.to_lowercase();
+        let known = self.inner.values.keys().chain(self.inner.nodes.keys());
+        let mut near: Vec<&String> = known.filter(|known| known.to_lowercase().contains(&wanted)).collect();
+        near.sort();
+        near.truncate(5);
+        let hint = match near.is_empty() {
+            true => "'ouzel inspect' lists the layers".to_owned(),
+            false => {
+                let near: Vec<&str> = near.iter().map(|name| name.as_str()).collect();
+                format!("did you mean '{}'?", near.join("', '"))
+            }
+        };
+        Error::target(format!("the model has no tensor or layer '{name}'; {hint}"))
+    }
+
+    /// The tensor that is explained when no layer is named: the first floating point output, or, if that is a Softmax
+    /// or LogSoftmax and `keep_softmax` is false, what goes into it. The second value is true in that case.
+    ///
+    /// # Errors
+    /// If the model has no floating point output, or it depends on ops that are not supported.
+    pub fn default_target(&self, keep_softmax: bool) -> Result<(ValueId, bool)> {
+        let graph = self.graph();
+        let mut first_problem = None;
+        for name in &self.inner.outputs {
+            match self.inner.values.get(name) {
+                Some(&id) if graph.fact(id).dtype.is_float() => {
+                    return Ok(match before_softmax(graph, id).filter(|_| !keep_softmax) {
+                        Some(logits) => (logits, true),
+                        None => (id, false),
+                    });
+                }
+                Some(_) => {}
+                None => {
+                    first_problem.get_or_insert_with(|| self.missing_ops(name));
+                }
+            }
+        }
+        Err(first_problem
+            .unwrap_or_else(|| Error::target("the model has no floating point output to explain")))
+    }
+}
+
+/// The prediction.
+impl Model {
+    /// Computes tensors of the model.
+    ///
+    /// # Errors
+    /// If the input does not fit the model.
+    pub fn run(&self, input: &Input, tensors: &[ValueId], precision: Precision) -> Result<Vec<Tensor>> {
+        let inputs = input.resolve(self)?;
+        let shapes: Vec<(ValueId, Vec<usize>)> =
+            inputs.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
+        let tensors_in: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
+        Plan::new(self.graph(), &shapes, tensors, precision)?.run(&tensors_in)
+    }
+
+    /// The score of each filter of a tensor for each sample, `[samples, filters]`: the mean over positions.
+    ///
+    /// # Errors
+    /// As [`Model::run`]; also if `channel_axis` does not exist.
+    pub fn scores(
+        &self,
+        tensor: ValueId,
+        channel_axis: i64,
+        input: &Input,
+        precision: Precision,
+    ) -> Result<Array2<f64>> {
+        let batch = self.graph().fact(self.main_input()).shape.first().cloned();
+        let axes = TargetAxes::new(self.graph().fact(tensor), channel_axis, batch.as_ref())?;
+        let values = self.run(input, &[tensor], precision)?;
+        Ok(axes.scores(values[0].to_f64()))
+    }
+}
+
+/// The input of a Softmax or LogSoftmax at the end, seen through ops that keep the elements.
+fn before_softmax(graph: &Graph, output: ValueId) -> Option<ValueId> {
+    let mut value = output;
+    loop {
+        let node = graph.node(graph.producer(value)?);
+        let input = node.inputs.first().copied().flatten()?;
+        match node.op.name() {
+            "Softmax" | "LogSoftmax" => return Some(input),
+            "Identity" | "Cast" | "Reshape" | "Squeeze" => value = input,
+            _ => return None,
+        }
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Model({}, {} layers)", self.inner.title, self.inner.layers.len())
+    }
+}

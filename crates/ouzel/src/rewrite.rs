@@ -1,0 +1,297 @@
+//! Passes over graphs: prune what is not needed, bind symbols, fold constants, share equal nodes, verify.
+
+use crate::dim::{Bindings, known_shape};
+use crate::error::{Context, Result, bail};
+use crate::graph::{Constant, Fact, Graph, Node, Source, ValueId};
+use crate::op::{Inputs, Op, OpDef};
+use crate::tensor::Tensor;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A rewritten graph, and where the values of the old one are in it.
+#[derive(Clone, Debug)]
+pub struct Rewritten {
+    /// The new graph.
+    pub graph: Graph,
+    values: Vec<Option<ValueId>>,
+}
+
+impl Rewritten {
+    /// The new id of a value of the old graph, unless it was not needed.
+    pub fn get(&self, old: ValueId) -> Option<ValueId> {
+        self.values[old.index()]
+    }
+
+    /// The new id of a value that was kept.
+    ///
+    /// # Errors
+    /// If it was not; that is a bug of the caller.
+    pub fn kept(&self, old: ValueId) -> Result<ValueId> {
+        match self.get(old) {
+            Some(new) => Ok(new),
+            None => bail!(internal, "a rewrite lost a value that is needed"),
+        }
+    }
+}
+
+/// For each value, whether one of `wanted` depends on it.
+fn needed(graph: &Graph, wanted: &[ValueId]) -> Vec<bool> {
+    let mut needed = vec![false; graph.values().len()];
+    for value in wanted {
+        needed[value.index()] = true;
+    }
+    for node in graph.nodes().iter().rev() {
+        if node.outputs.iter().any(|output| needed[output.index()]) {
+            for input in node.inputs.iter().flatten() {
+                needed[input.index()] = true;
+            }
+        }
+    }
+    needed
+}
+
+/// Leaves out what none of `wanted` depends on. Inputs stay.
+///
+/// # Errors
+/// None for a graph that verifies.
+pub fn prune(graph: &Graph, wanted: &[ValueId]) -> Result<Rewritten> {
+    rebuild(graph, wanted, &Bindings::new(), false)
+}
+
+/// Binds symbols, computes what depends on constants alone, lets equal nodes be one, skips nodes that change nothing,
+/// and leaves out what none of `wanted` depends on. Inputs stay.
+///
+/// # Errors
+/// If shapes do not fit once symbols are bound; the message names the node.
+pub fn simplify(graph: &Graph, wanted: &[ValueId], bindings: &Bindings) -> Result<Rewritten> {
+    let simplified = rebuild(graph, wanted, bindings, true)?;
+    // Folding leaves behind what only folded nodes needed.
+    let kept = wanted.iter().map(|&value| simplified.kept(value)).collect::<Result<Vec<_>>>()?;
+    let pruned = prune(&simplified.graph, &kept)?;
+    let values = simplified.values.iter().map(|value| value.and_then(|value| pruned.get(value))).collect();
+    Ok(Rewritten { graph: pruned.graph, values })
+}
+
+/// What makes two constants interchangeable.
+#[derive(PartialEq, Eq, Hash)]
+enum ConstantKey {
+    Content(Fact),
+    Identity(usize),
+}
+
+struct Rebuild<'a> {
+    old: &'a Graph,
+    new: Graph,
+    values: Vec<Option<ValueId>>,
+    constants: HashMap<ConstantKey, ValueId>,
+    nodes: HashMap<(Op, Vec<Option<ValueId>>), Vec<ValueId>>,
+}
+
+fn rebuild(old: &Graph, wanted: &[ValueId], bindings: &Bindings, simplify: bool) -> Result<Rewritten> {
+    let needed = needed(old, wanted);
+    let mut rebuild = Rebuild {
+        old,
+        new: Graph::default(),
+        values: vec![None; old.values().len()],
+        constants: HashMap::new(),
+        nodes: HashMap::new(),
+    };
+    for (id, value) in old.values() {
+        match &value.source {
+            Source::Input => {
+                let shape = value.fact.shape.iter().map(|dim| dim.bind(bindings)).collect();
+                let new = rebuild.new.add_input(&value.name, Fact::new(value.fact.dtype, shape));
+                rebuild.values[id.index()] = Some(new);
+            }
+            Source::Constant(constant) if needed[id.index()] => {
+                let new = rebuild.add_constant(&value.name, constant.clone(), simplify);
+                rebuild.values[id.index()] = Some(new);
+            }
+            _ => {}
+        }
+    }
+    for node in old.nodes() {
+        if node.outputs.iter().any(|output| needed[output.index()]) {
+            rebuild.add_node(node, simplify)?;
+        }
+    }
+    rebuild.new.outputs = old.outputs.iter().filter_map(|output| rebuild.values[output.index()]).collect();
+    let rewritten = Rewritten { graph: rebuild.new, values: rebuild.values };
+    if cfg!(debug_assertions) {
+        verify(&rewritten.graph)?;
+    }
+    Ok(rewritten)
+}
+
+impl Rebuild<'_> {
+    fn add_constant(&mut self, name: &str, constant: Constant, share: bool) -> ValueId {
+        if !share {
+            return self.new.add_constant(name, constant);
+        }
+        let key = match constant.fact().content {
+            Some(_) => ConstantKey::Content(constant.fact().clone()),
+            None => ConstantKey::Identity(constant.identity()),
+        };
+        let new = &mut self.new;
+        *self.constants.entry(key).or_insert_with(|| new.add_constant(name, constant))
+    }
+
+    fn add_node(&mut self, node: &Node, simplify: bool) -> Result<()> {
+        let inputs: Vec<Option<ValueId>> =
+            node.inputs.iter().map(|input| input.and_then(|id| self.values[id.index()])).collect();
+        if simplify {
+            let key = (node.op.clone(), inputs.clone());
+            if let Some(shared) = self.nodes.get(&key).cloned() {
+                self.place(node, &shared);
+                return Ok(());
+            }
+            if let Some(folded) = self.fold(node, &inputs)? {
+                let outputs: Vec<ValueId> = (node.outputs.iter().zip(folded))
+                    .map(|(output, tensor)| {
+                        let name = self.old.value(*output).name.clone();
+                        self.add_constant(&name, Constant::new(tensor), true)
+                    })
+                    .collect();
+                self.place(node, &outputs);
+                self.nodes.insert(key, outputs);
+                return Ok(());
+            }
+        }
+        let new = self.new.add_node(&node.name, node.op.clone(), &inputs)?;
+        let mut outputs = self.new.node(new).outputs.clone();
+        for (old, new) in node.outputs.iter().zip(&outputs) {
+            self.new.set_name(*new, &self.old.value(*old).name);
+        }
+        if let Some(provenance) = &node.provenance {
+            self.new.set_provenance(new, provenance.clone());
+        }
+        if simplify {
+            if let Some(content) = self.known_outputs(&outputs) {
+                outputs = content
+                    .into_iter()
+                    .map(|tensor| self.add_constant("", Constant::new(tensor), true))
+                    .collect();
+            } else if let Some(input) = inputs.first().copied().flatten() {
+                if changes_nothing(&node.op, self.new.fact(input), self.new.fact(outputs[0])) {
+                    outputs[0] = input;
+                }
+            }
+            self.nodes.insert((node.op.clone(), inputs), outputs.clone());
+        }
+        self.place(node, &outputs);
+        Ok(())
+    }
+
+    fn place(&mut self, node: &Node, outputs: &[ValueId]) {
+        for (old, new) in node.outputs.iter().zip(outputs) {
+            self.values[old.index()] = Some(*new);
+        }
+    }
+
+    /// The outputs of a node whose inputs are all constants, unless they would be much larger than the inputs.
+    fn fold(&self, node: &Node, inputs: &[Option<ValueId>]) -> Result<Option<Vec<Tensor>>> {
+        if inputs.is_empty() {
+            return Ok(None);
+        }
+        let mut constants = Vec::new();
+        for input in inputs {
+            match input.map(|id| self.new.constant(id)) {
+                None => constants.push(None),
+                Some(Some(constant)) => constants.push(Some(constant)),
+                Some(None) => return Ok(None),
+            }
+        }
+        let facts: Vec<Option<&Fact>> =
+            constants.iter().map(|constant| constant.map(Constant::fact)).collect();
+        let outputs = node.op.infer(&Inputs(&facts)).context(|| node.title())?;
+        let size = |fact: &Fact| known_shape(&fact.shape).map(|shape| shape.iter().product::<usize>());
+        let given: usize = facts.iter().flatten().filter_map(|fact| size(fact)).sum();
+        let Some(made) = outputs.iter().map(size).sum::<Option<usize>>() else { return Ok(None) };
+        if made > 4 * given + 4096 {
+            return Ok(None);
+        }
+        let tensors: Vec<Option<Tensor>> = (constants.iter())
+            .map(|constant| constant.map(Constant::tensor).transpose())
+            .collect::<Result<_>>()?;
+        let references: Vec<Option<&Tensor>> = tensors.iter().map(Option::as_ref).collect();
+        Ok(Some(node.op.run(&Inputs(&references)).context(|| node.title())?))
+    }
+
+    /// The outputs of a node where their elements follow from shapes alone.
+    fn known_outputs(&self, outputs: &[ValueId]) -> Option<Vec<Tensor>> {
+        outputs.iter().map(|&output| self.new.fact(output).known_tensor()).collect()
+    }
+}
+
+/// True for an op whose first output is its first input.
+fn changes_nothing(op: &Op, x: &Fact, y: &Fact) -> bool {
+    match op {
+        Op::Identity(_) | Op::Dropout(_) => true,
+        Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) | Op::Expand(_) | Op::Cast(_) => {
+            x.dtype == y.dtype && x.shape == y.shape
+        }
+        _ => false,
+    }
+}
+
+/// Checks that a graph is well formed: order, arity, facts.
+///
+/// # Errors
+/// If it is not; that is a bug, and the message names the node.
+pub fn verify(graph: &Graph) -> Result<()> {
+    let mut defined = vec![false; graph.values().len()];
+    for (id, value) in graph.values() {
+        defined[id.index()] = !matches!(value.source, Source::Node(_));
+    }
+    for (id, node) in graph.nodes_with_ids() {
+        if let Some(early) = node.inputs.iter().flatten().find(|input| !defined[input.index()]) {
+            bail!(internal, "{} reads {} before it is computed", node.title(), graph.title(*early));
+        }
+        let facts: Vec<Option<&Fact>> =
+            node.inputs.iter().map(|input| input.map(|id| graph.fact(id))).collect();
+        let outputs = node.op.infer(&Inputs(&facts)).context(|| node.title())?;
+        if outputs.len() != node.outputs.len() {
+            bail!(internal, "{} has {} outputs, its op {}", node.title(), node.outputs.len(), outputs.len());
+        }
+        for (output, inferred) in node.outputs.iter().zip(&outputs) {
+            let fact = graph.fact(*output);
+            if fact.dtype != inferred.dtype
+                || fact.shape != inferred.shape
+                || graph.producer(*output) != Some(id)
+            {
+                bail!(internal, "{} gives {inferred}, the graph says {fact}", node.title());
+            }
+            defined[output.index()] = true;
+        }
+    }
+    Ok(())
+}
+
+/// The symbols that make the shape of `fact` the shape given.
+///
+/// # Errors
+/// If an axis is a different number; the message names the tensor and says what was expected.
+pub fn bind(name: &str, fact: &Fact, shape: &[usize], bindings: &mut Bindings) -> Result<()> {
+    let mismatch = |reason: &str| {
+        let expected = crate::dim::display_shape(&fact.shape);
+        Err(crate::Error::input(format!(
+            "input '{name}': expected shape {expected}, found {shape:?}{reason}"
+        )))
+    };
+    if fact.rank() != shape.len() {
+        return mismatch(&format!(" (rank {} instead of {})", shape.len(), fact.rank()));
+    }
+    for (dim, &length) in fact.shape.iter().zip(shape) {
+        match (dim.known(), dim.as_symbol()) {
+            (Some(known), _) if known != length as i64 => return mismatch(""),
+            (None, Some(symbol)) => {
+                let known = *bindings.entry(Arc::clone(symbol)).or_insert(length as i64);
+                if known != length as i64 {
+                    return mismatch(&format!(": '{symbol}' is {known} elsewhere"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
