@@ -56,7 +56,7 @@ impl Checks {
             }
             beyond += 1;
             if excess.is_nan() || excess > worst.0 {
-                let place = place.as_array_view().to_vec();
+                let place = ndarray::Dimension::slice(&place);
                 worst =
                     (excess, format!("at {place:?} found {a:e}, expected {b:e} within {:.1e}", allowed(b)));
             }

@@ -76,7 +76,7 @@ impl FolderReport {
 
     /// What failed, a line for each comparison: folder, case, call, reason.
     pub fn failures(&self) -> impl Iterator<Item = String> {
-        self.cases.iter().flat_map(|case| {
+        self.cases.iter().flat_map(move |case| {
             let reasons = match &case.outcome {
                 Outcome::Failed(reasons) => reasons.as_slice(),
                 _ => &[],

@@ -6,9 +6,13 @@ use crate::graph::{Constant, Fact, Graph, NodeId, Provenance, ValueId};
 use crate::op::Op;
 use crate::ops::activation::{Relu, Sigmoid, Tanh};
 use crate::ops::elementwise as el;
+use crate::ops::gather::Gather;
 use crate::ops::layout::{Cast, Expand, Reshape, Shape as ShapeOp, Squeeze, Transpose, Unsqueeze};
 use crate::ops::logic;
+use crate::ops::matmul::MatMul;
 use crate::ops::reduce::{ReduceMax, ReduceMean, ReduceSum};
+use crate::ops::slice::{Concat, Slice};
+use crate::ops::softmax::Softmax;
 use crate::tensor::{DType, Tensor};
 use std::cell::{Ref, RefCell};
 use std::ops::{Add, Div, Mul, Neg, Sub};
@@ -128,6 +132,14 @@ impl Builder {
     pub fn apply<'b>(&'b self, op: impl Into<Op>, inputs: &[Var<'b>]) -> Var<'b> {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         self.apply_all(op, &inputs)[0]
+    }
+
+    /// Joins values along an axis; they agree in the lengths of all other axes.
+    pub fn concat<'b>(&'b self, parts: &[Var<'b>], axis: usize) -> Var<'b> {
+        match parts {
+            [part] => *part,
+            _ => self.apply(Concat { axis: axis as i64 }, parts),
+        }
     }
 
     /// `None` if an input is inert.
@@ -388,6 +400,36 @@ impl<'b> Var<'b> {
             return self;
         }
         self.unary(Transpose { permutation: Some(permutation) })
+    }
+
+    /// Matrices transposed: the last two axes change places.
+    pub fn transpose_last_two(self) -> Var<'b> {
+        let rank = self.rank();
+        if rank < 2 {
+            return self.builder.fail(Error::shape(format!("expected matrices, found {}", self.fact())));
+        }
+        self.transpose((0..rank - 2).chain([rank - 1, rank - 2]))
+    }
+
+    /// The matrix product, with numpy's rules for stacks of matrices and for vectors.
+    pub fn matmul(self, other: Var<'b>) -> Var<'b> {
+        self.binary(MatMul, other)
+    }
+
+    /// The softmax along one axis.
+    pub fn softmax(self, axis: usize) -> Var<'b> {
+        self.unary(Softmax::over(axis))
+    }
+
+    /// The elements at constant places of an axis; negative places count from its end.
+    pub fn gather(self, axis: usize, indices: Vec<i64>) -> Var<'b> {
+        self.binary(Gather { axis: axis as i64 }, self.builder.integers(indices))
+    }
+
+    /// The elements from `start` to before `end` of an axis; negative places count from its end.
+    pub fn slice(self, axis: usize, start: i64, end: i64) -> Var<'b> {
+        let vector = |value: i64| self.builder.integers([value]);
+        self.builder.apply(Slice, &[self, vector(start), vector(end), vector(axis as i64)])
     }
 
     /// Inserts axes of length 1 at these places of the result.

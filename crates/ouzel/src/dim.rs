@@ -139,12 +139,26 @@ impl Dim {
 
     /// The smaller of two dimensions.
     pub fn minimum(&self, other: &Dim) -> Dim {
-        // A constant difference decides, whatever the symbols stand for.
-        match (self - other).known() {
-            Some(difference) if difference <= 0 => self.clone(),
+        // A difference of one sign decides, whatever the symbols stand for: they are lengths.
+        match (self - other).sign() {
+            Some(sign) if sign <= 0 => self.clone(),
             Some(_) => other.clone(),
             None => Self::atom(Atom::Minimum(Box::new(self.clone()), Box::new(other.clone()))),
         }
+    }
+
+    /// The sign, where it is the same whatever the symbols stand for; symbols are never negative.
+    fn sign(&self) -> Option<i64> {
+        let terms = match &self.0 {
+            Form::Number(value) => return Some(value.signum()),
+            Form::Sum(terms) => terms,
+        };
+        let symbols = |monomial: &[Atom]| monomial.iter().all(|atom| matches!(atom, Atom::Symbol(_)));
+        let first = terms.values().next()?.signum();
+        terms
+            .iter()
+            .all(|(monomial, coefficient)| coefficient.signum() == first && symbols(monomial))
+            .then_some(first)
     }
 
     /// The number that the dimension stands for.
@@ -374,10 +388,12 @@ mod tests {
     }
 
     #[test]
-    fn minimum_is_decided_by_a_constant_difference() {
+    fn minimum_is_decided_by_a_difference_of_one_sign() {
         let more = &n() + &Dim::from(2i64);
         assert_eq!(n().minimum(&more), n());
         assert_eq!(more.minimum(&n()), n());
         assert_eq!(n().minimum(&Dim::from(5i64)).to_string(), "min(n, 5)");
+        assert_eq!((&n() + &Dim::symbol("m")).minimum(&n()), n());
+        assert_eq!(n().minimum(&Dim::from(0i64)), Dim::from(0i64));
     }
 }

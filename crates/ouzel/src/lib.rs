@@ -40,5 +40,5 @@ pub use methods::saliency::{Saliency, SaliencyMap, visualize_saliency, visualize
 pub use model::{LayerSummary, Model, TensorRef};
 pub use op::{Custom, Inputs, Op, OpDef, Real};
 pub use rewrite::{Rewritten, prune, simplify, verify};
-pub use target::Filters;
+pub use target::{Filters, top};
 pub use tensor::{Array, DType, Element, Float, Tensor};

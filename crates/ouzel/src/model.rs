@@ -1,10 +1,15 @@
 //! A model: the graph of an ONNX file, and how its tensors are named.
 
+use crate::compile::{Plan, Precision};
 use crate::dim::known_shape;
 use crate::error::{Context, Error, Result, bail};
 use crate::graph::{Graph, Source, ValueId};
+use crate::input::Input;
 use crate::onnx::{self, Imported, Layer, LayerState, ParsedModel};
 use crate::op::OpDef;
+use crate::target::TargetAxes;
+use crate::tensor::Tensor;
+use ndarray::Array2;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::path::Path;
@@ -343,6 +348,38 @@ impl Model {
         }
         Err(first_problem
             .unwrap_or_else(|| Error::target("the model has no floating point output to explain")))
+    }
+}
+
+/// The prediction.
+impl Model {
+    /// Computes tensors of the model.
+    ///
+    /// # Errors
+    /// If the input does not fit the model.
+    pub fn run(&self, input: &Input, tensors: &[ValueId], precision: Precision) -> Result<Vec<Tensor>> {
+        let inputs = input.resolve(self)?;
+        let shapes: Vec<(ValueId, Vec<usize>)> =
+            inputs.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
+        let tensors_in: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
+        Plan::new(self.graph(), &shapes, tensors, precision)?.run(&tensors_in)
+    }
+
+    /// The score of each filter of a tensor for each sample, `[samples, filters]`: the mean over positions.
+    ///
+    /// # Errors
+    /// As [`Model::run`]; also if `channel_axis` does not exist.
+    pub fn scores(
+        &self,
+        tensor: ValueId,
+        channel_axis: i64,
+        input: &Input,
+        precision: Precision,
+    ) -> Result<Array2<f64>> {
+        let batch = self.graph().fact(self.main_input()).shape.first().cloned();
+        let axes = TargetAxes::new(self.graph().fact(tensor), channel_axis, batch.as_ref())?;
+        let values = self.run(input, &[tensor], precision)?;
+        Ok(axes.scores(values[0].to_f64()))
     }
 }
 

@@ -161,6 +161,11 @@ op_list! {
         ConstantOfShape;
     reduce: ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceProd, ReduceL1, ReduceL2, ReduceSumSquare, ReduceLogSum,
         ReduceLogSumExp;
+    matmul: MatMul, Gemm;
+    softmax: Softmax, LogSoftmax, Hardmax;
+    slice: Slice, SliceTranspose, Split, Concat;
+    pad: Pad, PadTranspose, Tile;
+    gather: Gather, GatherTranspose;
 }
 
 impl OpDef for Op {

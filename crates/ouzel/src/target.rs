@@ -85,7 +85,12 @@ impl TargetAxes {
 }
 
 /// The `count` highest-scoring filters of each sample, best first; of equal scores the lower index.
-pub(crate) fn top(scores: &Array2<f64>, count: usize) -> Vec<Vec<usize>> {
+///
+/// ```
+/// let scores = ndarray::arr2(&[[0.1, 0.7, 0.2]]);
+/// assert_eq!(ouzel::top(&scores, 2), [[1, 2]]);
+/// ```
+pub fn top(scores: &Array2<f64>, count: usize) -> Vec<Vec<usize>> {
     let best = |scores: ndarray::ArrayView1<f64>| {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
