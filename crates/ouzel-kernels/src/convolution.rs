@@ -2,6 +2,7 @@
 
 use crate::depthwise;
 use crate::epilogue::{Epilogue, Finish, WORD};
+use crate::few;
 use crate::level::{Kernel, Level};
 use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, block_width, packed_width};
 use crate::vector::Simd;
@@ -95,6 +96,42 @@ pub(crate) fn gradient_taps(shape: &ConvolutionShape, axis: usize, phase: usize)
         .collect()
 }
 
+/// Floats of a cache line.
+const LINE_ELEMENTS: usize = 16;
+
+/// The order of packed weights, and with it the kernel that reads them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// `[group][block of outputs][tap][input][output within the block]`, absent outputs zero.
+    Blocks,
+    /// As the module `few` says, for very few outputs.
+    FewOutputs,
+    /// `[tap][channel]`, where each channel is convolved by itself.
+    Depthwise,
+}
+
+impl Packing {
+    /// The best order for so many groups, inputs and outputs of a group.
+    fn best(groups: usize, inputs: usize, outputs: usize) -> Packing {
+        if groups > 1 && inputs == 1 && outputs == 1 {
+            Packing::Depthwise
+        } else if few::suits(groups, inputs, outputs) {
+            Packing::FewOutputs
+        } else {
+            Packing::Blocks
+        }
+    }
+
+    /// How many floats the weights of one group take.
+    fn len(self, depth: usize, inputs: usize, outputs: usize) -> usize {
+        match self {
+            Packing::Blocks => packed_width(outputs) * depth,
+            Packing::FewOutputs => few::packed_tap(inputs, outputs) * (depth / inputs),
+            Packing::Depthwise => depth,
+        }
+    }
+}
+
 /// One pass over the output: the positions `start + n * step` with their taps.
 pub(crate) struct Pass {
     pub(crate) start: [usize; 3],
@@ -128,12 +165,15 @@ pub struct Convolution {
     pub(crate) input_channels: usize,
     pub(crate) output_channels: usize,
     groups: usize,
+    packing: Packing,
     /// Step of the input from one output position of a pass to the next.
     pub(crate) input_step: [usize; 3],
     /// Step of the output within a pass.
     pub(crate) output_step: [usize; 3],
     pub(crate) passes: Vec<Pass>,
     weights: Vec<f32>,
+    /// Where the weights begin, at a cache line.
+    aligned: usize,
 }
 
 impl Convolution {
@@ -146,7 +186,8 @@ impl Convolution {
         check_weights(shape, weights);
         let (inputs, outputs) = (shape.input_channels / shape.groups, shape.output_channels / shape.groups);
         let count = shape.taps();
-        Convolution::with_weights(shape, |group, output, input, tap| {
+        let packing = Packing::best(shape.groups, inputs, outputs);
+        Convolution::with_weights(shape, packing, |group, output, input, tap| {
             weights[((group * outputs + output) * inputs + input) * count + tap]
         })
     }
@@ -154,13 +195,15 @@ impl Convolution {
     /// A convolution whose weights are given by a function of (group, output of the group, input of the group, tap).
     pub(crate) fn with_weights(
         shape: &ConvolutionShape,
+        packing: Packing,
         weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
     ) -> Convolution {
         let taps = [0, 1, 2].map(|axis| forward_taps(shape, axis));
         let (inputs, outputs) = (shape.input_channels / shape.groups, shape.output_channels / shape.groups);
         let mut convolution = Convolution::without_weights(shape);
-        pack(&mut convolution.weights, shape, &taps, inputs, outputs, weight);
-        convolution
+        convolution.packing = packing;
+        pack(&mut convolution.weights, packing, shape, &taps, inputs, outputs, weight);
+        convolution.align()
     }
 
     /// A convolution that can only be run with the weights of others.
@@ -170,16 +213,31 @@ impl Convolution {
             input_channels: shape.input_channels,
             output_channels: shape.output_channels,
             groups: shape.groups,
+            packing: Packing::Blocks,
             input_step: shape.stride,
             output_step: [1; 3],
             passes: vec![Pass { start: [0; 3], taps, weights: 0 }],
             weights: Vec::new(),
+            aligned: 0,
         }
     }
 
     /// The packed weights.
     pub(crate) fn weights(&self) -> &[f32] {
-        &self.weights
+        &self.weights[self.aligned..]
+    }
+
+    /// Moves the weights by a few elements so that they begin at a cache line, which halves the lines that a vector touches.
+    fn align(mut self) -> Convolution {
+        let length = self.weights.len();
+        self.weights.reserve_exact(LINE_ELEMENTS);
+        let shift = self.weights.as_ptr().align_offset(LINE_ELEMENTS * size_of::<f32>());
+        if shift < LINE_ELEMENTS {
+            self.weights.resize(length + shift, 0.0);
+            self.weights.copy_within(..length, shift);
+            self.aligned = shift;
+        }
+        self
     }
 
     /// The gradient with respect to the input of the convolution that `shape` describes: `run` takes the gradient of the output (as its
@@ -193,7 +251,9 @@ impl Convolution {
         // The gradient maps the output channels of the convolution to its input channels.
         let (inputs, outputs) = (shape.output_channels / shape.groups, shape.input_channels / shape.groups);
         let count = shape.taps();
-        let mut packed = Vec::with_capacity(shape.groups * packed_width(outputs) * count * inputs);
+        let packing = Packing::best(shape.groups, inputs, outputs);
+        let length = shape.groups * packing.len(count * inputs, inputs, outputs);
+        let mut packed = Vec::with_capacity(length + LINE_ELEMENTS);
         let mut passes = Vec::new();
         let phases = shape.stride;
         for start in (0..phases[0])
@@ -201,7 +261,7 @@ impl Convolution {
         {
             let taps = [0, 1, 2].map(|axis| gradient_taps(shape, axis, start[axis]));
             let begin = packed.len();
-            pack(&mut packed, shape, &taps, inputs, outputs, |group, output, input, tap| {
+            pack(&mut packed, packing, shape, &taps, inputs, outputs, |group, output, input, tap| {
                 weights[((group * inputs + input) * outputs + output) * count + tap]
             });
             passes.push(Pass { start, taps: taps.map(offsets), weights: begin });
@@ -210,11 +270,14 @@ impl Convolution {
             input_channels: shape.output_channels,
             output_channels: shape.input_channels,
             groups: shape.groups,
+            packing,
             input_step: [1; 3],
             output_step: shape.stride,
             passes,
             weights: packed,
+            aligned: 0,
         }
+        .align()
     }
 
     /// A transposed convolution; weights in ONNX's order `[input channel][output channel / groups][depth][height][width]`, and
@@ -236,11 +299,6 @@ impl Convolution {
         Convolution::forward(&shape.reversed(), weights)
     }
 
-    /// Whether each channel is convolved by itself.
-    fn is_depthwise(&self) -> bool {
-        self.groups == self.input_channels && self.groups == self.output_channels && self.groups > 1
-    }
-
     /// Computes the output.
     ///
     /// Output positions may be as many as the caller likes: the input counts as zero outside of its view, which is how the padding at
@@ -257,7 +315,7 @@ impl Convolution {
         output_view: &View,
         epilogue: Epilogue,
     ) {
-        self.run_with(&self.weights, level, input, input_view, output, output_view, epilogue);
+        self.run_with(self.weights(), level, input, input_view, output, output_view, epilogue);
     }
 
     /// Computes the output with other weights than its own, packed in the same way.
@@ -282,7 +340,7 @@ impl Convolution {
         let threads = rayon::current_num_threads();
         let work =
             Work { convolution: self, weights, level, input, input_view, output_view, finish, threads };
-        if self.is_depthwise() {
+        if self.packing == Packing::Depthwise {
             return depthwise::run(&work);
         }
         let total: usize = self.passes.iter().map(|pass| work.plan(pass).tasks).sum();
@@ -322,10 +380,10 @@ fn check_weights(shape: &ConvolutionShape, weights: &[f32]) {
     assert_eq!(weights.len(), expected, "number of weights of {shape:?}");
 }
 
-/// Appends the weights of one pass as `[group][block of outputs][tap][input][output within the block]`, absent outputs zero;
-/// those of a depthwise convolution as `[tap][channel]`.
+/// Appends the weights of one pass.
 fn pack(
     packed: &mut Vec<f32>,
+    packing: Packing,
     shape: &ConvolutionShape,
     taps: &[Vec<(usize, isize)>; 3],
     inputs: usize,
@@ -339,17 +397,35 @@ fn pack(
         .flat_map(|(z, y)| taps[2].iter().map(move |x| (z.0 * kernel[1] + y.0) * kernel[2] + x.0))
         .collect();
     let begin = packed.len();
-    if inputs == 1 && outputs == 1 && shape.groups > 1 {
-        // Depthwise: `[tap][channel]`.
-        for tap in order {
-            packed.extend((0..shape.groups).map(|group| weight(group, 0, 0, tap)));
-        }
+    let depth = order.len() * inputs;
+    let group_len = packing.len(depth, inputs.max(1), outputs);
+    packed.reserve_exact(shape.groups * group_len + LINE_ELEMENTS);
+    packed.resize(begin + shape.groups * group_len, 0.0);
+    if group_len == 0 {
         return;
     }
-    let depth = order.len() * inputs;
-    packed.resize(begin + shape.groups * packed_width(outputs) * depth, 0.0);
-    if depth == 0 || outputs == 0 {
-        return;
+    match packing {
+        Packing::Depthwise => {
+            for (tap, row) in order.iter().zip(packed[begin..].chunks_exact_mut(shape.groups)) {
+                for (group, value) in row.iter_mut().enumerate() {
+                    *value = weight(group, 0, 0, *tap);
+                }
+            }
+            return;
+        }
+        Packing::FewOutputs => {
+            let taps = packed[begin..].chunks_exact_mut(few::packed_tap(inputs, outputs));
+            for (tap, row) in order.iter().zip(taps) {
+                for input in 0..inputs {
+                    for output in 0..outputs {
+                        row[(input / few::CHUNK * outputs + output) * few::CHUNK + input % few::CHUNK] =
+                            weight(0, output, input, *tap);
+                    }
+                }
+            }
+            return;
+        }
+        Packing::Blocks => {}
     }
     let groups = packed[begin..].par_chunks_mut(packed_width(outputs) * depth).enumerate();
     groups.for_each(|(group, packed)| {
@@ -380,6 +456,8 @@ struct Plan<'a> {
     tasks: usize,
     /// Whether the runs of one chunk follow each other, rather than the chunks of one run.
     chunk_major: bool,
+    /// Whether to ask for the inputs of the next tile while a tile is computed: where each is read once and comes from afar.
+    asks_ahead: bool,
 }
 
 /// Most tiles of a chunk.
@@ -387,6 +465,9 @@ const MOST_TILES: usize = 16;
 
 /// Input elements that a chunk should not exceed, so that they stay in the second-level cache.
 const CHUNK_ELEMENTS: usize = 64 * 1024;
+
+/// Input elements that are too many for the second-level cache.
+const ASKING_ELEMENTS: usize = 512 * 1024;
 
 /// Work of one task, in multiply-adds of a block of channels, below which sharing it out costs more than it gives.
 const LEAST_WORK: usize = 20_000;
@@ -439,7 +520,10 @@ impl<'a> Work<'a> {
         let inputs = self.convolution.input_channels / self.convolution.groups;
         let depth = (pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs).max(8);
         let blocks = self.blocks();
-        let tile_pixels = self.level.tile_pixels();
+        let tile_pixels = match self.convolution.packing {
+            Packing::FewOutputs => few::tile_pixels(self.level.lanes()),
+            _ => self.level.tile_pixels(),
+        };
         let tiles = pixels.div_ceil(tile_pixels);
         let work = pixels.saturating_mul(depth).saturating_mul(blocks);
         let task = (work / (8 * self.threads)).max(LEAST_WORK);
@@ -457,6 +541,7 @@ impl<'a> Work<'a> {
         };
         let runs = blocks.div_ceil(blocks_per_run);
         let weights = blocks.saturating_mul(BLOCK * depth);
+        let asks_ahead = pass.taps.iter().all(|taps| taps.len() == 1) && self.input.len() > ASKING_ELEMENTS;
         let chunk_major = weights.saturating_mul(chunks) < self.input.len().saturating_mul(runs);
         Plan {
             pass,
@@ -468,6 +553,7 @@ impl<'a> Work<'a> {
             runs,
             tasks: chunks * runs,
             chunk_major,
+            asks_ahead,
         }
     }
 }
@@ -480,6 +566,7 @@ struct Task<'a> {
 }
 
 /// The pixels of a tile: where their patches lie and where their results go.
+#[derive(Clone, Copy)]
 struct Tile<'a> {
     patches: Patches<'a>,
     pixels: usize,
@@ -487,31 +574,39 @@ struct Tile<'a> {
 }
 
 impl Task<'_> {
-    /// The tile of `pixels` pixels of the pass from `first` on.
+    /// A tile of this task that has no pixels yet.
     #[inline(always)]
-    fn tile(&self, first: usize, pixels: usize) -> Tile<'_> {
+    fn empty_tile(&self) -> Tile<'_> {
         let Task { work, plan, .. } = self;
-        let view = work.input_view;
-        let size = view.size;
-        let stride = view.pixel_stride;
-        let steps = work.steps();
+        let stride = work.input_view.pixel_stride;
         let taps = &plan.pass.taps;
-        let mut tile = Tile {
+        Tile {
             patches: Patches {
                 base: [0; MOST_PIXELS],
                 at: [[0; MOST_PIXELS]; 3],
                 inside: [true; 3],
                 taps: [&taps[0], &taps[1], &taps[2]],
-                size,
-                steps,
+                size: work.input_view.size,
+                steps: work.steps(),
                 channels: work.convolution.input_channels / work.convolution.groups,
                 contiguous: stride == work.convolution.input_channels
                     && work.convolution.groups == 1
                     && taps[2].is_sorted_by(|a, b| a + 1 == *b),
+                next: 0,
             },
-            pixels,
+            pixels: 0,
             output: [0; MOST_PIXELS],
-        };
+        }
+    }
+
+    /// Makes `tile` that of `pixels` pixels of the pass from `first` on.
+    #[inline(always)]
+    fn fill(&self, tile: &mut Tile, first: usize, pixels: usize) {
+        let Task { work, plan, .. } = self;
+        let view = work.input_view;
+        let (size, steps) = (view.size, tile.patches.steps);
+        let taps = &plan.pass.taps;
+        tile.pixels = pixels;
         let counts = plan.counts;
         let (row, mut x) = (first / counts[2], first % counts[2]);
         let (plane, mut y) = (row / counts[1], row % counts[1]);
@@ -560,7 +655,6 @@ impl Task<'_> {
                 tile.patches.inside[axis] = least + first >= 0 && most + last < size[axis] as isize;
             }
         }
-        tile
     }
 }
 
@@ -580,12 +674,14 @@ impl Kernel for Task<'_> {
         let tiles = plan.tiles_per_chunk.min(plan.tiles - first_tile);
         // All tiles of the pass differ by at most one pixel in size.
         let (size, larger) = (plan.pixels / plan.tiles, plan.pixels % plan.tiles);
-        let tile: [Option<Tile>; MOST_TILES] = std::array::from_fn(|n| {
-            let tile = first_tile + n;
-            (n < tiles).then(|| self.tile(tile * size + tile.min(larger), size + usize::from(tile < larger)))
-        });
+        let mut tile = [self.empty_tile(); MOST_TILES];
+        let tile = &mut tile[..tiles];
+        for (n, tile) in tile.iter_mut().enumerate() {
+            let index = first_tile + n;
+            self.fill(tile, index * size + index.min(larger), size + usize::from(index < larger));
+        }
         if work.shares_words() {
-            for pixel in tile.iter().flatten().flat_map(|tile| &tile.output[..tile.pixels]) {
+            for pixel in tile.iter().flat_map(|tile| &tile.output[..tile.pixels]) {
                 // SAFETY: where words are shared, this task does all channels of its pixels, and no other task has these pixels.
                 unsafe { work.finish.clear_record(*pixel) };
             }
@@ -594,17 +690,48 @@ impl Kernel for Task<'_> {
         let outputs = convolution.output_channels / convolution.groups;
         let blocks = outputs.div_ceil(BLOCK);
         let depth = plan.pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs;
+        if convolution.packing == Packing::FewOutputs {
+            let length = Packing::FewOutputs.len(depth, inputs, outputs);
+            let weights = &work.weights[plan.pass.weights..plan.pass.weights + length];
+            let mut sums = [[0.0; BLOCK]; MOST_PIXELS];
+            for tile in tile.iter() {
+                // SAFETY: as for `tile::accumulate` and `Finish::tile` below; there is one group and one block.
+                unsafe {
+                    few::accumulate(
+                        simd,
+                        work.input,
+                        &tile.patches,
+                        weights,
+                        tile.pixels,
+                        outputs,
+                        &mut sums,
+                    );
+                    work.finish.tile(simd, &sums, &tile.output[..tile.pixels], 0, outputs);
+                }
+            }
+            return;
+        }
         let group_weights = packed_width(outputs) * depth;
         let first_block = run * plan.blocks_per_run;
         let mut sums = [[0.0; BLOCK]; MOST_PIXELS];
-        for block in first_block..(first_block + plan.blocks_per_run).min(blocks * convolution.groups) {
+        let last_block = (first_block + plan.blocks_per_run).min(blocks * convolution.groups);
+        for (run_block, block) in (first_block..last_block).enumerate() {
             let (group, block) = (block / blocks, block % blocks);
             let rest = outputs - block * BLOCK;
             let (width, channels) = (block_width(rest), rest.min(BLOCK));
             let begin = plan.pass.weights + group * group_weights + block * BLOCK * depth;
             let weights = &work.weights[begin..begin + width * depth];
             let input = &work.input[group * inputs..];
-            for tile in tile.iter().flatten() {
+            for n in 0..tiles {
+                // While it is at work on the first block, a tile asks for the inputs of the next tile.
+                let next = tile.get(n + 1).map(|tile| tile.patches.base[0]);
+                let tile = &mut tile[n];
+                tile.patches.next = match next {
+                    Some(next) if plan.asks_ahead && run_block == 0 => {
+                        next.wrapping_sub(tile.patches.base[0])
+                    }
+                    _ => 0,
+                };
                 // SAFETY: `Task::tile` makes patches whose inside positions are those of existing input pixels, whose channels the check
                 // of the view has found to lie within the input; the channels of the group begin where `input` does.
                 unsafe {

@@ -1,6 +1,6 @@
 //! Dense layers: one packed copy of the weights that serves both directions.
 
-use crate::convolution::{Convolution, ConvolutionShape};
+use crate::convolution::{Convolution, ConvolutionShape, Packing};
 use crate::epilogue::{Epilogue, Finish};
 use crate::level::{Kernel, Level};
 use crate::tile::{BLOCK, block_width};
@@ -62,7 +62,8 @@ impl Dense {
     pub fn from_fn(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32 + Sync) -> Dense {
         let shape = ConvolutionShape::new(inputs, outputs, [1; 3]);
         shape.check();
-        let convolution = Convolution::with_weights(&shape, |_, output, input, _| weight(input, output));
+        let convolution =
+            Convolution::with_weights(&shape, Packing::Blocks, |_, output, input, _| weight(input, output));
         Dense { inputs, outputs, convolution }
     }
 

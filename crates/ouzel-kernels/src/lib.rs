@@ -57,6 +57,9 @@
 //! | MaxPool and its gradient | [`max_pool`], [`max_pool_gradient`] |
 //! | AveragePool, GlobalAveragePool and their gradients | [`average_pool`], [`average_pool_gradient`] |
 //! | bias, residual, activation, gate without a product | [`finish()`] |
+//! | everything elementwise, fused | [`Program`] |
+//! | ReduceSum, ReduceMean, ReduceMax, Softmax and its gradient | [`reduce_channels`], [`reduce_pixels`], [`softmax`], [`softmax_gradient`] |
+//! | Resize and its gradient, one axis at a time | [`AxisMatrix`] |
 //! | NCHW to NHWC and back | [`to_channels_last`], [`to_channels_first`] |
 //! | Transpose, Slice, Expand | [`StridedCopy`] |
 //!
@@ -75,16 +78,21 @@
 // kernel takes its tensors and their views one by one.
 #![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
 
+mod axis;
 mod convolution;
 mod dense;
 mod depthwise;
 mod epilogue;
+mod few;
 mod finish;
+mod function;
 mod layout;
 mod level;
 mod matrix;
 mod peak;
 mod pool;
+mod program;
+mod reduce;
 mod shared;
 mod tile;
 mod vector;
@@ -92,6 +100,7 @@ mod vector;
 mod vector_x86;
 mod view;
 
+pub use axis::AxisMatrix;
 pub use convolution::{Convolution, ConvolutionShape};
 pub use dense::Dense;
 pub use epilogue::{Activation, Addend, Epilogue, Gate, GateRule, RecordRule, mask_words};
@@ -103,4 +112,8 @@ pub use peak::peak_flops;
 pub use pool::{
     AverageCount, NO_POSITION, Window, average_pool, average_pool_gradient, max_pool, max_pool_gradient,
 };
+pub use program::{
+    Binary, Instruction, MOST_REGISTERS, MOST_RESULTS, Operand, Program, Register, Target, Unary,
+};
+pub use reduce::{Reduction, SoftmaxKind, reduce_channels, reduce_pixels, softmax, softmax_gradient};
 pub use view::View;

@@ -11,6 +11,12 @@ pub(crate) const BLOCK: usize = 32;
 /// Output channels of a narrow block.
 pub(crate) const HALF_BLOCK: usize = 16;
 
+/// How many inputs ahead weights are asked for.
+const AHEAD: usize = 32;
+
+/// Floats of a cache line.
+const LINE: isize = 16;
+
 /// Read in place of input pixels that lie in the padding.
 pub(crate) static ZEROS: [f32; 4096] = [0.0; 4096];
 
@@ -33,6 +39,7 @@ pub(crate) fn packed_width(channels: usize) -> usize {
 /// The reduction runs over the taps in row-major order and, for each tap, over the input channels. The channel c of tap (i, j, k) of
 /// pixel p lies at `base[p] + steps[0] * taps[0][i] + steps[1] * taps[1][j] + steps[2] * taps[2][k] + c` if the position
 /// `at[axis][p] + taps[axis][..]` is below `size[axis]` on each axis, and is zero otherwise.
+#[derive(Clone, Copy)]
 pub(crate) struct Patches<'a> {
     /// Where the first channel of tap offset zero lies or would lie; wraps around where that is outside of the input.
     pub base: [usize; MOST_PIXELS],
@@ -50,6 +57,8 @@ pub(crate) struct Patches<'a> {
     pub channels: usize,
     /// Whether the taps of the last axis follow each other in memory without a gap.
     pub contiguous: bool,
+    /// How far away the inputs of the next tile lie, to ask for them ahead; 0 not to.
+    pub next: usize,
 }
 
 impl Patches<'_> {
@@ -80,13 +89,22 @@ pub(crate) unsafe fn accumulate<S: Simd>(
 ) {
     macro_rules! run {
         ($pixels:literal, $width:literal, $vectors:literal, $first:expr) => {
+            // Only whole tiles ask ahead, so that there are not twice as many kinds of tiles.
             match S::PORTABLE {
                 true => {
                     safe_tile::<S, $pixels, $vectors, $width>(simd, input, patches, weights, $first, sums)
                 }
                 // SAFETY: passed on.
+                false if ($pixels == 12 || $pixels == 6) && patches.next != 0 => unsafe {
+                    fast_tile::<S, $pixels, $vectors, $width, { $pixels == 12 || $pixels == 6 }>(
+                        simd, input, patches, weights, $first, sums,
+                    )
+                },
+                // SAFETY: passed on.
                 false => unsafe {
-                    fast_tile::<S, $pixels, $vectors, $width>(simd, input, patches, weights, $first, sums)
+                    fast_tile::<S, $pixels, $vectors, $width, false>(
+                        simd, input, patches, weights, $first, sums,
+                    )
                 },
             }
         };
@@ -149,7 +167,7 @@ fn stretches(patches: &Patches) -> (usize, usize) {
 impl Patches<'_> {
     /// What a tap adds to the base.
     #[inline(always)]
-    fn shift(&self, z: isize, y: isize, x: isize) -> usize {
+    pub(crate) fn shift(&self, z: isize, y: isize, x: isize) -> usize {
         (z as usize)
             .wrapping_mul(self.steps[0])
             .wrapping_add((y as usize).wrapping_mul(self.steps[1]))
@@ -158,7 +176,7 @@ impl Patches<'_> {
 
     /// Whether a tap of a pixel is inside.
     #[inline(always)]
-    fn is_inside(&self, pixel: usize, z: isize, y: isize, x: isize) -> bool {
+    pub(crate) fn is_inside(&self, pixel: usize, z: isize, y: isize, x: isize) -> bool {
         (self.inside[0] || ((self.at[0][pixel] + z) as usize) < self.size[0])
             && (self.inside[1] || ((self.at[1][pixel] + y) as usize) < self.size[1])
             && (self.inside[2] || ((self.at[2][pixel] + x) as usize) < self.size[2])
@@ -221,12 +239,12 @@ fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
 }
 
 /// A tile of exactly P pixels and N vectors of channels, beginning at channel `first` of a block that is W wide; with pointers, one
-/// register a pixel, all indexed by the same counter.
+/// register a pixel, all indexed by the same counter. ASK says whether to ask for the inputs of the next tile.
 ///
 /// # Safety
 /// As for `accumulate`.
 #[inline(always)]
-unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
+unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize, const ASK: bool>(
     simd: S,
     input: &[f32],
     patches: &Patches,
@@ -261,22 +279,35 @@ unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
                     }
                     let mut c = -(part as isize);
                     while c < 0 {
-                        let mut w = [simd.splat(0.0); N];
-                        for n in 0..N {
-                            // SAFETY: `weight` has moved by W for each input so far, of which there are fewer than `depth`, so that
-                            // W floats follow it but for `first`, and first + N * LANES <= W.
-                            w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * S::LANES)) };
-                        }
-                        for p in 0..P {
-                            // SAFETY: c runs over -part .. 0, so this is either one of the first `part` <= ZEROS.len() zeros, or
-                            // an input that is inside, whose index the caller promises to be within the input.
-                            let x = simd.splat(unsafe { *ends[p].wrapping_offset(c) });
-                            for n in 0..N {
-                                acc[p][n] = simd.multiply_add(x, w[n], acc[p][n]);
+                        let mut line = 0;
+                        if ASK {
+                            line = (c + LINE).min(0);
+                            for p in 0..P {
+                                simd.prefetch(ends[p].wrapping_offset(c).wrapping_add(patches.next));
                             }
                         }
-                        weight = weight.wrapping_add(W);
-                        c += 1;
+                        while c < line {
+                            let mut w = [simd.splat(0.0); N];
+                            for n in 0..N {
+                                // SAFETY: `weight` has moved by W for each input so far, of which there are fewer than `depth`, so that
+                                // W floats follow it but for `first`, and first + N * LANES <= W.
+                                w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * S::LANES)) };
+                            }
+                            for p in 0..P {
+                                // SAFETY: c runs over -part .. 0, so this is either one of the first `part` <= ZEROS.len() zeros, or
+                                // an input that is inside, whose index the caller promises to be within the input.
+                                let x = simd.splat(unsafe { *ends[p].wrapping_offset(c) });
+                                for n in 0..N {
+                                    acc[p][n] = simd.multiply_add(x, w[n], acc[p][n]);
+                                }
+                            }
+                            simd.prefetch(weight.wrapping_add(AHEAD * W));
+                            if N * S::LANES > 16 {
+                                simd.prefetch(weight.wrapping_add(AHEAD * W + 16));
+                            }
+                            weight = weight.wrapping_add(W);
+                            c += 1;
+                        }
                     }
                     done += part;
                 }

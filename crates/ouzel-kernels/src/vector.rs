@@ -44,6 +44,8 @@ pub(crate) trait Simd: Copy {
     fn select(self, bits: u32, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// The sum of all lanes, in a fixed order.
     fn sum(self, a: Self::Floats) -> f32;
+    /// Asks for a cache line that will be read soon; any address is allowed.
+    fn prefetch(self, address: *const f32);
 
     /// a * b + c on single floats, rounded as `multiply_add` rounds.
     #[inline(always)]
@@ -130,6 +132,8 @@ impl Simd for Portable {
     fn select(self, bits: u32, a: Self::Floats, b: Self::Floats) -> Self::Floats {
         std::array::from_fn(|lane| if bits >> lane & 1 == 1 { a[lane] } else { b[lane] })
     }
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
     #[inline(always)]
     fn sum(self, a: Self::Floats) -> f32 {
         let half: [f32; 4] = std::array::from_fn(|lane| a[lane] + a[lane + 4]);

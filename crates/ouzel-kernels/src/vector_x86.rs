@@ -109,6 +109,11 @@ impl Simd for Avx512 {
         by_token!(_mm512_mask_blend_ps(bits as __mmask16, b, a))
     }
     #[inline(always)]
+    fn prefetch(self, address: *const f32) {
+        // SAFETY: a prefetch touches no memory in a way that a program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[inline(always)]
     fn sum(self, a: __m512) -> f32 {
         let half = by_token!(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)));
         Avx2(()).sum(half)
@@ -199,6 +204,11 @@ impl Simd for Avx2 {
                 _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits as i32), lane_bit), lane_bit);
             _mm256_blendv_ps(b, a, _mm256_castsi256_ps(set))
         })
+    }
+    #[inline(always)]
+    fn prefetch(self, address: *const f32) {
+        // SAFETY: a prefetch touches no memory in a way that a program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[inline(always)]
     fn sum(self, a: __m256) -> f32 {

@@ -287,6 +287,21 @@ fn random_depthwise_shapes_equal_naive_loops() {
 }
 
 #[test]
+fn very_few_outputs_equal_naive_loops() {
+    let mut random = Random(6);
+    for round in 0..60 {
+        let mut case = random_case(&mut random, [2, 2, 1, 3][round % 4]);
+        case.shape.groups = 1;
+        case.shape.input_channels = random.between(15, 50);
+        case.shape.output_channels = random.between(1, 5);
+        if random.coin() {
+            std::mem::swap(&mut case.shape.input_channels, &mut case.shape.output_channels);
+        }
+        check_case(&mut random, &case);
+    }
+}
+
+#[test]
 fn padded_input_with_more_channels_than_a_row_of_zeros() {
     let mut random = Random(2);
     let shape = ConvolutionShape { padding: [0, 0, 1], ..ConvolutionShape::new(5000, 3, [1, 1, 3]) };

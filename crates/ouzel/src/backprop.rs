@@ -105,6 +105,22 @@ impl<'b> Back<'b> {
             .collect()
     }
 
+    /// The cotangents of the inputs that are wanted, where finding one can fail.
+    ///
+    /// # Errors
+    /// The first error.
+    pub fn try_each_wanted(
+        &self,
+        mut cotangent: impl FnMut(usize) -> Result<Var<'b>>,
+    ) -> Result<Cotangents<'b>> {
+        (0..self.arity())
+            .map(|index| match self.wants(index) {
+                true => cotangent(index).map(Cotangent::Flows),
+                false => Ok(Cotangent::Unwanted),
+            })
+            .collect()
+    }
+
     /// The node's own op on other inputs: the door to relevance rules.
     pub fn again(&self, x: &[Option<Var<'b>>]) -> Vec<Var<'b>> {
         self.builder.apply_all(self.node.op.clone(), x)

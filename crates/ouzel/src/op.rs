@@ -103,7 +103,7 @@ pub(crate) type Reader = fn(&mut NodeReader) -> Result<Op>;
 macro_rules! op_list {
     ($($family:ident: $($Name:ident),+;)+) => {
         /// An op of a graph's node: one of the list, or a user's own.
-        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, PartialEq, Eq, Hash)]
         #[allow(missing_docs, reason = "each op is documented at its struct")]
         #[non_exhaustive]
         pub enum Op {
@@ -162,10 +162,18 @@ op_list! {
     reduce: ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceProd, ReduceL1, ReduceL2, ReduceSumSquare, ReduceLogSum,
         ReduceLogSumExp;
     matmul: MatMul, Gemm;
+    einsum: Einsum;
     softmax: Softmax, LogSoftmax, Hardmax;
     slice: Slice, SliceTranspose, Split, Concat;
     pad: Pad, PadTranspose, Tile;
     gather: Gather, GatherTranspose;
+    convolution: Conv, ConvTranspose, ConvWeightGradient;
+    pool: MaxPool, MaxPoolTranspose, MaxPoolGather, AveragePool, AveragePoolTranspose, LpPool, GlobalAveragePool,
+        GlobalMaxPool, GlobalLpPool;
+    norm: BatchNormalization;
+    scatter: GatherElements, ScatterElements, GatherND, GatherNDTranspose, ScatterND;
+    rearrange: DepthToSpace, SpaceToDepth, Trilu, ReverseSequence;
+    select: ArgMax, ArgMin, TopK, OneHot, NonZero, Range, CumSum, EyeLike;
 }
 
 impl OpDef for Op {
@@ -191,6 +199,12 @@ impl OpDef for Op {
 
     fn in_float64(&self) -> Option<Op> {
         self.def().in_float64()
+    }
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.def(), f)
     }
 }
 

@@ -2,12 +2,20 @@
 
 pub mod activation;
 pub(crate) mod broadcast;
+pub mod convolution;
+pub mod einsum;
 pub mod elementwise;
 pub mod gather;
 pub mod layout;
 pub mod logic;
 pub mod matmul;
+pub mod norm;
 pub mod pad;
+pub mod pool;
+pub mod rearrange;
 pub mod reduce;
+pub mod scatter;
+pub mod select;
 pub mod slice;
 pub mod softmax;
+pub mod window;

@@ -68,7 +68,7 @@ fn filled<T: Float>(shape: &[usize], elements: Vec<T>) -> Result<ArrayD<T>> {
 pub struct MatMul;
 
 /// The product of stacks of matrices.
-fn product<T: Float>(a: &Array<T>, b: &Array<T>) -> Result<ArrayD<T>> {
+pub(crate) fn product<T: Float>(a: &Array<T>, b: &Array<T>) -> Result<ArrayD<T>> {
     if a.ndim() == 0 || b.ndim() == 0 {
         bail!(shape, "expected factors of rank 1 or more, found shapes {:?} and {:?}", a.shape(), b.shape());
     }

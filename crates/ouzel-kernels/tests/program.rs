@@ -1,0 +1,110 @@
+//! Elementwise programs against the same instructions carried out one element at a time.
+
+mod random;
+
+use ouzel_kernels::*;
+use random::Random;
+
+#[test]
+fn programs_equal_naive_loops() {
+    let mut random = Random(1);
+    for round in 0..60 {
+        let channels = random.choose(&[1, 3, 16, 17, 100, 256, 300, 1000]);
+        let size = [1, random.between(1, 9), random.between(1, 20)];
+        let batch = random.between(1, 3);
+        let shape = View::packed(batch, size, channels);
+        let offset = if round % 2 == 0 { 0 } else { 5 };
+        let strided = shape.within(channels + 2 * offset, offset);
+        let pixels = shape.pixels();
+        let full = random.floats(strided.len());
+        let (per_channel, per_sample) = (random.floats(channels), random.floats(batch * channels));
+        let per_pixel = random.floats(pixels);
+        let words = pixels * mask_words(channels);
+        let mask: Vec<u16> = (0..words).map(|_| random.bits() as u16).collect();
+        let before = random.floats(strided.len());
+        // ((x · channel + sample · pixel) max 0.25) where the bit is set, else what was there; and whether x > scalar.
+        use Instruction::*;
+        let program = Program::new(vec![
+            Load { to: 0, operand: 0 },
+            Load { to: 1, operand: 1 },
+            Binary { to: 1, function: ouzel_kernels::Binary::Multiply, a: 0, b: 1 },
+            Load { to: 2, operand: 2 },
+            Load { to: 3, operand: 3 },
+            Binary { to: 2, function: ouzel_kernels::Binary::Multiply, a: 2, b: 3 },
+            Binary { to: 1, function: ouzel_kernels::Binary::Add, a: 1, b: 2 },
+            Constant { to: 2, value: 0.25 },
+            Binary { to: 1, function: ouzel_kernels::Binary::Maximum, a: 1, b: 2 },
+            Load { to: 2, operand: 4 },
+            LoadResult { to: 3, result: 0 },
+            Select { to: 1, condition: 2, a: 1, b: 3 },
+            Store { result: 0, from: 1 },
+            Load { to: 4, operand: 5 },
+            Binary { to: 4, function: ouzel_kernels::Binary::Greater, a: 0, b: 4 },
+            Store { result: 1, from: 4 },
+        ]);
+        for level in Level::available() {
+            let mut output = before.clone();
+            let mut bits = vec![u16::MAX; words];
+            program.run(
+                level,
+                &shape,
+                &[
+                    Operand::Full(&full, strided),
+                    Operand::PerChannel(&per_channel),
+                    Operand::PerSampleChannel(&per_sample),
+                    Operand::PerPixel(&per_pixel),
+                    Operand::Bits(&mask),
+                    Operand::Scalar(0.1),
+                ],
+                &mut [Target::Full(&mut output, strided), Target::Bits(&mut bits)],
+            );
+            let bit = |mask: &[u16], pixel: usize, channel: usize| {
+                mask[pixel * mask_words(channels) + channel / 16] >> (channel % 16) & 1 == 1
+            };
+            let mut expected = before.clone();
+            for (pixel, per_pixel) in per_pixel.iter().enumerate() {
+                let sample = pixel / (pixels / batch);
+                for channel in 0..channels {
+                    let index = pixel * strided.pixel_stride + offset + channel;
+                    let x = full[index];
+                    let sum = x * per_channel[channel] + per_sample[sample * channels + channel] * per_pixel;
+                    if bit(&mask, pixel, channel) {
+                        expected[index] = sum.max(0.25);
+                    }
+                    assert_eq!(bit(&bits, pixel, channel), x > 0.1);
+                }
+            }
+            assert_eq!(output, expected, "{shape:?} at {}", level.name());
+        }
+    }
+}
+
+#[test]
+fn not_a_number_stays() {
+    let program = Program::new(vec![
+        Instruction::Load { to: 0, operand: 0 },
+        Instruction::Constant { to: 1, value: 1.0 },
+        Instruction::Binary { to: 2, function: Binary::Maximum, a: 0, b: 1 },
+        Instruction::Binary { to: 3, function: Binary::Minimum, a: 1, b: 0 },
+        Instruction::Binary { to: 2, function: Binary::Add, a: 2, b: 3 },
+        Instruction::Store { result: 0, from: 2 },
+    ]);
+    let view = View::packed(1, [1, 1, 1], 2);
+    for level in Level::available() {
+        let mut output = [0.0; 2];
+        program.run(
+            level,
+            &view,
+            &[Operand::Full(&[f32::NAN, 3.0], view)],
+            &mut [Target::Full(&mut output, view)],
+        );
+        assert!(output[0].is_nan());
+        assert_eq!(output[1], 4.0);
+    }
+}
+
+#[test]
+#[should_panic(expected = "used before it is set")]
+fn unset_registers_panic() {
+    Program::new(vec![Instruction::Store { result: 0, from: 3 }]);
+}
