@@ -1,1 +1,15 @@
 //! Compares Ouzel with reference arrays that other attribution libraries produced.
+//!
+//! A folder of golden data holds a network, inputs, and what peers return for them; its `cases.json` says which call
+//! gave which array. [`Folder::run`] repeats every call through Ouzel's public API and compares. `golden/README.md`
+//! describes the data; `golden` is the binary that prints the outcome.
+#![forbid(unsafe_code)]
+
+mod checks;
+mod folder;
+mod keras;
+mod report;
+mod torch;
+
+pub use folder::Folder;
+pub use report::{CaseReport, Counts, FolderReport, Outcome};

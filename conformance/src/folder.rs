@@ -1,0 +1,129 @@
+//! A folder of golden data: a network, its inputs, and the calls that other libraries answered.
+
+use crate::checks::Checks;
+use crate::report::{CaseReport, FolderReport, Outcome};
+use crate::{keras, torch};
+use anyhow::{Context, Result};
+use ndarray::ArrayD;
+use ndarray_npy::{ReadNpyError, read_npy};
+use ouzel::{Input, Model};
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// What is read of `cases.json`; the cases are looked into by the peer's own reader.
+#[derive(Deserialize)]
+struct Listing {
+    model: String,
+    #[serde(default)]
+    operators: Vec<String>,
+    cases: Vec<Value>,
+}
+
+/// What every case says.
+#[derive(Deserialize)]
+struct Header {
+    id: String,
+    peer: String,
+    method: String,
+}
+
+/// How a peer's call is repeated and compared.
+type Compare = fn(&Folder, &Value) -> Result<Checks>;
+
+/// The calls that are covered.
+const METHODS: &[(&str, &str, Compare)] = &[
+    ("PAIR saliency", "GradientSaliency.GetMask", torch::pair_gradient),
+    ("captum", "Deconvolution", torch::rectified),
+    ("captum", "GuidedBackprop", torch::guided),
+    ("captum", "Saliency", torch::captum_saliency),
+    ("keras-vis", "visualize_saliency", keras::visualize_saliency),
+    ("keras-vis", "visualize_saliency_with_losses", keras::visualize_saliency),
+    ("tf-keras-vis", "tf-keras-vis Saliency", keras::saliency),
+    ("tf-keras-vis", "tf-keras-vis Saliency with GuidedBackpropagation", keras::guided_saliency),
+    ("zennit", "DeconvNet", torch::rectified),
+    ("zennit", "GuidedBackprop", torch::guided),
+];
+
+/// A folder of golden data.
+#[derive(Debug)]
+pub struct Folder {
+    name: String,
+    path: PathBuf,
+    model: Model,
+    cases: Vec<Value>,
+    /// True if attributes that the file stores in float32 enter the network's arithmetic.
+    has_float32_attributes: bool,
+}
+
+impl Folder {
+    /// Reads the network and the list of cases.
+    ///
+    /// # Errors
+    /// If either cannot be read.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let list = path.join("cases.json");
+        let text =
+            std::fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
+        let listing: Listing = serde_json::from_str(&text).with_context(|| list.display().to_string())?;
+        let name = path.file_name().map_or_else(|| ".".into(), |name| name.to_string_lossy().into_owned());
+        let model = Model::load(path.join(&listing.model))?;
+        let has_float32_attributes = listing.operators.iter().any(|op| {
+            ["BatchNormalization", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu"].contains(&op.as_str())
+        });
+        Ok(Self { name, path, model, cases: listing.cases, has_float32_attributes })
+    }
+
+    /// The network.
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// An array of the folder.
+    pub(crate) fn array(&self, file: &str) -> Result<ArrayD<f64>> {
+        let path = self.path.join(file);
+        let read = match read_npy::<_, ArrayD<f32>>(&path) {
+            Ok(array) => Ok(array.mapv(f64::from)),
+            Err(ReadNpyError::WrongDescriptor(_)) => read_npy::<_, ArrayD<f64>>(&path),
+            Err(error) => Err(error),
+        };
+        read.with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// An array of the folder, as input of the network.
+    pub(crate) fn input(&self, file: &str) -> Result<Input> {
+        Ok(self.array(file)?.mapv(|value| value as f32).into())
+    }
+
+    /// The largest relative error of a gradient in double precision.
+    pub(crate) fn float64_limit(&self) -> f64 {
+        if self.has_float32_attributes { 1e-6 } else { 1e-9 }
+    }
+
+    /// Repeats every call whose folder, peer, method or id contains `filter`.
+    ///
+    /// # Errors
+    /// If a case does not say what it is; a call that fails is a failed case.
+    pub fn run(&self, filter: &str) -> Result<FolderReport> {
+        let run = |case: &Value| -> Result<Option<CaseReport>> {
+            let Header { id, peer, method } = Header::deserialize(case)?;
+            if !format!("{} {peer} {method} {id}", self.name).contains(filter) {
+                return Ok(None);
+            }
+            let compare = METHODS.iter().find(|(p, m, _)| *p == peer && *m == method);
+            let outcome = match compare.map(|(_, _, compare)| compare(self, case)) {
+                None => Outcome::NotCovered,
+                Some(Err(error)) => Outcome::Failed(vec![format!("{error:#}")]),
+                Some(Ok(checks)) => match checks.into_failures() {
+                    failures if failures.is_empty() => Outcome::Passed,
+                    failures => Outcome::Failed(failures),
+                },
+            };
+            Ok(Some(CaseReport { id, peer, method, outcome }))
+        };
+        let cases = self.cases.par_iter().filter_map(|case| run(case).transpose()).collect::<Result<_>>()?;
+        Ok(FolderReport { name: self.name.clone(), cases })
+    }
+}

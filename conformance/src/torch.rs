@@ -1,0 +1,92 @@
+//! Captum, zennit and PAIR saliency: calls on PyTorch networks, explaining one logit.
+//!
+//! Captum's `GuidedBackprop` and `Deconvolution` and zennit's `GuidedBackprop` and `DeconvNet` hook modules of the
+//! class `torch.nn.ReLU`, which ReLU6, SiLU and Hardswish are not: the same nodes as Ouzel's default, the Relu op.
+//! zennit's canonizers merge batch normalization into convolutions, which changes no value, and replace the addition of
+//! a residual network by a module that these two composites have no rule for.
+
+use crate::checks::{Checks, Tolerance};
+use crate::folder::Folder;
+use anyhow::{Context, Result};
+use ndarray::{ArrayD, Axis};
+use ouzel::rules::BackpropModifier;
+use ouzel::{Attribution, Precision, Saliency, visualize_saliency};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Debug, Deserialize)]
+struct Arguments {
+    /// Captum's `abs`.
+    #[serde(default)]
+    abs: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Call {
+    arguments: Arguments,
+    input: String,
+    target_output: String,
+    target_index: usize,
+    result: String,
+    gradient_float64: Option<String>,
+    tolerance: Tolerance,
+}
+
+impl Call {
+    fn repeat(&self, folder: &Folder, options: &Saliency) -> Result<Attribution> {
+        let input = folder.input(&self.input)?;
+        let target = self.target_output.as_str();
+        let map = visualize_saliency(folder.model(), target, self.target_index, &input, options)?;
+        Ok(map.attribution)
+    }
+
+    fn compare(&self, folder: &Folder, checks: &mut Checks, ours: &ArrayD<f64>) -> Result<()> {
+        let limits = self.tolerance.limits().context("the case has no elementwise tolerance")?;
+        checks.close("result", ours, &folder.array(&self.result)?, limits);
+        Ok(())
+    }
+}
+
+/// Captum's `Saliency`: the gradient, or its absolute value.
+pub(crate) fn captum_saliency(folder: &Folder, case: &Value) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    let mut checks = Checks::default();
+    let mut gradient = call.repeat(folder, &Saliency::default())?.raw.to_f64();
+    if call.arguments.abs {
+        gradient.mapv_inplace(f64::abs);
+    }
+    call.compare(folder, &mut checks, &gradient)?;
+    if let Some(file) = &call.gradient_float64 {
+        let exact = call.repeat(folder, &Saliency::default().precision(Precision::F64))?.raw.to_f64();
+        checks.relative("float64 gradient", &exact, &folder.array(file)?, folder.float64_limit());
+    }
+    Ok(checks)
+}
+
+/// `GuidedBackprop`.
+pub(crate) fn guided(folder: &Folder, case: &Value) -> Result<Checks> {
+    modified(folder, case, BackpropModifier::guided())
+}
+
+/// `Deconvolution`, `DeconvNet`.
+pub(crate) fn rectified(folder: &Folder, case: &Value) -> Result<Checks> {
+    modified(folder, case, BackpropModifier::rectified())
+}
+
+fn modified(folder: &Folder, case: &Value, modifier: BackpropModifier) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    let mut checks = Checks::default();
+    let attribution = call.repeat(folder, &Saliency::default().backprop_modifier(modifier))?;
+    call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
+    Ok(checks)
+}
+
+/// PAIR saliency's `GradientSaliency.GetMask`: the gradient of one sample, channels last.
+pub(crate) fn pair_gradient(folder: &Folder, case: &Value) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    let mut checks = Checks::default();
+    let gradient = call.repeat(folder, &Saliency::default())?.raw.to_f64();
+    let mask = gradient.index_axis_move(Axis(0), 0).permuted_axes(vec![1, 2, 0]);
+    call.compare(folder, &mut checks, &mask)?;
+    Ok(checks)
+}
