@@ -32,6 +32,9 @@ pub struct Dense {
 /// Inputs (k) of which the gradient is computed at once.
 const INPUTS: usize = 16;
 
+/// How many blocks ahead the gradient asks for weights.
+const BLOCKS_AHEAD: usize = 2;
+
 /// Products below which a task is not worth sharing out.
 const LEAST_WORK: usize = 256 * 1024;
 
@@ -219,6 +222,10 @@ fn tile<S: Simd, const K: usize, const B: usize>(
                 let w = if S::PORTABLE {
                     simd.load(&block[k * width + lane..])
                 } else {
+                    // The blocks lie far apart, where the processor does not look ahead by itself.
+                    simd.prefetch(
+                        block.as_ptr().wrapping_add(k * width + lane + BLOCKS_AHEAD * BLOCK * inputs),
+                    );
                     // SAFETY: `block` holds K rows of `width` floats; lane is a multiple of LANES below `width`, itself a multiple.
                     unsafe { simd.load_pointer(block.as_ptr().add(k * width + lane)) }
                 };

@@ -2,6 +2,7 @@
 
 use crate::convolution::{Pass, Work};
 use crate::level::Kernel;
+use crate::tile::{BLOCK, HALF_BLOCK};
 use crate::vector::Simd;
 use rayon::prelude::*;
 
@@ -108,21 +109,105 @@ fn pixels<S: Simd, const P: usize>(simd: S, work: &Work, pass: &Pass, tile: &Til
     };
     let channels = work.convolution.output_channels;
     let mut channel = 0;
-    while channel + S::LANES <= channels {
-        match inside {
-            true => vector::<S, P, true, true>(simd, work, pass, tile, channel),
-            false => vector::<S, P, false, true>(simd, work, pass, tile, channel),
+    if inside && !S::PORTABLE {
+        while channel + HALF_BLOCK <= channels {
+            let width = if channels - channel >= BLOCK { BLOCK } else { HALF_BLOCK };
+            // SAFETY: all pixels are inside on the last axis, and there are `width` more channels.
+            unsafe {
+                match (S::LANES, width) {
+                    (16, BLOCK) => block::<S, P, 2>(simd, work, pass, tile, channel, BLOCK),
+                    (16, _) => block::<S, P, 1>(simd, work, pass, tile, channel, HALF_BLOCK),
+                    (_, width) => block::<S, P, 2>(simd, work, pass, tile, channel, width),
+                }
+            }
+            channel += width;
         }
+    }
+    while channel + S::LANES <= channels {
+        vector::<S, P, true>(simd, work, pass, tile, channel);
         channel += S::LANES;
     }
     if channel < channels {
-        vector::<S, P, false, false>(simd, work, pass, tile, channel);
+        vector::<S, P, false>(simd, work, pass, tile, channel);
     }
+}
+
+/// Computes `width` channels of P pixels that are inside on the last axis, N vectors at a time.
+///
+/// # Safety
+/// All taps of all P pixels must be inside on the last axis, and the channels must exist.
+#[inline(always)]
+unsafe fn block<S: Simd, const P: usize, const N: usize>(
+    simd: S,
+    work: &Work,
+    pass: &Pass,
+    tile: &Tile,
+    channel: usize,
+    width: usize,
+) {
+    let view = work.input_view;
+    let steps = work.steps();
+    let channels = work.convolution.output_channels;
+    let taps = [&pass.taps[0][..], &pass.taps[1][..], &pass.taps[2][..]];
+    let all: usize = taps.iter().map(|taps| taps.len()).product();
+    assert!(channel + width <= channels, "invariant: existing channels");
+    assert!(work.weights.len() >= pass.weights + all * channels, "invariant: weights for each tap");
+    let pixel_step = work.convolution.input_step[2].wrapping_mul(steps[2]);
+    let input = work.input.as_ptr().wrapping_add(tile.base);
+    let mut sums = [[0.0; BLOCK]; P];
+    let mut part = 0;
+    while part < width {
+        let mut acc = [[simd.splat(0.0); N]; P];
+        let mut weight = work.weights.as_ptr().wrapping_add(pass.weights + channel + part);
+        for z in taps[0] {
+            for y in taps[1] {
+                if ((tile.at[0] + z) as usize) >= view.size[0] || ((tile.at[1] + y) as usize) >= view.size[1]
+                {
+                    weight = weight.wrapping_add(taps[2].len() * channels);
+                    continue;
+                }
+                let row = input
+                    .wrapping_add((*z as usize).wrapping_mul(steps[0]))
+                    .wrapping_add((*y as usize).wrapping_mul(steps[1]))
+                    .wrapping_add(channel + part);
+                for x in taps[2] {
+                    let mut from = row.wrapping_add((*x as usize).wrapping_mul(steps[2]));
+                    let mut w = [simd.splat(0.0); N];
+                    for n in 0..N {
+                        // SAFETY: the tap is one of `all`, whose weights the assertion has found, and the channels exist.
+                        w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * S::LANES)) };
+                    }
+                    for p in 0..P {
+                        for n in 0..N {
+                            // SAFETY: the position is inside on the first two axes, as was checked, and on the last, as the caller
+                            // promises, so that this is a pixel of the view, which lies within the input with all its channels.
+                            let value = unsafe { simd.load_pointer(from.wrapping_add(n * S::LANES)) };
+                            acc[p][n] = simd.multiply_add(value, w[n], acc[p][n]);
+                        }
+                        from = from.wrapping_add(pixel_step);
+                    }
+                    weight = weight.wrapping_add(channels);
+                }
+            }
+        }
+        for p in 0..P {
+            for n in 0..N {
+                simd.store(acc[p][n], &mut sums[p][part + n * S::LANES..]);
+            }
+        }
+        part += N * S::LANES;
+    }
+    let mut pixels = [tile.output; P];
+    for (p, pixel) in pixels.iter_mut().enumerate() {
+        *pixel += p * work.convolution.output_step[2];
+    }
+    // SAFETY: each output pixel belongs to one row of one pass, each row to one task, and a task does all channels.
+    unsafe { work.finish.tile(simd, &sums, &pixels, channel, width) };
 }
 
 /// Computes one vector of channels of P pixels, each one chain of multiply-adds over the taps that are not in the padding.
 #[inline(always)]
-fn vector<S: Simd, const P: usize, const INSIDE: bool, const WHOLE: bool>(
+fn vector<S: Simd, const P: usize, const WHOLE: bool>(
     simd: S,
     work: &Work,
     pass: &Pass,
@@ -159,16 +244,11 @@ fn vector<S: Simd, const P: usize, const INSIDE: bool, const WHOLE: bool>(
                     .wrapping_add(channel);
                 for p in 0..P {
                     let at = tile.at[2] + (p * work.convolution.input_step[2]) as isize + x;
-                    if INSIDE || (at as usize) < view.size[2] {
+                    if (at as usize) < view.size[2] {
                         let from = from.wrapping_add(p.wrapping_mul(pixel_step));
-                        let value = if S::PORTABLE || !WHOLE {
-                            simd.load_partial(&work.input[from..from + count])
-                        } else {
-                            debug_assert!(from + count <= work.input.len());
-                            // SAFETY: the position is inside on all three axes (INSIDE says so for the last axis of all P pixels), so
-                            // `from` is the index of channel `channel` of an existing pixel; `count` = LANES channels follow it in
-                            // that pixel, and the view has been checked to lie within the input.
-                            unsafe { simd.load_pointer(work.input.as_ptr().add(from)) }
+                        let value = match WHOLE {
+                            true => simd.load(&work.input[from..from + count]),
+                            false => simd.load_partial(&work.input[from..from + count]),
                         };
                         sums[p] = simd.multiply_add(value, w, sums[p]);
                     }

@@ -1,8 +1,9 @@
 //! Pooling: the maximum with its position, the average, and the gradients of both, gathered pixel by pixel.
 
-use crate::epilogue::{Epilogue, Finish};
+use crate::epilogue::{Epilogue, Finish, WORD};
 use crate::level::{Kernel, Level};
 use crate::shared::Shared;
+use crate::tile::BLOCK;
 use crate::vector::Simd;
 use crate::view::View;
 use rayon::prelude::*;
@@ -58,6 +59,7 @@ impl Window {
     }
 
     /// The elements of the window at output position `at` that lie within `size`: first and last index, exclusive.
+    #[inline(always)]
     fn inside(&self, axis: usize, at: usize, size: usize) -> (usize, usize) {
         let start = at * self.stride[axis];
         let (padding, dilation) = (self.padding[axis], self.dilation[axis]);
@@ -67,6 +69,7 @@ impl Window {
     }
 
     /// What the average at an output position is divided by, along one axis.
+    #[inline(always)]
     fn count(&self, count: AverageCount, axis: usize, at: usize, size: usize) -> usize {
         match count {
             AverageCount::Inside => {
@@ -83,7 +86,55 @@ impl Window {
         }
     }
 
+    /// The elements of the window at an output position that lie within `size`.
+    #[inline(always)]
+    fn elements(&self, at: [usize; 3], size: [usize; 3]) -> Walk {
+        Walk::new([
+            self.inside(0, at[0], size[0]),
+            self.inside(1, at[1], size[1]),
+            self.inside(2, at[2], size[2]),
+        ])
+    }
+
+    /// The input position of an element of the window at an output position, which must be inside.
+    #[inline(always)]
+    fn position(&self, at: [usize; 3], element: [usize; 3]) -> [usize; 3] {
+        let mut position = [0; 3];
+        for axis in 0..3 {
+            position[axis] =
+                at[axis] * self.stride[axis] + element[axis] * self.dilation[axis] - self.padding[axis];
+        }
+        position
+    }
+
+    /// The row-major index of an element.
+    #[inline(always)]
+    fn place(&self, element: [usize; 3]) -> usize {
+        (element[0] * self.kernel[1] + element[1]) * self.kernel[2] + element[2]
+    }
+
+    /// The output positions whose windows reach over an input position.
+    #[inline(always)]
+    fn coverings(&self, at: [usize; 3], outputs: [usize; 3]) -> Walk {
+        Walk::new([
+            self.covering(0, at[0], outputs[0]),
+            self.covering(1, at[1], outputs[1]),
+            self.covering(2, at[2], outputs[2]),
+        ])
+    }
+
+    /// Which element of the window at output position `output` an input position is; `output` must be one of `coverings`.
+    #[inline(always)]
+    fn element_at(&self, at: [usize; 3], output: [usize; 3]) -> Option<[usize; 3]> {
+        Some([
+            self.element(0, at[0], output[0])?,
+            self.element(1, at[1], output[1])?,
+            self.element(2, at[2], output[2])?,
+        ])
+    }
+
     /// The output positions, first and last exclusive, whose windows reach over input position `at`, elements or gaps.
+    #[inline(always)]
     fn covering(&self, axis: usize, at: usize, outputs: usize) -> (usize, usize) {
         let place = at + self.padding[axis];
         let reach = (self.kernel[axis] - 1) * self.dilation[axis];
@@ -93,6 +144,7 @@ impl Window {
     }
 
     /// Which element of the window at output position `output` input position `at` is; `output` must be one of `covering`.
+    #[inline(always)]
     fn element(&self, axis: usize, at: usize, output: usize) -> Option<usize> {
         let distance = at + self.padding[axis] - output * self.stride[axis];
         match self.dilation[axis] {
@@ -102,16 +154,93 @@ impl Window {
     }
 }
 
-/// Channels that are worked on at once.
-const CHUNK: usize = 64;
-
 /// Elements visited by a task, below which it is not worth sharing out.
 const LEAST_WORK: usize = 100_000;
 
-/// What is computed for some channels of one pixel.
+/// One pixel that contributes to a result.
+#[derive(Clone, Copy)]
+struct Source {
+    /// Index of the pixel, over all samples.
+    pixel: usize,
+    /// Which element of the window connects them.
+    place: u16,
+    /// What its contribution is divided by.
+    divisor: f32,
+}
+
+/// Most sources that are listed at once.
+const MOST_SOURCES: usize = 64;
+
+/// A range of positions on each axis, walked in row-major order.
+#[derive(Clone, Copy)]
+struct Walk {
+    first: [usize; 3],
+    last: [usize; 3],
+    now: [usize; 3],
+}
+
+impl Walk {
+    #[inline(always)]
+    fn new(ranges: [(usize, usize); 3]) -> Walk {
+        let first = [ranges[0].0, ranges[1].0, ranges[2].0];
+        let last = [ranges[0].1, ranges[1].1, ranges[2].1];
+        let empty = first[0] >= last[0] || first[1] >= last[1] || first[2] >= last[2];
+        Walk { first, last, now: if empty { last } else { first } }
+    }
+
+    /// The next position, or nothing at the end.
+    #[inline(always)]
+    fn next(&mut self) -> Option<[usize; 3]> {
+        let now = self.now;
+        if now[0] >= self.last[0] {
+            return None;
+        }
+        self.now[2] += 1;
+        if self.now[2] == self.last[2] {
+            self.now[2] = self.first[2];
+            self.now[1] += 1;
+            if self.now[1] == self.last[1] {
+                self.now[1] = self.first[1];
+                self.now[0] += 1;
+            }
+        }
+        Some(now)
+    }
+}
+
+/// What is computed for each pixel from its sources.
 trait Gather: Copy + Sync {
-    /// Computes at most `CHUNK` channels from `channel` on of the pixel at position `at` of sample `batch`.
-    fn gather(&self, batch: usize, at: [usize; 3], pixel: usize, channel: usize, sums: &mut [f32]);
+    /// The positions among which the sources of the pixel at position `at` are.
+    fn walk(&self, at: [usize; 3]) -> Walk;
+
+    /// The source at a position of the walk, if it is one.
+    fn source(&self, batch: usize, at: [usize; 3], position: [usize; 3]) -> Option<Source>;
+
+    /// Combines the sources for at most one vector of channels, `count` from `channel` on, with the sums and places so far.
+    fn vector<S: Simd>(
+        &self,
+        simd: S,
+        sources: &[Source],
+        channel: usize,
+        count: usize,
+        sums: (S::Floats, S::Floats),
+    ) -> (S::Floats, S::Floats);
+
+    /// What the sums begin with.
+    fn start(&self) -> f32 {
+        0.0
+    }
+
+    /// What the sums are divided by at last.
+    fn divisor(&self, _at: [usize; 3]) -> f32 {
+        1.0
+    }
+
+    /// Receives the places of the result.
+    ///
+    /// # Safety
+    /// No other thread may be at work on these channels of this pixel.
+    unsafe fn keep_places(&self, _pixel: usize, _channel: usize, _places: &[f32]) {}
 }
 
 /// Gathers every pixel of `view` and finishes it.
@@ -124,22 +253,22 @@ fn run<G: Gather>(level: Level, gather: G, visited: usize, view: &View, finish: 
         LEAST_WORK.div_ceil(work.max(1)).max(parts / (4 * rayon::current_num_threads())).max(1)
     };
     let rows_per_task = enough(row.saturating_mul(view.channels), rows).min(rows.max(1));
-    let chunks = view.channels.div_ceil(CHUNK);
+    let blocks = view.channels.div_ceil(BLOCK);
     // Channels are shared out only where there are too few rows.
-    let chunks_per_task = match rows_per_task {
-        1 => enough(row * CHUNK, rows * chunks).min(chunks.max(1)),
-        _ => chunks.max(1),
+    let blocks_per_task = match rows_per_task {
+        1 => enough(row.saturating_mul(BLOCK), rows * blocks).min(blocks.max(1)),
+        _ => blocks.max(1),
     };
-    let parts = chunks.div_ceil(chunks_per_task);
+    let parts = blocks.div_ceil(blocks_per_task);
     let tasks = rows.div_ceil(rows_per_task) * parts;
     let task = |index: usize| {
-        let (first_row, first_chunk) = (index / parts * rows_per_task, index % parts * chunks_per_task);
+        let (first_row, first_block) = (index / parts * rows_per_task, index % parts * blocks_per_task);
         level.run(Rows {
             gather,
             view,
             finish,
             rows: (first_row, rows.min(first_row + rows_per_task)),
-            channels: (first_chunk * CHUNK, view.channels.min((first_chunk + chunks_per_task) * CHUNK)),
+            channels: (first_block * BLOCK, view.channels.min((first_block + blocks_per_task) * BLOCK)),
         });
     };
     match tasks {
@@ -164,32 +293,137 @@ impl<G: Gather> Kernel for Rows<'_, G> {
     fn run<S: Simd>(self, simd: S) {
         let Rows { gather, view, finish, rows, channels } = self;
         let size = view.size;
-        let mut sums = [0.0; CHUNK];
         for row in rows.0..rows.1 {
             let (plane, y) = (row / size[1], row % size[1]);
             let (batch, z) = (plane / size[0], plane % size[0]);
             for x in 0..size[2] {
-                let pixel = row * size[2] + x;
-                for channel in (channels.0..channels.1).step_by(CHUNK) {
-                    let sums = &mut sums[..CHUNK.min(channels.1 - channel)];
-                    gather.gather(batch, [z, y, x], pixel, channel, sums);
-                    // SAFETY: a task has its rows and channels for itself, and its channels begin at a multiple of 64.
-                    unsafe { finish.row(simd, sums, pixel, channel) };
+                let (pixel, at) = (row * size[2] + x, [z, y, x]);
+                let mut sources = [Source { pixel: 0, place: 0, divisor: 1.0 }; MOST_SOURCES];
+                let begin = gather.walk(at);
+                let mut walk = begin;
+                let listed = list(&gather, batch, at, &mut walk, &mut sources);
+                // Where there are more sources than fit into the list, it is made piece by piece for each block of channels.
+                let complete = walk.now[0] >= walk.last[0];
+                let divisor = gather.divisor(at);
+                for channel in (channels.0..channels.1).step_by(BLOCK) {
+                    let count = BLOCK.min(channels.1 - channel);
+                    let (mut sums, mut places) = ([0.0; BLOCK], [0.0; BLOCK]);
+                    if complete {
+                        block(
+                            simd,
+                            &gather,
+                            &sources[..listed],
+                            channel,
+                            count,
+                            true,
+                            &mut sums,
+                            &mut places,
+                        );
+                    } else {
+                        let mut walk = begin;
+                        let mut first = true;
+                        loop {
+                            let listed = list(&gather, batch, at, &mut walk, &mut sources);
+                            if listed == 0 && !first {
+                                break;
+                            }
+                            block(
+                                simd,
+                                &gather,
+                                &sources[..listed],
+                                channel,
+                                count,
+                                first,
+                                &mut sums,
+                                &mut places,
+                            );
+                            first = false;
+                        }
+                    }
+                    if divisor != 1.0 {
+                        for lane in (0..BLOCK).step_by(S::LANES) {
+                            let quotient = simd.divide(simd.load(&sums[lane..]), simd.splat(divisor));
+                            simd.store(quotient, &mut sums[lane..]);
+                        }
+                    }
+                    // SAFETY: a task has its rows and channels for itself, and its channels begin at a multiple of 32.
+                    unsafe {
+                        gather.keep_places(pixel, channel, &places[..count]);
+                        finish.tile(simd, &[sums], &[pixel], channel, count);
+                    }
                 }
             }
         }
     }
 }
 
-/// Calls `each` in a way that lets the compiler know the usual length.
-macro_rules! with_known_length {
-    ($length:expr, $lane:ident, $body:block) => {
-        if $length == CHUNK {
-            for $lane in 0..CHUNK $body
-        } else {
-            for $lane in 0..$length $body
+/// Lists the next sources of a pixel.
+#[inline(always)]
+fn list<G: Gather>(
+    gather: &G,
+    batch: usize,
+    at: [usize; 3],
+    walk: &mut Walk,
+    sources: &mut [Source; MOST_SOURCES],
+) -> usize {
+    let mut listed = 0;
+    while listed < MOST_SOURCES {
+        let Some(position) = walk.next() else { break };
+        if let Some(source) = gather.source(batch, at, position) {
+            sources[listed] = source;
+            listed += 1;
         }
-    };
+    }
+    listed
+}
+
+/// Combines the listed sources for `count` channels; the sums of the first list begin anew.
+#[inline(always)]
+fn block<S: Simd, G: Gather>(
+    simd: S,
+    gather: &G,
+    sources: &[Source],
+    channel: usize,
+    count: usize,
+    first: bool,
+    sums: &mut [f32; BLOCK],
+    places: &mut [f32; BLOCK],
+) {
+    // The first source's place stands until a greater value is found, so that even minus infinity has one.
+    let place = sources.first().map_or(NO_POSITION, |source| source.place);
+    let start = (gather.start(), f32::from(place));
+    for lane in (0..count).step_by(S::LANES) {
+        let before = match first {
+            true => (simd.splat(start.0), simd.splat(start.1)),
+            false => (simd.load(&sums[lane..]), simd.load(&places[lane..])),
+        };
+        let after = gather.vector(simd, sources, channel + lane, S::LANES.min(count - lane), before);
+        simd.store(after.0, &mut sums[lane..]);
+        simd.store(after.1, &mut places[lane..]);
+    }
+}
+
+/// Loads at most one vector: `count` channels from `channel` on of a pixel.
+#[inline(always)]
+fn load<S: Simd>(
+    simd: S,
+    data: &[f32],
+    view: &View,
+    pixel: usize,
+    channel: usize,
+    count: usize,
+) -> S::Floats {
+    let start = pixel * view.pixel_stride + view.channel_offset + channel;
+    match count == S::LANES {
+        true => simd.load(&data[start..start + S::LANES]),
+        false => simd.load_partial(&data[start..start + count]),
+    }
+}
+
+/// Index of a pixel, over all samples.
+#[inline(always)]
+fn pixel_index(view: &View, batch: usize, position: [usize; 3]) -> usize {
+    ((batch * view.size[0] + position[0]) * view.size[1] + position[1]) * view.size[2] + position[2]
 }
 
 fn check(window: &Window, inner: (&View, usize), outer: (&View, usize)) {
@@ -252,36 +486,45 @@ struct MaxPool<'a> {
 
 impl Gather for MaxPool<'_> {
     #[inline(always)]
-    fn gather(&self, batch: usize, at: [usize; 3], pixel: usize, channel: usize, sums: &mut [f32]) {
-        let MaxPool { window, input, view, positions } = self;
-        let length = sums.len();
-        let mut position = [u32::from(NO_POSITION); CHUNK];
-        sums.fill(f32::NEG_INFINITY);
-        let [depth, height, width] = [0, 1, 2].map(|axis| window.inside(axis, at[axis], view.size[axis]));
-        let from = |axis: usize, tap: usize| {
-            at[axis] * window.stride[axis] + tap * window.dilation[axis] - window.padding[axis]
-        };
-        for z in depth.0..depth.1 {
-            for y in height.0..height.1 {
-                for x in width.0..width.1 {
-                    let start = view.index(batch, [from(0, z), from(1, y), from(2, x)], channel);
-                    let values = &input[start..start + length];
-                    let tap = ((z * window.kernel[1] + y) * window.kernel[2] + x) as u32;
-                    let none = u32::from(NO_POSITION);
-                    with_known_length!(length, lane, {
-                        let value = values[lane];
-                        let greater = (value > sums[lane]) | value.is_nan() | (position[lane] == none);
-                        sums[lane] = if greater { value } else { sums[lane] };
-                        position[lane] = if greater { tap } else { position[lane] };
-                    });
-                }
-            }
+    fn walk(&self, at: [usize; 3]) -> Walk {
+        self.window.elements(at, self.view.size)
+    }
+
+    #[inline(always)]
+    fn source(&self, batch: usize, at: [usize; 3], element: [usize; 3]) -> Option<Source> {
+        let pixel = pixel_index(self.view, batch, self.window.position(at, element));
+        Some(Source { pixel, place: self.window.place(element) as u16, divisor: 1.0 })
+    }
+
+    #[inline(always)]
+    fn vector<S: Simd>(
+        &self,
+        simd: S,
+        sources: &[Source],
+        channel: usize,
+        count: usize,
+        sums: (S::Floats, S::Floats),
+    ) -> (S::Floats, S::Floats) {
+        let (mut best, mut best_place) = sums;
+        for source in sources {
+            let value = load(simd, self.input, self.view, source.pixel, channel, count);
+            let place = simd.splat(f32::from(source.place));
+            (best, best_place) = simd.greatest_with_place(value, place, best, best_place);
         }
-        if let Some(positions) = positions {
-            // SAFETY: these channels of this pixel are gathered by one task only.
-            let positions = unsafe { positions.part(pixel * view.channels + channel, length) };
-            for (to, position) in positions.iter_mut().zip(&position) {
-                *to = *position as u16;
+        (best, best_place)
+    }
+
+    fn start(&self) -> f32 {
+        f32::NEG_INFINITY
+    }
+
+    #[inline(always)]
+    unsafe fn keep_places(&self, pixel: usize, channel: usize, places: &[f32]) {
+        if let Some(positions) = &self.positions {
+            // SAFETY: the caller promises that these channels of this pixel are ours alone.
+            let positions = unsafe { positions.part(pixel * self.view.channels + channel, places.len()) };
+            for (to, place) in positions.iter_mut().zip(places) {
+                *to = *place as i32 as u16;
             }
         }
     }
@@ -324,49 +567,47 @@ struct MaxPoolGradient<'a> {
 
 impl Gather for MaxPoolGradient<'_> {
     #[inline(always)]
-    fn gather(&self, batch: usize, at: [usize; 3], _: usize, channel: usize, sums: &mut [f32]) {
-        let MaxPoolGradient { window, gradient, view, positions } = self;
-        let length = sums.len();
-        sums.fill(0.0);
-        for_each_covering(window, view.size, at, |output, tap| {
-            let start = view.index(batch, output, channel);
-            let values = &gradient[start..start + length];
-            let pixel = start / view.pixel_stride;
-            let positions = &positions[pixel * view.channels + channel..][..length];
-            let tap = tap as u16;
-            with_known_length!(length, lane, {
-                sums[lane] += if positions[lane] == tap { values[lane] } else { 0.0 };
-            });
-        });
+    fn walk(&self, at: [usize; 3]) -> Walk {
+        self.window.coverings(at, self.view.size)
     }
-}
 
-/// Calls `each(output position, element of the window)` for all windows that have an input position as an element, by rising
-/// output position.
-#[inline(always)]
-fn for_each_covering(
-    window: &Window,
-    outputs: [usize; 3],
-    at: [usize; 3],
-    mut each: impl FnMut([usize; 3], usize),
-) {
-    let kernel = window.kernel;
-    let [depth, height, width] = [0, 1, 2].map(|axis| window.covering(axis, at[axis], outputs[axis]));
-    for to_z in depth.0..depth.1 {
-        let Some(z) = window.element(0, at[0], to_z) else { continue };
-        for to_y in height.0..height.1 {
-            let Some(y) = window.element(1, at[1], to_y) else { continue };
-            for to_x in width.0..width.1 {
-                let Some(x) = window.element(2, at[2], to_x) else { continue };
-                each([to_z, to_y, to_x], (z * kernel[1] + y) * kernel[2] + x);
-            }
+    #[inline(always)]
+    fn source(&self, batch: usize, at: [usize; 3], output: [usize; 3]) -> Option<Source> {
+        let place = self.window.place(self.window.element_at(at, output)?) as u16;
+        Some(Source { pixel: pixel_index(self.view, batch, output), place, divisor: 1.0 })
+    }
+
+    #[inline(always)]
+    fn vector<S: Simd>(
+        &self,
+        simd: S,
+        sources: &[Source],
+        channel: usize,
+        count: usize,
+        sums: (S::Floats, S::Floats),
+    ) -> (S::Floats, S::Floats) {
+        let (mut sum, places) = sums;
+        for source in sources {
+            let value = load(simd, self.gradient, self.view, source.pixel, channel, count);
+            let start = source.pixel * self.view.channels + channel;
+            let found = &self.positions[start..start + count];
+            let value = match count == S::LANES {
+                true => simd.where_place(found, source.place, value),
+                false => {
+                    let mut filled = [NO_POSITION; WORD];
+                    filled[..count].copy_from_slice(found);
+                    simd.where_place(&filled, source.place, value)
+                }
+            };
+            sum = simd.add(sum, value);
         }
+        (sum, places)
     }
 }
 
 /// The average over each window.
 ///
-/// Rows of a window are summed first, then the rows. A global average has a window as large as the input.
+/// Large windows are summed 64 elements at a time, then those sums. A global average has a window as large as the input.
 ///
 /// # Panics
 /// If the views do not fit the slices or each other.
@@ -407,39 +648,44 @@ struct AveragePool<'a> {
 /// What the average of one window is divided by; at least one.
 #[inline(always)]
 fn divisor(window: &Window, count: AverageCount, at: [usize; 3], size: [usize; 3]) -> f32 {
-    let counts = [0, 1, 2].map(|axis| window.count(count, axis, at[axis], size[axis]));
-    counts.iter().product::<usize>().max(1) as f32
+    let mut product = 1;
+    for axis in 0..3 {
+        product *= window.count(count, axis, at[axis], size[axis]);
+    }
+    product.max(1) as f32
 }
 
 impl Gather for AveragePool<'_> {
     #[inline(always)]
-    fn gather(&self, batch: usize, at: [usize; 3], _: usize, channel: usize, sums: &mut [f32]) {
-        let AveragePool { window, count, input, view } = self;
-        let length = sums.len();
-        sums.fill(0.0);
-        let [depth, height, width] = [0, 1, 2].map(|axis| window.inside(axis, at[axis], view.size[axis]));
-        let from = |axis: usize, tap: usize| {
-            at[axis] * window.stride[axis] + tap * window.dilation[axis] - window.padding[axis]
-        };
-        for z in depth.0..depth.1 {
-            for y in height.0..height.1 {
-                let mut row = [0.0; CHUNK];
-                for x in width.0..width.1 {
-                    let start = view.index(batch, [from(0, z), from(1, y), from(2, x)], channel);
-                    let values = &input[start..start + length];
-                    with_known_length!(length, lane, {
-                        row[lane] += values[lane];
-                    });
-                }
-                with_known_length!(length, lane, {
-                    sums[lane] += row[lane];
-                });
-            }
+    fn walk(&self, at: [usize; 3]) -> Walk {
+        self.window.elements(at, self.view.size)
+    }
+
+    #[inline(always)]
+    fn source(&self, batch: usize, at: [usize; 3], element: [usize; 3]) -> Option<Source> {
+        let pixel = pixel_index(self.view, batch, self.window.position(at, element));
+        Some(Source { pixel, place: 0, divisor: 1.0 })
+    }
+
+    #[inline(always)]
+    fn vector<S: Simd>(
+        &self,
+        simd: S,
+        sources: &[Source],
+        channel: usize,
+        count: usize,
+        sums: (S::Floats, S::Floats),
+    ) -> (S::Floats, S::Floats) {
+        let mut sum = simd.splat(0.0);
+        for source in sources {
+            sum = simd.add(sum, load(simd, self.input, self.view, source.pixel, channel, count));
         }
-        let divisor = divisor(window, *count, at, view.size);
-        for sum in sums {
-            *sum /= divisor;
-        }
+        (simd.add(sums.0, sum), sums.1)
+    }
+
+    #[inline(always)]
+    fn divisor(&self, at: [usize; 3]) -> f32 {
+        divisor(self.window, self.count, at, self.view.size)
     }
 }
 
@@ -475,17 +721,31 @@ struct AveragePoolGradient<'a> {
 
 impl Gather for AveragePoolGradient<'_> {
     #[inline(always)]
-    fn gather(&self, batch: usize, at: [usize; 3], _: usize, channel: usize, sums: &mut [f32]) {
-        let AveragePoolGradient { window, count, gradient, view, size } = self;
-        let length = sums.len();
-        sums.fill(0.0);
-        for_each_covering(window, view.size, at, |output, _| {
-            let start = view.index(batch, output, channel);
-            let values = &gradient[start..start + length];
-            let divisor = divisor(window, *count, output, *size);
-            with_known_length!(length, lane, {
-                sums[lane] += values[lane] / divisor;
-            });
-        });
+    fn walk(&self, at: [usize; 3]) -> Walk {
+        self.window.coverings(at, self.view.size)
+    }
+
+    #[inline(always)]
+    fn source(&self, batch: usize, at: [usize; 3], output: [usize; 3]) -> Option<Source> {
+        self.window.element_at(at, output)?;
+        let divisor = divisor(self.window, self.count, output, self.size);
+        Some(Source { pixel: pixel_index(self.view, batch, output), place: 0, divisor })
+    }
+
+    #[inline(always)]
+    fn vector<S: Simd>(
+        &self,
+        simd: S,
+        sources: &[Source],
+        channel: usize,
+        count: usize,
+        sums: (S::Floats, S::Floats),
+    ) -> (S::Floats, S::Floats) {
+        let (mut sum, places) = sums;
+        for source in sources {
+            let value = load(simd, self.gradient, self.view, source.pixel, channel, count);
+            sum = simd.add(sum, simd.divide(value, simd.splat(source.divisor)));
+        }
+        (sum, places)
     }
 }

@@ -173,13 +173,13 @@ pub enum Target<'a> {
 /// A list of instructions that has been checked.
 ///
 /// ```
-/// use ouzel_kernels::{Binary, Instruction::*, Level, Operand, Program, Target, Unary, View};
+/// use ouzel_kernels::{Binary, Instruction, Level, Operand, Program, Target, Unary, View};
 /// // x · sigmoid(x)
 /// let silu = Program::new(vec![
-///     Load { to: 0, operand: 0 },
-///     Unary { to: 1, function: Unary::Sigmoid, a: 0 },
-///     Binary { to: 0, function: Binary::Multiply, a: 0, b: 1 },
-///     Store { result: 0, from: 0 },
+///     Instruction::Load { to: 0, operand: 0 },
+///     Instruction::Unary { to: 1, function: Unary::Sigmoid, a: 0 },
+///     Instruction::Binary { to: 0, function: Binary::Multiply, a: 0, b: 1 },
+///     Instruction::Store { result: 0, from: 0 },
 /// ]);
 /// let view = View::packed(1, [1, 1, 2], 1);
 /// let mut y = [0.0; 2];

@@ -42,6 +42,18 @@ pub(crate) trait Simd: Copy {
     fn greater_or_equal(self, a: Self::Floats, b: Self::Floats) -> u32;
     /// `a` where the bit is set, else `b`.
     fn select(self, bits: u32, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// a / b
+    fn divide(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// In each lane: (value, place) if value > best or value is not a number, else (best, best_place).
+    fn greatest_with_place(
+        self,
+        value: Self::Floats,
+        place: Self::Floats,
+        best: Self::Floats,
+        best_place: Self::Floats,
+    ) -> (Self::Floats, Self::Floats);
+    /// `a` in the lanes where the place (the first `LANES` ones; panics if there are fewer) is the given one, else zero.
+    fn where_place(self, places: &[u16], place: u16, a: Self::Floats) -> Self::Floats;
     /// The sum of all lanes, in a fixed order.
     fn sum(self, a: Self::Floats) -> f32;
     /// Asks for a cache line that will be read soon; any address is allowed.
@@ -131,6 +143,31 @@ impl Simd for Portable {
     #[inline(always)]
     fn select(self, bits: u32, a: Self::Floats, b: Self::Floats) -> Self::Floats {
         std::array::from_fn(|lane| if bits >> lane & 1 == 1 { a[lane] } else { b[lane] })
+    }
+    #[inline(always)]
+    fn divide(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| a[lane] / b[lane])
+    }
+    #[inline(always)]
+    fn greatest_with_place(
+        self,
+        value: Self::Floats,
+        place: Self::Floats,
+        best: Self::Floats,
+        best_place: Self::Floats,
+    ) -> (Self::Floats, Self::Floats) {
+        let (mut best, mut best_place) = (best, best_place);
+        for lane in 0..PORTABLE_LANES {
+            let better = (value[lane] > best[lane]) | value[lane].is_nan();
+            best[lane] = if better { value[lane] } else { best[lane] };
+            best_place[lane] = if better { place[lane] } else { best_place[lane] };
+        }
+        (best, best_place)
+    }
+    #[inline(always)]
+    fn where_place(self, places: &[u16], place: u16, a: Self::Floats) -> Self::Floats {
+        let places = &places[..PORTABLE_LANES];
+        std::array::from_fn(|lane| if places[lane] == place { a[lane] } else { 0.0 })
     }
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}

@@ -114,6 +114,34 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[inline(always)]
+    fn divide(self, a: __m512, b: __m512) -> __m512 {
+        by_token!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn greatest_with_place(
+        self,
+        value: __m512,
+        place: __m512,
+        best: __m512,
+        best_place: __m512,
+    ) -> (__m512, __m512) {
+        by_token!({
+            let better = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(value, best)
+                | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
+            (_mm512_mask_blend_ps(better, best, value), _mm512_mask_blend_ps(better, best_place, place))
+        })
+    }
+    #[inline(always)]
+    fn where_place(self, places: &[u16], place: u16, a: __m512) -> __m512 {
+        assert!(places.len() >= 16, "invariant: a place for each lane");
+        // SAFETY: the token proves the instructions, the assertion that 16 places can be read.
+        unsafe {
+            let places = _mm256_loadu_si256(places.as_ptr().cast());
+            let equal = _mm256_cmpeq_epi16_mask(places, _mm256_set1_epi16(place as i16));
+            _mm512_maskz_mov_ps(equal, a)
+        }
+    }
+    #[inline(always)]
     fn sum(self, a: __m512) -> f32 {
         let half = by_token!(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)));
         Avx2(()).sum(half)
@@ -209,6 +237,34 @@ impl Simd for Avx2 {
     fn prefetch(self, address: *const f32) {
         // SAFETY: a prefetch touches no memory in a way that a program could see, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[inline(always)]
+    fn divide(self, a: __m256, b: __m256) -> __m256 {
+        by_token!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn greatest_with_place(
+        self,
+        value: __m256,
+        place: __m256,
+        best: __m256,
+        best_place: __m256,
+    ) -> (__m256, __m256) {
+        by_token!({
+            let greater = _mm256_cmp_ps::<_CMP_GT_OQ>(value, best);
+            let better = _mm256_or_ps(greater, _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
+            (_mm256_blendv_ps(best, value, better), _mm256_blendv_ps(best_place, place, better))
+        })
+    }
+    #[inline(always)]
+    fn where_place(self, places: &[u16], place: u16, a: __m256) -> __m256 {
+        assert!(places.len() >= 8, "invariant: a place for each lane");
+        // SAFETY: the token proves the instructions, the assertion that 8 places can be read.
+        unsafe {
+            let places = _mm_loadu_si128(places.as_ptr().cast());
+            let equal = _mm_cmpeq_epi16(places, _mm_set1_epi16(place as i16));
+            _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_cvtepi16_epi32(equal)))
+        }
     }
     #[inline(always)]
     fn sum(self, a: __m256) -> f32 {

@@ -417,7 +417,8 @@ fn infer(op: &Op, facts: &[Option<&Fact>]) -> Result<Vec<Fact>> {
 }
 
 fn is_small(fact: &Fact) -> bool {
-    known_shape(&fact.shape).is_some_and(|shape| shape.iter().product::<usize>() <= CONTENT_LIMIT)
+    let count = |shape: Vec<usize>| shape.iter().try_fold(1usize, |count, &length| count.checked_mul(length));
+    known_shape(&fact.shape).and_then(count).is_some_and(|count| count <= CONTENT_LIMIT)
 }
 
 /// Runs the op where every element of every input is known.

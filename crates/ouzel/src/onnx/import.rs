@@ -318,7 +318,7 @@ fn input_fact(input: &ValueInfoProto) -> Result<Fact> {
         Some(other) => bail!(unsupported, "expected a tensor, found {}", other.name()),
         None => bail!(model, "its type is missing"),
     };
-    let dtype = dtype_of_code(tensor.elem_type)?;
+    let dtype = dtype_of_code(tensor.elem_type.into())?;
     let Some(shape) = &tensor.shape else {
         return Err(Error::unsupported(
             "its rank is not known: export the model with input shapes (single dimensions may be dynamic)",

@@ -131,8 +131,8 @@ enum Encoding {
 }
 
 /// The element type behind a number of ONNX's `TensorProto.DataType`, as tensors of it are read.
-pub(crate) fn dtype_of_code(code: i32) -> Result<DType> {
-    Ok(Encoding::new(code)?.dtype())
+pub(crate) fn dtype_of_code(code: i64) -> Result<DType> {
+    Ok(Encoding::new(i32::try_from(code).unwrap_or(data_type::UNDEFINED))?.dtype())
 }
 
 impl Encoding {

@@ -378,3 +378,43 @@ impl Listed for Einsum {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Expected numbers: the reference evaluator of the Python package onnx 1.17.0, if nothing else is said.
+
+    use super::*;
+    use crate::gradient_check::outputs;
+
+    /// 0, 1, 2, … in this shape.
+    fn counting(shape: &[usize]) -> Tensor {
+        Tensor::from_shape_vec(shape, (0..shape.iter().product::<usize>() as i64).collect()).unwrap()
+    }
+
+    fn integers(shape: &[usize], values: &[i64]) -> Tensor {
+        Tensor::from_shape_vec(shape, values.to_vec()).unwrap()
+    }
+
+    fn einsum(equation: &str, x: &[Tensor]) -> Tensor {
+        outputs(Einsum { equation: equation.to_owned() }, x).remove(0)
+    }
+
+    #[test]
+    fn equations_multiply_sum_and_transpose() {
+        let y = einsum("ij,jk->ki", &[counting(&[2, 3]), counting(&[3, 2])]);
+        assert_eq!(y, integers(&[2, 2], &[10, 28, 13, 40]));
+        assert_eq!(einsum("ii->i", &[counting(&[3, 3])]), integers(&[3], &[0, 4, 8]));
+        let y = einsum("bij,bjk", &[counting(&[2, 2, 2]), counting(&[2, 2, 2])]);
+        assert_eq!(y, integers(&[2, 2], &[48, 58, 72, 90]));
+        let y = einsum("...ij,...j->...i", &[counting(&[2, 2, 3]), counting(&[2, 3])]);
+        assert_eq!(y, integers(&[2, 2], &[5, 14, 86, 122]));
+    }
+
+    #[test]
+    fn impossible_equations_are_refused() {
+        for equation in ["ij->k", "i", "ij,jk->ik", "ij->ii", "i1->i", "ijk->i", "->"] {
+            let op = Einsum { equation: equation.to_owned() };
+            assert!(op.run(&Inputs(&[Some(&counting(&[2, 2]))])).is_err(), "{equation}");
+        }
+    }
+}

@@ -184,3 +184,18 @@ impl Listed for GatherTranspose {
         vec![Sample::new(GatherTranspose { axis: 1 }, [g, indices.into(), shape.into()])]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_out_of_range_are_refused() {
+        let x = Tensor::vector([1.0f32, 2.0]);
+        for index in [2, -3, i64::MIN, i64::MAX] {
+            let indices = Tensor::vector([index]);
+            let error = Gather { axis: 0 }.run(&Inputs(&[Some(&x), Some(&indices)])).unwrap_err();
+            assert!(error.to_string().contains(&format!("index {index} is out of range")), "{error}");
+        }
+    }
+}

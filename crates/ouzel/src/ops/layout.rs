@@ -145,7 +145,7 @@ impl Listed for Cast {
     fn read(node: &mut NodeReader) -> Result<Self> {
         node.ignore("saturate");
         match node.int("to")? {
-            Some(code) => Ok(Self { to: crate::onnx::dtype_of_code(i32::try_from(code).unwrap_or(0))? }),
+            Some(code) => Ok(Self { to: crate::onnx::dtype_of_code(code)? }),
             None => bail!(model, "the attribute 'to' is missing"),
         }
     }

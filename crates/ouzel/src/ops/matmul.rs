@@ -323,3 +323,44 @@ impl Listed for Gemm {
         samples
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Expected numbers: the reference evaluator of the Python package onnx 1.17.0, if nothing else is said.
+
+    use super::*;
+    use crate::gradient_check::outputs;
+
+    /// 0, 1, 2, … in this shape.
+    fn counting(shape: &[usize]) -> Tensor {
+        Tensor::from_shape_vec(shape, (0..shape.iter().product::<usize>() as i64).collect()).unwrap()
+    }
+
+    fn integers(shape: &[usize], values: &[i64]) -> Tensor {
+        Tensor::from_shape_vec(shape, values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn vectors_lose_their_axis() {
+        let y = outputs(MatMul, &[counting(&[3]), counting(&[2, 3, 2])]);
+        assert_eq!(y, [integers(&[2, 2], &[10, 13, 28, 31])]);
+    }
+
+    #[test]
+    fn factors_are_transposed_and_scaled() {
+        let op = Gemm { alpha: Real(0.5), beta: Real(2.0), transpose_a: true, transpose_b: true };
+        let c = Tensor::vector([1.0f64, 2.0]);
+        let x = [counting(&[3, 2]).cast(DType::F64), counting(&[2, 3]).cast(DType::F64), c];
+        assert_eq!(
+            outputs(op, &x),
+            [Tensor::from_shape_vec(&[2, 2], vec![7.0f64, 18.0, 8.5, 24.0]).unwrap()]
+        );
+    }
+
+    #[test]
+    fn empty_factors_have_a_product() {
+        let y = outputs(MatMul, &[counting(&[2, 0]), counting(&[0, 2])]);
+        assert_eq!(y, [integers(&[2, 2], &[0, 0, 0, 0])]);
+        assert_eq!(outputs(MatMul, &[counting(&[0, 2, 3]), counting(&[3, 2])]), [integers(&[0, 2, 2], &[])]);
+    }
+}

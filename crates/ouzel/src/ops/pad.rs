@@ -146,12 +146,9 @@ impl OpDef for Pad {
     fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
         let data = x.get(0)?;
         let pads = expressions(x, 1, "the pads")?;
-        if let Some(value) = x.optional(2) {
-            if value.dtype != data.dtype
-                || value.shape.iter().any(|dim| dim.known().is_some_and(|dim| dim != 1))
-            {
-                bail!(shape, "expected a value of one {}, found {value}", data.dtype);
-            }
+        let is_one = |value: &Fact| value.shape.iter().all(|dim| dim.known().is_none_or(|dim| dim == 1));
+        if let Some(value) = x.optional(2).filter(|value| value.dtype != data.dtype || !is_one(value)) {
+            bail!(shape, "expected a value of one {}, found {value}", data.dtype);
         }
         let axes = numbers(x, 3, "the axes")?;
         let axes = paired_axes(pads.len(), axes.as_deref(), data.rank())?;
@@ -183,8 +180,11 @@ impl OpDef for Pad {
                 &zero
             }
         };
+        if value.len() != 1 {
+            bail!(shape, "expected a value of one element, found the shape {:?}", value.shape());
+        }
         Ok(vec![each_dtype!(data, data => {
-            let Some(&value) = value.array()?.first() else { bail!(shape, "the value (input 2) is empty") };
+            let Some(&value) = value.array()?.first() else { bail!(internal, "one element is none") };
             self.run_on(data, value, &paddings)?
         })])
     }
@@ -429,5 +429,56 @@ impl Listed for Tile {
             Sample::new(Tile, [floats(-1.0, 1.0).input(&[2, 3]), at(&[1, 2])]),
             Sample::new(Tile, [floats(-1.0, 1.0).input(&[2, 1, 3]), at(&[3, 2, 2])]),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Expected numbers: the reference evaluator of the Python package onnx 1.17.0, if nothing else is said.
+
+    use super::*;
+    use crate::gradient_check::outputs;
+
+    /// 0, 1, 2, … in this shape.
+    fn counting(shape: &[usize]) -> Tensor {
+        Tensor::from_shape_vec(shape, (0..shape.iter().product::<usize>() as i64).collect()).unwrap()
+    }
+
+    fn integers(shape: &[usize], values: &[i64]) -> Tensor {
+        Tensor::from_shape_vec(shape, values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn pads_may_be_longer_than_what_they_repeat() {
+        let pad =
+            |mode, pads: &[i64]| outputs(Pad { mode }, &[counting(&[2, 3]), integers(&[4], pads)]).remove(0);
+        let reflected = [0, 1, 2, 1, 0, 1, 2, 1, 0, 3, 4, 5, 4, 3, 4, 5, 4, 3, 0, 1, 2, 1, 0, 1, 2, 1, 0];
+        assert_eq!(pad(PadMode::Reflect, &[0, 4, 1, 2]), integers(&[3, 9], &reflected));
+        let edge = [0, 0, 1, 2, 2, 2, 3, 3, 4, 5, 5, 5, 3, 3, 4, 5, 5, 5];
+        assert_eq!(pad(PadMode::Edge, &[0, 1, 1, 2]), integers(&[3, 6], &edge));
+        let wrapped = [1, 2, 0, 1, 2, 0, 1, 2, 0, 4, 5, 3, 4, 5, 3, 4, 5, 3];
+        assert_eq!(pad(PadMode::Wrap, &[0, 2, 0, 4]), integers(&[2, 9], &wrapped));
+    }
+
+    /// Worked out by hand: the reference evaluator does not crop.
+    #[test]
+    fn negative_pads_crop() {
+        let x = [counting(&[2, 3]), integers(&[4], &[1, -1, 0, 1]), Tensor::scalar(9i64)];
+        let y = outputs(Pad { mode: PadMode::Constant }, &x);
+        assert_eq!(y, [integers(&[3, 3], &[9, 9, 9, 1, 2, 9, 4, 5, 9])]);
+    }
+
+    #[test]
+    fn absurd_pads_end_in_an_error() {
+        for pads in [[i64::MAX, i64::MAX], [i64::MIN, 0], [1 << 39, 0], [-2, -2], [0, -100]] {
+            let (x, pads) = (counting(&[3]), integers(&[2], &pads));
+            assert!(Pad { mode: PadMode::Edge }.run(&Inputs(&[Some(&x), Some(&pads)])).is_err(), "{pads:?}");
+        }
+    }
+
+    #[test]
+    fn tiles_repeat_each_axis() {
+        let y = outputs(Tile, &[counting(&[1, 2]), integers(&[2], &[2, 2])]);
+        assert_eq!(y, [integers(&[2, 4], &[0, 1, 0, 1, 0, 1, 0, 1])]);
     }
 }

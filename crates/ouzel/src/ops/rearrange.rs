@@ -308,7 +308,7 @@ impl OpDef for ReverseSequence {
         }
         let (x, lengths) = (x.get(0)?, x.get(1)?.to_integers()?);
         let shape = x.shape();
-        if shape.len() < 2 || self.batch_axis > 1 || self.time_axis > 1 {
+        if shape.len() < 2 || !matches!((self.batch_axis, self.time_axis), (0, 1) | (1, 0)) {
             bail!(shape, "expected batch and time to be the first two axes of the shape {shape:?}");
         }
         let counts: Vec<usize> = lengths
@@ -355,5 +355,42 @@ impl Listed for ReverseSequence {
             Sample::new(ReverseSequence { batch_axis: 0, time_axis: 1 }, [x(), lengths(&[2, 3])]),
             Sample::new(ReverseSequence { batch_axis: 1, time_axis: 0 }, [x(), lengths(&[2, 1, 0])]),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Expected numbers: the reference evaluator of the Python package onnx 1.17.0, if nothing else is said.
+
+    use super::*;
+    use crate::gradient_check::outputs;
+
+    /// 0, 1, 2, … in this shape.
+    fn counting(shape: &[usize]) -> Tensor {
+        Tensor::from_shape_vec(shape, (0..shape.iter().product::<usize>() as i64).collect()).unwrap()
+    }
+
+    fn integers(shape: &[usize], values: &[i64]) -> Tensor {
+        Tensor::from_shape_vec(shape, values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn depth_is_read_in_both_orders() {
+        let x = counting(&[1, 8, 1, 2]);
+        let dcr = outputs(DepthToSpace { block: 2, order: DepthOrder::Dcr }, std::slice::from_ref(&x));
+        let crd = outputs(DepthToSpace { block: 2, order: DepthOrder::Crd }, std::slice::from_ref(&x));
+        assert_eq!(dcr, [integers(&[1, 2, 2, 4], &[0, 4, 1, 5, 8, 12, 9, 13, 2, 6, 3, 7, 10, 14, 11, 15])]);
+        assert_eq!(crd, [integers(&[1, 2, 2, 4], &[0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15])]);
+        assert_eq!(
+            outputs(SpaceToDepth { block: 2, order: DepthOrder::Dcr }, &dcr),
+            std::slice::from_ref(&x)
+        );
+        assert_eq!(outputs(SpaceToDepth { block: 2, order: DepthOrder::Crd }, &crd), [x]);
+    }
+
+    #[test]
+    fn triangles_begin_at_a_diagonal() {
+        let y = outputs(Trilu { upper: true }, &[counting(&[2, 3]), Tensor::scalar(1i64)]);
+        assert_eq!(y, [integers(&[2, 3], &[0, 1, 2, 0, 0, 5])]);
     }
 }

@@ -513,3 +513,58 @@ impl Listed for ScatterND {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Expected numbers: the reference evaluator of the Python package onnx 1.17.0, if nothing else is said.
+
+    use super::*;
+    use crate::gradient_check::outputs;
+
+    /// 0, 1, 2, … in this shape.
+    fn counting(shape: &[usize]) -> Tensor {
+        Tensor::from_shape_vec(shape, (0..shape.iter().product::<usize>() as i64).collect()).unwrap()
+    }
+
+    fn integers(shape: &[usize], values: &[i64]) -> Tensor {
+        Tensor::from_shape_vec(shape, values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn index_tuples_pick_slices() {
+        let x = counting(&[2, 2, 2]);
+        let y = outputs(GatherND { batch_dims: 0 }, &[x.clone(), integers(&[2, 1, 2], &[0, 1, 1, 0])]);
+        assert_eq!(y, [integers(&[2, 1, 2], &[2, 3, 4, 5])]);
+        let y = outputs(GatherND { batch_dims: 1 }, &[x, integers(&[2, 1], &[1, 0])]);
+        assert_eq!(y, [integers(&[2, 2], &[2, 3, 4, 5])]);
+    }
+
+    #[test]
+    fn scattered_elements_replace_add_or_compare() {
+        let tens = integers(&[3, 3], &[0, 10, 20, 30, 40, 50, 60, 70, 80]);
+        let (indices, updates) =
+            (integers(&[2, 3], &[1, 0, 2, 0, 2, 1]), integers(&[2, 3], &[1, 2, 3, 4, 5, 6]));
+        let y = outputs(
+            ScatterElements { axis: 0, reduction: ScatterReduction::None },
+            &[tens, indices, updates],
+        );
+        assert_eq!(y, [integers(&[3, 3], &[4, 2, 20, 1, 40, 6, 60, 5, 3])]);
+        let row = |reduction, updates: &[i64]| {
+            let x = [
+                integers(&[1, 5], &[0, 10, 20, 30, 40]),
+                integers(&[1, 3], &[1, 1, -1]),
+                integers(&[1, 3], updates),
+            ];
+            outputs(ScatterElements { axis: 1, reduction }, &x).remove(0)
+        };
+        assert_eq!(row(ScatterReduction::Add, &[1, 2, 3]), integers(&[1, 5], &[0, 13, 20, 30, 43]));
+        assert_eq!(row(ScatterReduction::Max, &[1, 20, 3]), integers(&[1, 5], &[0, 20, 20, 30, 40]));
+    }
+
+    #[test]
+    fn scattered_slices_add_up() {
+        let x = [counting(&[4]), integers(&[3, 1], &[3, 1, 1]), integers(&[3], &[10, 20, 30])];
+        let y = outputs(ScatterND { reduction: ScatterReduction::Add }, &x);
+        assert_eq!(y, [integers(&[4], &[0, 51, 2, 13])]);
+    }
+}

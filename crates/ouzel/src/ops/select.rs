@@ -625,3 +625,55 @@ impl Listed for EyeLike {
         vec![Sample::new(EyeLike { dtype: None, k: 1 }, [floats(-1.0, 1.0).input(&[2, 3])])]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Expected numbers: the reference evaluator of the Python package onnx 1.17.0, if nothing else is said.
+
+    use super::*;
+    use crate::gradient_check::outputs;
+
+    /// 0, 1, 2, … in this shape.
+    fn counting(shape: &[usize]) -> Tensor {
+        Tensor::from_shape_vec(shape, (0..shape.iter().product::<usize>() as i64).collect()).unwrap()
+    }
+
+    fn integers(shape: &[usize], values: &[i64]) -> Tensor {
+        Tensor::from_shape_vec(shape, values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_first_of_tied_elements_is_chosen() {
+        let x = [integers(&[2, 4], &[3, 1, 2, 3, 0, 5, 5, 4]), integers(&[1], &[2])];
+        let y = outputs(TopK { axis: 1, largest: true, sorted: true }, &x);
+        assert_eq!(y, [integers(&[2, 2], &[3, 3, 5, 5]), integers(&[2, 2], &[0, 3, 1, 2])]);
+        let y = outputs(TopK { axis: 1, largest: false, sorted: true }, &x);
+        assert_eq!(y, [integers(&[2, 2], &[1, 2, 0, 4]), integers(&[2, 2], &[1, 2, 0, 3])]);
+        let last = ArgMax { axis: 1, keep_dims: true, select_last_index: true };
+        assert_eq!(outputs(last, &[integers(&[2, 2], &[2, 2, 3, 10])]), [integers(&[2, 1], &[1, 1])]);
+    }
+
+    /// The reference evaluator wraps what is out of range (7 here); the standard's text does not.
+    #[test]
+    fn indices_out_of_range_are_coded_as_off() {
+        let x = [integers(&[3], &[0, -1, 7]), Tensor::scalar(3i64), integers(&[2], &[2, 5])];
+        let y = outputs(OneHot { axis: 0 }, &x);
+        assert_eq!(y, [integers(&[3, 3], &[5, 2, 2, 2, 2, 2, 2, 5, 2])]);
+    }
+
+    #[test]
+    fn running_sums_and_ranges_go_backwards() {
+        let y = outputs(CumSum { exclusive: true, reverse: true }, &[counting(&[4]), Tensor::scalar(0i64)]);
+        assert_eq!(y, [integers(&[4], &[6, 5, 3, 0])]);
+        let y = outputs(Range, &[10i64, 4, -3].map(Tensor::scalar));
+        assert_eq!(y, [integers(&[2], &[10, 7])]);
+    }
+
+    #[test]
+    fn absurd_ranges_end_in_an_error() {
+        for numbers in [[0, i64::MAX, 1], [i64::MIN, i64::MAX, 1], [0, 5, 0]] {
+            let x = numbers.map(Tensor::scalar::<i64>);
+            assert!(Range.run(&Inputs(&[Some(&x[0]), Some(&x[1]), Some(&x[2])])).is_err(), "{numbers:?}");
+        }
+    }
+}

@@ -18,10 +18,10 @@ use std::ops::Range;
 /// The number of elements of a shape that a file or an input asks for.
 ///
 /// # Errors
-/// If no machine could hold them: more than 2^31.
+/// If no machine could hold them: more than 2^30.
 pub(crate) fn allocatable(shape: &[usize]) -> Result<usize> {
     match shape.iter().try_fold(1usize, |product, &length| product.checked_mul(length)) {
-        Some(count) if count <= 1 << 31 => Ok(count),
+        Some(count) if count <= 1 << 30 => Ok(count),
         // A length of 0 anywhere makes the product 0, however long the others are.
         _ if shape.contains(&0) => Ok(0),
         _ => bail!(shape, "a tensor of shape {shape:?} does not fit into memory"),
@@ -552,9 +552,10 @@ impl OpDef for Concat {
             for part in x.present() {
                 parts.push(part.array::<T>()?.view());
             }
-            match ndarray::concatenate(Axis(axis), &parts) {
-                Ok(y) => Ok(T::wrap(y.as_standard_layout().to_shared())),
-                Err(_) => {
+            let same_rank = parts.iter().all(|part| part.ndim() == first.ndim());
+            match same_rank.then(|| ndarray::concatenate(Axis(axis), &parts)) {
+                Some(Ok(y)) => Ok(T::wrap(y.as_standard_layout().to_shared())),
+                _ => {
                     let shapes: Vec<&[usize]> = x.present().map(Tensor::shape).collect();
                     bail!(shape, "the shapes {shapes:?} do not fit along axis {axis}")
                 }
@@ -608,5 +609,75 @@ impl Listed for Concat {
             Sample::new(Concat { axis: -2 }, [x(&[2, 3]), x(&[2, 3]), x(&[1, 3])]),
             Sample::new(Concat { axis: 0 }, [x(&[2])]),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Expected numbers: the reference evaluator of the Python package onnx 1.17.0, if nothing else is said.
+
+    use super::*;
+    use crate::gradient_check::outputs;
+
+    /// 0, 1, 2, … in this shape.
+    fn counting(shape: &[usize]) -> Tensor {
+        Tensor::from_shape_vec(shape, (0..shape.iter().product::<usize>() as i64).collect()).unwrap()
+    }
+
+    fn integers(shape: &[usize], values: &[i64]) -> Tensor {
+        Tensor::from_shape_vec(shape, values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn slices_go_backwards_and_are_clamped() {
+        let slice = |places: [&[i64]; 4]| {
+            let [starts, ends, axes, steps] = places.map(|values| integers(&[values.len()], values));
+            outputs(Slice, &[counting(&[3, 4]), starts, ends, axes, steps]).remove(0)
+        };
+        assert_eq!(slice([&[-1, 3], &[-100, -4], &[0, 1], &[-2, -2]]), integers(&[2, 2], &[11, 9, 3, 1]));
+        assert_eq!(slice([&[0, 1], &[1000, -1], &[1, 0], &[3, 1]]), integers(&[1, 2], &[4, 7]));
+    }
+
+    #[test]
+    fn absurd_slices_end_in_an_error_or_in_nothing() {
+        let run = |places: [i64; 3]| {
+            let [start, end, step] = places.map(|value| integers(&[1], &[value]));
+            Slice.run(&Inputs(&[
+                Some(&counting(&[3])),
+                Some(&start),
+                Some(&end),
+                Some(&integers(&[1], &[0])),
+                Some(&step),
+            ]))
+        };
+        assert!(run([0, 3, 0]).unwrap_err().to_string().contains("contain 0"));
+        assert_eq!(run([i64::MAX, i64::MIN, i64::MIN]).unwrap(), [integers(&[1], &[2])]);
+        assert_eq!(run([i64::MIN, i64::MAX, i64::MAX]).unwrap(), [integers(&[1], &[0])]);
+        assert_eq!(run([i64::MAX, i64::MIN, 1]).unwrap(), [integers(&[0], &[])]);
+    }
+
+    #[test]
+    fn symbolic_lengths_are_carried() {
+        let length = Dim::symbol("n");
+        let shape = |start: i64, end: i64, step: i64| -> Dim {
+            let data = Fact::new(crate::tensor::DType::F32, vec![length.clone()]);
+            let places = [start, end, 0, step].map(|value| Fact::of(&integers(&[1], &[value])));
+            let mut x = vec![Some(&data)];
+            x.extend(places.iter().map(Some));
+            Slice.infer(&Inputs(&x)).unwrap()[0].shape[0].clone()
+        };
+        assert_eq!(shape(0, i64::MAX, 1), length);
+        assert_eq!(shape(1, i64::MAX, 1).to_string(), "n - 1");
+        assert_eq!(shape(0, -1, 1).to_string(), "n - 1");
+        assert_eq!(shape(-1, i64::MIN, -1), length);
+        assert_eq!(shape(0, 5, 1).to_string(), "min(n, 5)");
+        assert_eq!(shape(-3, i64::MAX, 1).to_string(), "min(n, 3)");
+        assert_eq!(shape(0, i64::MAX, 2).to_string(), "floor((n + 1)/(2))");
+    }
+
+    #[test]
+    fn the_last_part_of_a_split_may_be_smaller() {
+        let parts = outputs(Split { axis: 1, sizes: None, outputs: 2 }, &[counting(&[1, 5])]);
+        assert_eq!(parts, [integers(&[1, 3], &[0, 1, 2]), integers(&[1, 2], &[3, 4])]);
     }
 }

@@ -209,3 +209,24 @@ impl Listed for Hardmax {
         samples(Hardmax)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Expected numbers: the reference evaluator of the Python package onnx 1.17.0.
+
+    use super::*;
+    use crate::gradient_check::outputs;
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let x = Tensor::vector([1000.0f32, 1000.0, -1000.0]);
+        assert_eq!(outputs(Softmax::over(0), &[x]), [Tensor::vector([0.5f32, 0.5, 0.0])]);
+    }
+
+    #[test]
+    fn the_first_maximum_is_hard() {
+        let op = Hardmax(Normalized { axis: -1, flattened: false });
+        let y = outputs(op, &[Tensor::vector([3.0f32, 0.0, 3.0, 2.0])]);
+        assert_eq!(y, [Tensor::vector([1.0f32, 0.0, 0.0, 0.0])]);
+    }
+}
