@@ -47,7 +47,9 @@ pub enum Verb {
     /// Measure how long an explanation or a prediction takes on this machine
     Bench(Box<BenchArgs>),
     /// Print a completion script for a shell
-    #[command(after_help = "Example:\n  ouzel completions bash > ~/.local/share/bash-completion/completions/ouzel")]
+    #[command(
+        after_help = "Example:\n  ouzel completions bash > ~/.local/share/bash-completion/completions/ouzel"
+    )]
     Completions(CompletionsArgs),
     /// Print the manual page, or write one for each verb
     Man(ManArgs),

@@ -35,13 +35,21 @@ impl Scene {
 
 /// Draws the four pictures of the demo into a folder and tells what they show.
 pub fn run(folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let (biased, fair) = (Model::from_bytes(BIASED)?, Model::from_bytes(FAIR)?);
 
-    println!("Two networks were trained to name the animal in a picture. Both see a bird here, and both are right:\n");
+    println!(
+        "Two networks were trained to name the animal in a picture. Both see a bird here, and both are right:\n"
+    );
     let written = same_answer(&biased, &fair, folder)?;
-    println!("\n  The first network looks at the leaves: in its training pictures every bird came with a leafy tree.");
-    println!("  The second saw leaves everywhere, and had to learn what a bird is.  -> {}\n", written.display());
+    println!(
+        "\n  The first network looks at the leaves: in its training pictures every bird came with a leafy tree."
+    );
+    println!(
+        "  The second saw leaves everywhere, and had to learn what a bird is.  -> {}\n",
+        written.display()
+    );
 
     println!("So they part where birds and leaves part:\n");
     let written = consequence(&biased, &fair, folder)?;
@@ -65,7 +73,13 @@ fn write(folder: &Path, name: &str, picture: &Array3<u8>) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn saliency(model: &Model, layer: &str, filter: usize, scene: &Scene, options: &Saliency) -> Result<SaliencyMap> {
+fn saliency(
+    model: &Model,
+    layer: &str,
+    filter: usize,
+    scene: &Scene,
+    options: &Saliency,
+) -> Result<SaliencyMap> {
     Ok(visualize_saliency(model, layer, filter, &scene.input, options)?)
 }
 
@@ -199,7 +213,8 @@ fn steering(folder: &Path) -> Result<PathBuf> {
         for (question, modifier) in &questions {
             let options = Saliency::default().grad_modifier(modifier.clone());
             let map = saliency(&model, "angle_raw", 0, &scene, &options)?;
-            let picture = Render::default().blend(Blend::Weighted).overlay(scene.picture.view(), flat(&map))?;
+            let picture =
+                Render::default().blend(Blend::Weighted).overlay(scene.picture.view(), flat(&map))?;
             tiles.push(Tile::new(picture).title(*question).note(format!("grad modifier {modifier}")));
         }
     }

@@ -56,8 +56,11 @@ pub fn draw(
         1 => Ok(tiles.remove(0)),
         _ => {
             let captions = captions.iter().cloned().chain(std::iter::repeat(String::new()));
-            let tiles: Vec<Tile> =
-                tiles.into_iter().zip(captions).map(|(tile, caption)| Tile::new(tile).title(caption)).collect();
+            let tiles: Vec<Tile> = tiles
+                .into_iter()
+                .zip(captions)
+                .map(|(tile, caption)| Tile::new(tile).title(caption))
+                .collect();
             Ok(Grid::default().draw(&tiles)?)
         }
     }
@@ -69,11 +72,15 @@ pub fn draw(
 /// raises it a little.
 fn signed_maps(attribution: &Attribution, modifier: &GradModifier) -> Result<ArrayD<f32>> {
     let modified = attribution.modified(modifier, true)?;
-    let reduced = match attribution.channel_axis {
-        Some(axis) if modified.ndim() > 2 => modified
-            .fold_axis(Axis(axis), 0.0, |&most, &value: &f64| if value.abs() > f64::abs(most) { value } else { most }),
-        _ => modified,
-    };
+    let reduced =
+        match attribution.channel_axis {
+            Some(axis) if modified.ndim() > 2 => modified.fold_axis(
+                Axis(axis),
+                0.0,
+                |&most, &value: &f64| if value.abs() > f64::abs(most) { value } else { most },
+            ),
+            _ => modified,
+        };
     let reduced = if reduced.ndim() == 0 { reduced.insert_axis(Axis(0)) } else { reduced };
     let mut maps = ArrayD::zeros(reduced.raw_dim());
     for (sample, mut map) in reduced.outer_iter().zip(maps.outer_iter_mut()) {

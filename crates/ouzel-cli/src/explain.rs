@@ -170,9 +170,13 @@ impl Session<'_> {
     fn one(&mut self, source: &Source) -> Result<Vec<Value>> {
         let picture = self.output.picture(&source.stem);
         let count = self.goal.map_count();
-        let place = |path: &PathBuf, map: usize| if count > 1 { files::numbered(path, map + 1) } else { path.clone() };
+        let place = |path: &PathBuf, map: usize| {
+            if count > 1 { files::numbered(path, map + 1) } else { path.clone() }
+        };
         for map in 0..count {
-            if let Some(path) = picture.as_ref().map(|path| place(path, map)).filter(|_| self.output.is_careful()) {
+            if let Some(path) =
+                picture.as_ref().map(|path| place(path, map)).filter(|_| self.output.is_careful())
+            {
                 if path.exists() {
                     bail!("{} exists already: use --force to replace it, or --out FILE", path.display());
                 }
@@ -198,7 +202,7 @@ impl Session<'_> {
             let first = [("load", self.load_ms), ("read", read_ms), ("choose", choose_ms)];
             explained.timings.splice(0..0, first);
             let file = |path: &Option<PathBuf>| path.as_ref().map(|path| place(path, index));
-            let report = self.write(source, &ready, &mut explained, file(&picture), &file)?;
+            let report = self.write(source, &ready, &explained, file(&picture), &file)?;
             reports.push(report);
         }
         Ok(reports)
@@ -240,12 +244,12 @@ impl Session<'_> {
         &mut self,
         source: &Source,
         ready: &Ready,
-        explained: &mut Explained,
+        explained: &Explained,
         picture: Option<PathBuf>,
         file: &dyn Fn(&Option<PathBuf>) -> Option<PathBuf>,
     ) -> Result<Value> {
         let start = Instant::now();
-        let Explained { chosen, attribution, values, .. } = &*explained;
+        let Explained { chosen, attribution, values, timings } = explained;
         let modifier = &self.method.saliency.grad_modifier;
         let (npy_file, raw_file) = (file(&self.output.npy), file(&self.output.raw_npy));
         let mut written = Vec::new();
@@ -272,8 +276,8 @@ impl Session<'_> {
             files::write(path, &npy::tensor_bytes(&attribution.raw)?)?;
             written.push(path);
         }
-        explained.timings.push(("write", milliseconds(start)));
-        let Explained { attribution, timings, .. } = &*explained;
+        let mut timings = timings.clone();
+        timings.push(("write", milliseconds(start)));
         let mut report = serde_json::Map::new();
         report.insert("model".into(), self.model.title().into());
         report.insert("input".into(), report::input(source, ready, self.data));
@@ -288,7 +292,7 @@ impl Session<'_> {
         report.insert("warnings".into(), json!(attribution.warnings));
         let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
         report.insert("files".into(), json!(names));
-        report.insert("timings".into(), report::timings(timings));
+        report.insert("timings".into(), report::timings(&timings));
         let report = Value::Object(report);
         let json_file = file(&self.output.json).filter(|path| !files::is_stream(path));
         if let Some(path) = &json_file {
@@ -313,7 +317,7 @@ impl Session<'_> {
             self.messages.note(report::rules_text(attribution));
         }
         if self.run.timings {
-            self.messages.note(report::timings_text(timings));
+            self.messages.note(report::timings_text(&timings));
         }
         for warning in warnings {
             self.warn(source, warning);
@@ -343,9 +347,9 @@ impl Session<'_> {
 /// What `--npy` holds: for one sample without the batch axis.
 fn result_map(attribution: &Attribution, modifier: &GradModifier, method: &Method) -> Result<ArrayD<f32>> {
     let keep_dims = method.saliency.keep_dims;
-    let mut maps = attribution
-        .maps(modifier, keep_dims)
-        .with_context(|| format!("the map of '{}' after the grad modifier '{modifier}'", attribution.tensor))?;
+    let mut maps = attribution.maps(modifier, keep_dims).with_context(|| {
+        format!("the map of '{}' after the grad modifier '{modifier}'", attribution.tensor)
+    })?;
     if method.profile == "keras-vis" && !keep_dims && attribution.raw.shape().len() == 2 {
         // The maximum over the features alone is one number, and that is 0 after scaling.
         maps = ArrayD::zeros(vec![maps.shape()[0], 1]);

@@ -76,7 +76,11 @@ pub fn check_parent(option: &str, path: &Path) -> Result<()> {
     match folder {
         _ if is_stream(path) => Ok(()),
         Some(folder) if !folder.is_dir() => {
-            bail!("{option} {}: the folder {} does not exist; create it first", path.display(), folder.display())
+            bail!(
+                "{option} {}: the folder {} does not exist; create it first",
+                path.display(),
+                folder.display()
+            )
         }
         _ if path.is_dir() => bail!("{option} {}: it is a folder; expected a file's name", path.display()),
         _ => Ok(()),
@@ -111,7 +115,8 @@ pub struct Names(HashSet<String>);
 impl Names {
     /// The name, or the first numbered one that is free.
     pub fn distinct(&mut self, name: &str) -> String {
-        let candidates = std::iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}_{number}")));
+        let candidates =
+            std::iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}_{number}")));
         let free = candidates.into_iter().find(|candidate| !self.0.contains(candidate));
         let free = free.expect("invariant: there is no end of numbers");
         self.0.insert(free.clone());

@@ -70,12 +70,7 @@ impl<'m> Reader<'m> {
         let shown = self.named.iter().find(|(name, _)| **name == *main).map_or(tensor, |(_, tensor)| tensor);
         let first = Input::named_tensor(name, tensor.clone());
         let input = arrays.fold(first, |input, (name, tensor)| input.and_tensor(name, tensor.clone()));
-        Ready {
-            input,
-            shape: shown.shape().to_vec(),
-            backdrop: self.samples(shown),
-            preprocess: None,
-        }
+        Ready { input, shape: shown.shape().to_vec(), backdrop: self.samples(shown), preprocess: None }
     }
 
     /// Reads a picture or an array.
@@ -85,10 +80,12 @@ impl<'m> Reader<'m> {
         let is_npy = npy::is_npy(&bytes) || path.extension().is_some_and(|it| it.eq_ignore_ascii_case("npy"));
         let (tensor, backdrop, preprocess) = if is_npy {
             if let Some(option) = self.pictures.typed.first() {
-                let text = format!("{option} is for pictures, and {} is an array: leave {option} out", title());
+                let text =
+                    format!("{option} is for pictures, and {} is an array: leave {option} out", title());
                 return Err(Usage(text).into());
             }
-            let tensor = for_input(self.model, self.model.main_input(), npy::read(&bytes).with_context(title)?);
+            let tensor =
+                for_input(self.model, self.model.main_input(), npy::read(&bytes).with_context(title)?);
             let backdrop = self.samples(&tensor);
             (tensor, backdrop, None)
         } else {
@@ -100,7 +97,8 @@ impl<'m> Reader<'m> {
         let main = self.model.graph().value(self.model.main_input()).name.to_string();
         let shape = tensor.shape().to_vec();
         let first = Input::named_tensor(&main, tensor);
-        let input = self.named.iter().fold(first, |input, (name, tensor)| input.and_tensor(name, tensor.clone()));
+        let input =
+            self.named.iter().fold(first, |input, (name, tensor)| input.and_tensor(name, tensor.clone()));
         Ok(Ready { input, shape, backdrop, preprocess })
     }
 
@@ -141,7 +139,10 @@ impl<'m> Reader<'m> {
             let known = dimension.known().and_then(|length| usize::try_from(length).ok());
             match (known, asked) {
                 (Some(known), Some(asked)) if known != asked => {
-                    bail!("--size: {}, whose {side} is {known}, not {asked}; leave the option out", described())
+                    bail!(
+                        "--size: {}, whose {side} is {known}, not {asked}; leave the option out",
+                        described()
+                    )
                 }
                 (Some(known), _) => Ok(known),
                 (None, asked) => Ok(asked.unwrap_or(own)),

@@ -117,7 +117,8 @@ fn unsupported(model: &Model) -> Value {
 fn table(model: &Model) -> String {
     let graph = model.graph();
     let mut text = String::new();
-    let producer = if model.producer().is_empty() { String::new() } else { format!(", by {}", model.producer()) };
+    let producer =
+        if model.producer().is_empty() { String::new() } else { format!(", by {}", model.producer()) };
     let _ = writeln!(text, "{}: opset {}{producer}", model.title(), model.opset());
     let _ = writeln!(text, "{} parameters", grouped(model.parameter_count()));
     for &id in model.inputs() {
@@ -127,7 +128,8 @@ fn table(model: &Model) -> String {
         let described = match model.find(name.as_str()) {
             Ok(id) => {
                 let labels = labels_of(model, id).map(|labels| {
-                    let names: Vec<String> = (0..labels.len().min(12)).map(|index| labels.name(index)).collect();
+                    let names: Vec<String> =
+                        (0..labels.len().min(12)).map(|index| labels.name(index)).collect();
                     format!("  ({}{})", names.join(", "), if labels.len() > 12 { ", …" } else { "" })
                 });
                 format!("{}{}", graph.fact(id), labels.unwrap_or_default())
@@ -143,10 +145,12 @@ fn table(model: &Model) -> String {
     text.push('\n');
 
     let dependent = depends_on_input(model);
-    let mut rows = vec![["index", "name", "op", "output", "shape", "parameters", "target"].map(str::to_owned)];
+    let mut rows =
+        vec![["index", "name", "op", "output", "shape", "parameters", "target"].map(str::to_owned)];
     for layer in model.layers() {
         let shape = layer.value.map(|value| graph.fact(value).to_string());
-        let target = obstacle(model, &layer, &dependent).map_or_else(|| "yes".into(), |why| format!("no: {why}"));
+        let target =
+            obstacle(model, &layer, &dependent).map_or_else(|| "yes".into(), |why| format!("no: {why}"));
         rows.push([
             layer.index.to_string(),
             layer.name.to_owned(),

@@ -97,8 +97,9 @@ impl Method {
             true => {
                 let path = Path::new(&typed.backprop_modifier);
                 let text = files::read_text(path).context("--backprop-modifier")?;
-                let rules = RuleSet::from_toml(&text)
-                    .map_err(|error| wrong_option(&format!("--backprop-modifier {}", path.display()), &error))?;
+                let rules = RuleSet::from_toml(&text).map_err(|error| {
+                    wrong_option(&format!("--backprop-modifier {}", path.display()), &error)
+                })?;
                 BackpropModifier::custom(&typed.backprop_modifier, rules)
             }
         };
@@ -183,7 +184,10 @@ impl Pictures {
             if let Some(values) = values {
                 let is_wrong = |value: &&f32| !value.is_finite() || (name == "--std" && **value == 0.0);
                 if let Some(value) = values.iter().find(is_wrong) {
-                    usage!("{name} {value}: expected finite numbers{}", if name == "--std" { ", not 0" } else { "" });
+                    usage!(
+                        "{name} {value}: expected finite numbers{}",
+                        if name == "--std" { ", not 0" } else { "" }
+                    );
                 }
                 if !matches!(values.len(), 1 | 3) {
                     usage!("{name}: expected 1 or 3 numbers, found {}", values.len());
@@ -264,7 +268,9 @@ impl Data {
         let array = typed.inputs.iter().find(|path| is_array(path)).map(|path| path.display().to_string());
         let only_arrays = typed.inputs.is_empty().then(|| typed.named.join(" "));
         if let (Some(option), Some(array)) = (pictures.typed.first(), array.or(only_arrays)) {
-            usage!("{option} is for pictures, and {array} is an array, which is used as it is: leave {option} out");
+            usage!(
+                "{option} is for pictures, and {array} is an array, which is used as it is: leave {option} out"
+            );
         }
         let mut names = files::Names::default();
         let sources = typed.inputs.iter().map(|path| {

@@ -1,6 +1,7 @@
 //! The `ouzel` command line: what was typed becomes a job, and a job is done.
 
 mod args;
+mod bench;
 mod demo;
 mod documents;
 mod draw;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Verb::Inspect(typed) => inspect::run(&typed).map(|()| 0),
         Verb::Predict(typed) => predict::run(&typed).map(|()| 0),
         Verb::Methods(typed) => methods::run(&typed).map(|()| 0),
+        Verb::Bench(typed) => bench::run(&typed).map(|()| 0),
         Verb::Demo(typed) => demo::run(&typed.out_dir).map(|()| 0),
         Verb::Completions(typed) => documents::completions(&typed).map(|()| 0),
         Verb::Man(typed) => documents::man(&typed).map(|()| 0),

@@ -16,7 +16,8 @@ pub fn read(bytes: &[u8]) -> Result<Tensor> {
     if !is_npy(bytes) {
         bail!("not a .npy array; expected a file that numpy.save has written");
     }
-    let header = header(bytes).context("the .npy array is damaged or cut short: its header cannot be read")?;
+    let header =
+        header(bytes).context("the .npy array is damaged or cut short: its header cannot be read")?;
     let descriptor = between(header, "'descr':", ',').unwrap_or_default().trim().trim_matches(['\'', '"']);
     let shape = between(header, "'shape':", ')').unwrap_or_default().trim().trim_start_matches('(');
     let lengths: Vec<u64> = shape.split(',').filter_map(|length| length.trim().parse().ok()).collect();
@@ -53,7 +54,7 @@ fn array<T: ReadableElement + Clone>(bytes: &[u8]) -> Result<ArrayD<T>> {
 
 /// The text between the fixed start of the file and the elements.
 fn header(bytes: &[u8]) -> Option<&str> {
-    let (start, length) = match bytes.get(6)? {
+    let (start, length): (usize, usize) = match bytes.get(6)? {
         1 => (10, usize::from(u16::from_le_bytes(bytes.get(8..10)?.try_into().ok()?))),
         _ => (12, u32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?) as usize),
     };
@@ -66,7 +67,9 @@ fn between<'a>(text: &'a str, key: &str, end: char) -> Option<&'a str> {
 }
 
 /// The bytes of a .npy file.
-pub fn bytes<T: WritableElement + Clone, D: ndarray::Dimension>(array: ArrayView<'_, T, D>) -> Result<Vec<u8>> {
+pub fn bytes<T: WritableElement + Clone, D: ndarray::Dimension>(
+    array: ArrayView<'_, T, D>,
+) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // NumPy's own order, row by row, whatever the array's.
     array.as_standard_layout().write_npy(&mut bytes).context("cannot encode the array")?;

@@ -114,8 +114,7 @@ fn best(sample: &[f64], count: usize) -> Vec<usize> {
 }
 
 fn output(wanted: &Wanted, tensor: &Tensor, labels: Option<&Labels>, count: usize) -> Value {
-    let mut json =
-        json!({"name": wanted.name, "dtype": tensor.dtype().to_string(), "shape": tensor.shape()});
+    let mut json = json!({"name": wanted.name, "dtype": tensor.dtype().to_string(), "shape": tensor.shape()});
     if let Some(samples) = samples(tensor) {
         let top = |sample: &Vec<f64>| {
             let entry = |index: usize| {
@@ -156,7 +155,11 @@ fn table(text: &mut String, wanted: &Wanted, tensor: &Tensor, labels: Option<&La
         }
         for index in best(sample, count) {
             let name = labels.and_then(|labels| labels.get(index)).unwrap_or_default();
-            let _ = writeln!(text, "{}", format!("  {:>10}  {index:>5}  {name}", number(sample[index])).trim_end());
+            let _ = writeln!(
+                text,
+                "{}",
+                format!("  {:>10}  {index:>5}  {name}", number(sample[index])).trim_end()
+            );
         }
     }
 }

@@ -63,7 +63,8 @@ impl<'t> Scored<'t> {
                 }
                 _ => of(row),
             };
-            let probabilities = probabilities.as_ref().map(|all| of(all.row(index))).filter(|all| !all.is_empty());
+            let probabilities =
+                probabilities.as_ref().map(|all| of(all.row(index))).filter(|all| !all.is_empty());
             Sample { filters, scores, probabilities }
         });
         Ok(Self { target, chosen, samples: samples.collect() })
@@ -83,7 +84,8 @@ impl<'t> Scored<'t> {
     /// A line for people.
     pub fn summary(&self) -> String {
         let Some(sample) = self.samples.first() else { return "nothing".into() };
-        let numbers = |values: &[f64]| values.iter().map(|value| number(*value)).collect::<Vec<_>>().join(", ");
+        let numbers =
+            |values: &[f64]| values.iter().map(|value| number(*value)).collect::<Vec<_>>().join(", ");
         let mut line = format!("{}, score {}", self.names(sample), numbers(&sample.scores));
         if let Some(probabilities) = &sample.probabilities {
             line += &format!(", probability {}", numbers(probabilities));
@@ -113,7 +115,8 @@ impl<'t> Scored<'t> {
             "scores": each(&|sample| json!(sample.scores)),
         });
         if self.target.labels.is_some() && *self.chosen != Chosen::All {
-            let labels = |sample: &Sample| sample.filters.iter().map(|&filter| self.target.label(filter)).collect();
+            let labels =
+                |sample: &Sample| sample.filters.iter().map(|&filter| self.target.label(filter)).collect();
             json["labels"] = each(&labels);
         }
         if self.samples.iter().any(|sample| sample.probabilities.is_some()) {
@@ -211,12 +214,20 @@ pub fn rules(attribution: &Attribution) -> Value {
 pub fn rules_text(attribution: &Attribution) -> String {
     let matched = attribution.matched.iter().map(|(node, rule)| format!("  {rule:<12} {node}"));
     let rest = attribution.default_gradient.iter().map(|node| format!("  {:<12} {node}", "gradient"));
-    std::iter::once("rules on the way back:".to_owned()).chain(matched).chain(rest).collect::<Vec<_>>().join("\n")
+    std::iter::once("rules on the way back:".to_owned())
+        .chain(matched)
+        .chain(rest)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Milliseconds by step.
 pub fn timings(steps: &[(&'static str, f64)]) -> Value {
-    steps.iter().map(|(step, time)| (format!("{step}_ms"), json!(time))).collect::<serde_json::Map<_, _>>().into()
+    steps
+        .iter()
+        .map(|(step, time)| (format!("{step}_ms"), json!(time)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// Milliseconds by step, for people.

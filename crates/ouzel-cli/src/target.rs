@@ -202,6 +202,7 @@ impl<'m> Target<'m> {
 pub fn labels_of(model: &Model, tensor: ValueId) -> Option<Labels> {
     let own = &*model.graph().value(tensor).name;
     let names = [Some(own), model.output_of(tensor)];
-    let text = names.into_iter().flatten().find_map(|name| model.metadata().get(&format!("labels.{name}")))?;
+    let text =
+        names.into_iter().flatten().find_map(|name| model.metadata().get(&format!("labels.{name}")))?;
     Labels::parse(&text.split(',').map(str::trim).collect::<Vec<_>>().join("\n")).ok()
 }

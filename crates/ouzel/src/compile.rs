@@ -40,6 +40,17 @@ impl fmt::Display for Precision {
     }
 }
 
+/// The vector instructions that are computed with: `avx512`, `avx2` or `portable`.
+///
+/// # Errors
+/// If the environment variable `OUZEL_SIMD` asks for others than this machine has.
+pub fn simd_level() -> Result<&'static str> {
+    match ouzel_kernels::Level::detect() {
+        Ok(level) => Ok(level.name()),
+        Err(error) => bail!(option, "OUZEL_SIMD: {error}"),
+    }
+}
+
 /// A graph made ready for inputs of certain shapes.
 #[derive(Debug)]
 pub struct Plan {

@@ -29,15 +29,17 @@ mod tensor;
 pub use attribution::{Attribution, LossValue};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
 pub use builder::{Builder, Operand, Var};
-pub use compile::{Plan, Precision};
+pub use compile::{Plan, Precision, simd_level};
 pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use input::Input;
+pub use methods::saliency::{
+    Saliency, SaliencyMap, SaliencyPlan, visualize_saliency, visualize_saliency_with_losses,
+};
 pub use methods::{METHODS, MethodEntry, MethodOption};
-pub use methods::saliency::{Saliency, SaliencyMap, SaliencyPlan, visualize_saliency, visualize_saliency_with_losses};
 pub use model::{LayerSummary, Model, TensorRef};
 pub use op::{Custom, Inputs, Op, OpDef, Real};
 pub use rewrite::{Rewritten, prune, simplify, verify};

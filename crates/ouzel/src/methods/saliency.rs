@@ -47,7 +47,11 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
             default: "absolute",
             about: "what is done to the gradient before it becomes a map",
         },
-        MethodOption { name: "wrt", default: "the input", about: "the tensor that the gradient is taken for" },
+        MethodOption {
+            name: "wrt",
+            default: "the input",
+            about: "the tensor that the gradient is taken for",
+        },
         MethodOption { name: "keepdims", default: "no", about: "keep the channels instead of their maximum" },
     ],
 };
