@@ -59,8 +59,11 @@ impl Input {
         self
     }
 
-    /// The tensors by input, checked: names, element types, ranks, finite numbers.
-    pub(crate) fn resolve(&self, model: &Model) -> Result<Vec<(ValueId, Tensor)>> {
+    /// The tensors by input, in the model's element types and with the batch axis.
+    ///
+    /// # Errors
+    /// If a name, an element type or a rank does not fit, or an element is not finite.
+    pub fn resolve(&self, model: &Model) -> Result<Vec<(ValueId, Tensor)>> {
         let graph = model.graph();
         let mut resolved: Vec<(ValueId, Tensor)> = Vec::new();
         for (name, tensor) in &self.tensors {

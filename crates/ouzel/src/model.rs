@@ -1,9 +1,10 @@
 //! A model: the graph of an ONNX file, and how its tensors are named.
 
 use crate::compile::{Plan, Precision};
-use crate::dim::known_shape;
+use crate::dim::{Dim, known_shape};
 use crate::error::{Context, Error, Result, bail};
 use crate::graph::{Graph, Source, ValueId};
+use crate::image::Layout;
 use crate::input::Input;
 use crate::onnx::{self, Imported, Layer, LayerState, ParsedModel};
 use crate::op::OpDef;
@@ -111,7 +112,7 @@ impl Model {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let title = path.display().to_string();
-        let parsed = onnx::read_path(path).context(|| &title)?;
+        let parsed = onnx::read_path(path)?;
         Self::new(title.clone(), &parsed).context(|| title)
     }
 
@@ -178,6 +179,12 @@ impl Model {
     pub fn main_input(&self) -> ValueId {
         let is_float = |id: &&ValueId| self.inner.graph.fact(**id).dtype.is_float();
         *self.inputs().iter().find(is_float).expect("invariant: checked on loading")
+    }
+
+    /// The order of an input's axes as its shape suggests it: channels last if the rank is at least 3 and the last
+    /// dimension is smaller than dimension 1, both being known; else channels first.
+    pub fn input_layout(&self, input: ValueId) -> Layout {
+        if is_channels_last(&self.graph().fact(input).shape) { Layout::Nhwc } else { Layout::Nchw }
     }
 
     /// The names of the outputs.
@@ -376,12 +383,52 @@ impl Model {
         input: &Input,
         precision: Precision,
     ) -> Result<Array2<f64>> {
+        let values = self.run(input, &[tensor], precision)?;
+        self.scores_of(tensor, channel_axis, &values[0])
+    }
+
+    /// The same scores, where the tensor's values are already there.
+    ///
+    /// # Errors
+    /// If `channel_axis` does not exist.
+    pub fn scores_of(&self, tensor: ValueId, channel_axis: i64, values: &Tensor) -> Result<Array2<f64>> {
         let batch = self.graph().fact(self.main_input()).shape.first().cloned();
         let axes = TargetAxes::new(self.graph().fact(tensor), channel_axis, batch.as_ref())?;
-        let values = self.run(input, &[tensor], precision)?;
-        Ok(axes.scores(values[0].to_f64()))
+        Ok(axes.scores(values.to_f64()))
+    }
+
+    /// The output that a tensor becomes without its elements losing their meaning: the tensor itself, or what an
+    /// activation at the end (Softmax, LogSoftmax, Sigmoid, Tanh) makes of it.
+    pub fn output_of(&self, tensor: ValueId) -> Option<&str> {
+        let graph = self.graph();
+        let leads_here = |name: &&String| {
+            let mut value = self.inner.values.get(*name).copied();
+            while let Some(id) = value {
+                if id == tensor {
+                    return true;
+                }
+                value = graph.producer(id).and_then(|node| {
+                    let node = graph.node(node);
+                    let keeps = [&["Softmax", "LogSoftmax", "Sigmoid", "Tanh"][..], SAME_ELEMENTS].concat();
+                    node.inputs.first().copied().flatten().filter(|_| keeps.contains(&node.op.name()))
+                });
+            }
+            false
+        };
+        self.inner.outputs.iter().find(leads_here).map(String::as_str)
     }
 }
+
+/// True for a shape such as `[n, 224, 224, 3]`: rank at least 3, and the last dimension smaller than dimension 1.
+pub(crate) fn is_channels_last(shape: &[Dim]) -> bool {
+    match (shape.get(1).and_then(Dim::known), shape.last().and_then(Dim::known)) {
+        (Some(second), Some(last)) => shape.len() >= 3 && last < second,
+        _ => false,
+    }
+}
+
+/// Ops that keep the elements of their first input, and their order.
+const SAME_ELEMENTS: &[&str] = &["Identity", "Cast", "Reshape", "Squeeze"];
 
 /// The input of a Softmax or LogSoftmax at the end, seen through ops that keep the elements.
 fn before_softmax(graph: &Graph, output: ValueId) -> Option<ValueId> {
@@ -391,7 +438,7 @@ fn before_softmax(graph: &Graph, output: ValueId) -> Option<ValueId> {
         let input = node.inputs.first().copied().flatten()?;
         match node.op.name() {
             "Softmax" | "LogSoftmax" => return Some(input),
-            "Identity" | "Cast" | "Reshape" | "Squeeze" => value = input,
+            op if SAME_ELEMENTS.contains(&op) => value = input,
             _ => return None,
         }
     }

@@ -4,19 +4,53 @@ use crate::attribution::{Attribution, LossValue};
 use crate::backprop::{Gradient, gradient};
 use crate::builder::{Builder, Var};
 use crate::compile::{Plan, Precision};
-use crate::dim::Dim;
 use crate::error::{Context, Result, bail};
 use crate::grad_modifiers::GradModifier;
 use crate::graph::{Fact, Graph, Source, ValueId};
 use crate::input::Input;
 use crate::losses::{ActivationMaximization, LossContext, WeightedLoss};
-use crate::model::{Model, TensorRef};
+use crate::methods::{MethodEntry, MethodOption};
+use crate::model::{Model, TensorRef, is_channels_last};
 use crate::op::{OpDef, resolve_axis};
 use crate::rules::BackpropModifier;
 use crate::target::Filters;
 use crate::tensor::Tensor;
 use ndarray::{ArrayD, Axis};
 use std::collections::BTreeMap;
+
+/// What lists of methods say of this one.
+pub(super) const ENTRY: MethodEntry = MethodEntry {
+    name: "saliency",
+    about: "the gradient of the target: where a small change of the input changes the score most",
+    unit: "units of the target per unit of the preprocessed input",
+    cost: "1 forward and 1 backward pass",
+    source: "Simonyan et al. 2014, Deep inside convolutional networks; \
+             guided: Springenberg et al. 2015, Striving for simplicity; \
+             rectified: Zeiler and Fergus 2014, Visualizing and understanding convolutional networks",
+    criticism: "plain gradients are noisy, and vanish where the score is saturated although the input matters \
+                (Sundararajan et al. 2017); guided and rectified maps resemble edge detectors and depend little on the \
+                class (Adebayo et al. 2018, Nie et al. 2018)",
+    options: &[
+        MethodOption {
+            name: "backprop_modifier",
+            default: "none",
+            about: "another backward rule for activation functions: guided, rectified (also relu, deconv), or the \
+                    rows of a TOML file",
+        },
+        MethodOption {
+            name: "rectifiers",
+            default: "relu",
+            about: "the activation functions that the backprop modifier acts on",
+        },
+        MethodOption {
+            name: "grad_modifier",
+            default: "absolute",
+            about: "what is done to the gradient before it becomes a map",
+        },
+        MethodOption { name: "wrt", default: "the input", about: "the tensor that the gradient is taken for" },
+        MethodOption { name: "keepdims", default: "no", about: "keep the channels instead of their maximum" },
+    ],
+};
 
 /// How a saliency map is made; the defaults are keras-vis's.
 ///
@@ -107,28 +141,42 @@ impl Saliency {
     /// or has no gradient, or if the gradient is not finite.
     pub fn attribute(&self, model: &Model, losses: &[WeightedLoss], input: &Input) -> Result<Attribution> {
         let inputs = input.resolve(model)?;
+        let shapes: Vec<(ValueId, Vec<usize>)> =
+            inputs.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
+        let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
+        Ok(self.compile(model, losses, &shapes, &[])?.run(&tensors)?.0)
+    }
+
+    /// Makes the explanation ready to run many times on inputs of these shapes.
+    ///
+    /// Each run also gives the values of the tensors `also`, which cost no pass of their own if the losses depend on
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Saliency::attribute`], as far as it does not depend on the input's elements.
+    pub fn compile(
+        &self,
+        model: &Model,
+        losses: &[WeightedLoss],
+        shapes: &[(ValueId, Vec<usize>)],
+        also: &[ValueId],
+    ) -> Result<SaliencyPlan> {
         let graph = model.graph();
         let explained = match &self.wrt_tensor {
             Some(tensor) => model.find(tensor.clone())?,
-            None => inputs
-                .iter()
-                .map(|(id, _)| *id)
-                .find(|&id| id == model.main_input())
-                .unwrap_or_else(|| model.main_input()),
+            None => model.main_input(),
         };
         let is_input = matches!(graph.value(explained).source, Source::Input);
-        let image = if is_input { explained } else { model.main_input() };
-        let image_axis = channel_axis(graph.fact(image), None, true)?;
         let axis = channel_axis(graph.fact(explained), self.wrt_channel_axis, is_input)?;
+        let image = if is_input { explained } else { model.main_input() };
+        let image_axis = if is_input { axis } else { channel_axis(graph.fact(image), None, true)? };
 
         let active: Vec<&WeightedLoss> = losses.iter().filter(|loss| loss.weight != 0.0).collect();
         if active.is_empty() {
             bail!(option, "there is no loss with a weight other than 0");
         }
         let builder = Builder::new(graph.clone());
-        let image = builder.var(image);
-        let context =
-            LossContext::new(model, &builder, image, if image_axis == axis { axis } else { image_axis });
+        let context = LossContext::new(model, &builder, builder.var(image), image_axis);
         let mut values: Vec<Var> = Vec::new();
         for weighted in &active {
             let title = || weighted.loss.name();
@@ -145,38 +193,18 @@ impl Saliency {
             gradient(with_losses, total, &[explained], self.backprop_modifier.rules())?;
         let mut wanted = gradients;
         wanted.extend(value_ids);
-        let shapes: Vec<(ValueId, Vec<usize>)> =
-            (inputs.iter()).map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
-        let plan = Plan::new(&full, &shapes, &wanted, self.precision)?;
-        let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        let mut outputs = plan.run(&tensors)?.into_iter();
-        let raw = outputs.next().expect("invariant: one output for each wanted value");
-        check_finite(&raw, graph)?;
-
-        let losses = (active.iter().zip(outputs))
-            .map(|(weighted, value)| LossValue {
-                name: weighted.loss.name(),
-                weight: weighted.weight,
-                weighted: value.to_f64().into_iter().collect(),
-            })
-            .collect();
+        wanted.extend_from_slice(also);
+        let plan = Plan::new(&full, shapes, &wanted, self.precision)?;
         let title = |node: &crate::graph::NodeId| full.node(*node).title();
-        let mut warnings = self.left_alone(&full, &coverage);
-        if raw.to_f64().iter().all(|&value| value == 0.0) {
-            warnings.push(
-                "the gradient is zero everywhere: usually a saturated softmax or sigmoid (explain the layer before \
-                 it), dead ReLUs, or a rule that let nothing through"
-                    .into(),
-            );
-        }
-        Ok(Attribution {
-            raw,
+        Ok(SaliencyPlan {
+            model: model.clone(),
+            plan,
             tensor: graph.value(explained).name.to_string(),
             channel_axis: axis,
-            losses,
+            losses: active.iter().map(|weighted| (weighted.loss.name(), weighted.weight)).collect(),
             matched: coverage.matched.iter().map(|(node, rule)| (title(node), rule.to_string())).collect(),
             default_gradient: coverage.default.iter().map(title).collect(),
-            warnings,
+            warnings: self.left_alone(&full, &coverage),
         })
     }
 
@@ -212,6 +240,58 @@ impl Saliency {
     }
 }
 
+/// A saliency map made ready to run many times; see [`Saliency::compile`].
+#[derive(Debug)]
+pub struct SaliencyPlan {
+    model: Model,
+    plan: Plan,
+    tensor: String,
+    channel_axis: Option<usize>,
+    losses: Vec<(String, f64)>,
+    matched: Vec<(String, String)>,
+    default_gradient: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl SaliencyPlan {
+    /// The gradient for these inputs, in the order of the shapes, and the tensors that were asked for beside it.
+    ///
+    /// # Errors
+    /// If the inputs are not of the shapes and types that the plan was made for, or the gradient is not finite.
+    pub fn run(&self, inputs: &[Tensor]) -> Result<(Attribution, Vec<Tensor>)> {
+        let mut outputs = self.plan.run(inputs)?;
+        let also = outputs.split_off(1 + self.losses.len());
+        let mut outputs = outputs.into_iter();
+        let raw = outputs.next().expect("invariant: one output for each wanted value");
+        check_finite(&raw, self.model.graph())?;
+        let losses = (self.losses.iter().zip(outputs))
+            .map(|((name, weight), value)| LossValue {
+                name: name.clone(),
+                weight: *weight,
+                weighted: value.to_f64().into_iter().collect(),
+            })
+            .collect();
+        let mut warnings = self.warnings.clone();
+        if raw.to_f64().iter().all(|&value| value == 0.0) {
+            warnings.push(
+                "the gradient is zero everywhere: usually a saturated softmax or sigmoid (explain the layer before \
+                 it), dead ReLUs, or a rule that let nothing through"
+                    .into(),
+            );
+        }
+        let attribution = Attribution {
+            raw,
+            tensor: self.tensor.clone(),
+            channel_axis: self.channel_axis,
+            losses,
+            matched: self.matched.clone(),
+            default_gradient: self.default_gradient.clone(),
+            warnings,
+        };
+        Ok((attribution, also))
+    }
+}
+
 /// The channel axis of a tensor: the one asked for, else by the shape of an input, else 1.
 fn channel_axis(fact: &Fact, asked: Option<i64>, is_input: bool) -> Result<Option<usize>> {
     let rank = fact.rank();
@@ -220,14 +300,6 @@ fn channel_axis(fact: &Fact, asked: Option<i64>, is_input: bool) -> Result<Optio
         None if rank < 2 => Ok(None),
         None if is_input && is_channels_last(&fact.shape) => Ok(Some(rank - 1)),
         None => Ok(Some(1)),
-    }
-}
-
-/// True for a shape such as `[n, 224, 224, 3]`: rank at least 3, and the last dimension smaller than dimension 1.
-pub(crate) fn is_channels_last(shape: &[Dim]) -> bool {
-    match (shape.get(1).and_then(Dim::known), shape.last().and_then(Dim::known)) {
-        (Some(second), Some(last)) => shape.len() >= 3 && last < second,
-        _ => false,
     }
 }
 

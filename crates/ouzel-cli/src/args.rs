@@ -1,0 +1,495 @@
+//! What was typed: verbs, options, help texts. Choices come from the library's lists.
+
+use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use ouzel::image::{Channels, Colormap, Fit, Layout, Preset, Size, View};
+use ouzel::rules::BackpropModifier;
+use ouzel::{GradModifier, METHODS, Precision};
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// See what a neural network looks at: saliency maps for any ONNX model.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ouzel",
+    version,
+    max_term_width = 110,
+    after_help = "\
+Examples:
+  ouzel demo                                           what the tool is for, on networks inside the program
+  ouzel inspect network.onnx                           layers, outputs, what can be explained
+  ouzel predict network.onnx cat.jpg --preprocess imagenet --labels imagenet
+  ouzel explain network.onnx cat.jpg --preprocess imagenet --labels imagenet
+
+'-' stands for standard input or output wherever a file is named. Results go to standard output, messages to
+standard error. Exit codes: 0 done; 1 understood, but it cannot be done for this model or input; 2 wrong command."
+)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Draw which parts of an input change the network's answer
+    Explain(Box<ExplainArgs>),
+    /// List a model's inputs, outputs and layers, what can be explained and what is not supported
+    Inspect(InspectArgs),
+    /// Run a model forward: the top classes, or every output as a .npy file
+    Predict(Box<PredictArgs>),
+    /// List the explanation methods: options, cost, papers, known criticism
+    Methods(MethodsArgs),
+    /// Show on networks and pictures inside the program what saliency maps are for
+    Demo(DemoArgs),
+    /// Measure how long an explanation or a prediction takes on this machine
+    Bench(Box<BenchArgs>),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  ouzel completions bash > ~/.local/share/bash-completion/completions/ouzel")]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each verb
+    Man(ManArgs),
+}
+
+/// The sets of conventions that can be named.
+pub const PROFILES: &[&str] = &["ouzel", "keras-vis"];
+
+/// Options of `explain`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  ouzel explain net.onnx cat.jpg --preprocess imagenet --labels imagenet       the top class
+  ouzel explain net.onnx cat.jpg --class tabby --labels imagenet               a class by its label
+  ouzel explain net.onnx cat.jpg --class top3 --out-dir maps                   three maps
+  ouzel explain net.onnx *.jpg --out-dir maps                                  many pictures
+  ouzel explain net.onnx cat.jpg --layer conv3 --filters 7                     a filter of a convolution
+  ouzel explain net.onnx road.png --grad-modifier none                         regression: what raises (red) and lowers (blue)
+  ouzel explain net.onnx input.npy --raw-npy gradient.npy --json -             arrays and numbers for a program
+
+With no output option, the picture INPUT-NAME.ouzel.png is written to the current folder.")]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub method: MethodArgs,
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    #[command(flatten)]
+    pub labels: LabelsArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// The model, and what it is run on.
+#[derive(Args, Debug)]
+pub struct DataArgs {
+    /// The network, an ONNX file; '-' for standard input
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// Pictures (PNG, JPEG, WebP, BMP, TIFF, GIF), or .npy arrays as the model takes them, with or without the batch
+    /// axis; '-' for standard input
+    #[arg(value_name = "INPUT", value_hint = ValueHint::FilePath)]
+    pub inputs: Vec<PathBuf>,
+    /// An array for one of several inputs of the model; may be repeated
+    #[arg(long = "input", value_name = "NAME=FILE.npy")]
+    pub named: Vec<String>,
+}
+
+/// What is explained.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Target: what is explained")]
+pub struct TargetArgs {
+    /// The tensor to explain: a tensor's name, a node's name, or a layer's index as 'ouzel inspect' lists it
+    /// [default: the first output, or the logits if that is a softmax]
+    #[arg(long, value_name = "NAME|INDEX", allow_hyphen_values = true)]
+    pub layer: Option<String>,
+    /// Which classes or channels of it
+    ///
+    /// I is an index; I,J is one map of their sum; LABEL needs --labels, or labels in the model's metadata; top is the
+    /// highest score; topN makes N maps, in files ending in _1 to _N; all is the mean over the whole tensor.
+    #[arg(
+        long,
+        visible_alias = "class",
+        value_name = "I[,J...]|LABEL|top|topN|all",
+        allow_hyphen_values = true,
+        help = "Which classes or channels of it: indices, a label, top, topN (N maps), or all (the mean) \
+                [default: top; 0 if there is only one]"
+    )]
+    pub filters: Vec<String>,
+    /// The axis of the target on which its classes or channels are; -1 for channels-last targets
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    pub channel_axis: i64,
+    /// Explain probabilities, not the logits before a final softmax
+    #[arg(long)]
+    pub keep_softmax: bool,
+    /// Instead of a target: weighted losses, as [[loss]] entries of a TOML file
+    ///
+    /// kind is activation_maximization (layer, filters, channel_axis), lp_norm (p) or total_variation (beta); each may
+    /// have a weight. With keras-vis's signs, activation_maximization with weight -1 raises the activation.
+    #[arg(
+        long,
+        value_name = "FILE.toml",
+        value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["layer", "filters", "channel_axis", "keep_softmax"]
+    )]
+    pub losses: Option<PathBuf>,
+}
+
+/// How it is explained.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Method: how it is explained")]
+pub struct MethodArgs {
+    /// The method; 'ouzel methods' describes them
+    #[arg(long, value_name = "NAME", default_value = METHODS[0].name, value_parser = Choice::of(METHODS.iter().map(|method| method.name)))]
+    pub method: String,
+    /// Another backward rule for activation functions: none, guided, rectified (also relu, deconv), or the [[rule]]
+    /// rows of a TOML file
+    #[arg(long, value_name = "NAME|FILE.toml", default_value = "none", value_parser = modifier)]
+    pub backprop_modifier: String,
+    /// The activation functions that the modifier acts on
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "relu",
+        value_parser = Choice::of(BackpropModifier::rectifiers())
+    )]
+    pub rectifiers: Vec<String>,
+    /// What is done to the gradient before it becomes a map: absolute (what matters either way), none (signed), relu
+    /// (what raises the target), negate (what lowers it), small_values (what keeps it), invert
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "absolute",
+        hide_possible_values = true,
+        value_parser = Choice::of(GradModifier::names())
+    )]
+    pub grad_modifier: String,
+    /// The tensor that the map is made for [default: the model's input]
+    #[arg(long, value_name = "TENSOR", allow_hyphen_values = true)]
+    pub wrt: Option<String>,
+    /// The channel axis of that tensor [default: 1; of an input, as --layout says]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub wrt_channel_axis: Option<i64>,
+    /// Keep the channel axis instead of taking the maximum over it
+    #[arg(long)]
+    pub keepdims: bool,
+    /// Whose conventions hold where they differ; keras-vis reduces a vector to one number
+    #[arg(long, value_name = "NAME", default_value = "ouzel", value_parser = Choice::of(PROFILES.iter().copied()))]
+    pub profile: String,
+}
+
+/// How a picture becomes the network's input.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Pictures: how they become the network's input")]
+pub struct PictureArgs {
+    /// How values 0..255 become what the network was trained on
+    /// [default: as the model's metadata says under 'preprocess', else raw]
+    ///
+    /// raw: 0..255 as they are; unit: 0..1; imagenet: torchvision's mean and std; caffe: blue first, mean subtracted
+    /// (Keras's VGG and ResNet); tf: -1..1 (Keras's Inception and MobileNet).
+    #[arg(long, value_name = "NAME", value_parser = Choice::of(Preset::NAMES.iter().copied()).try_map(parsed::<Preset>))]
+    pub preprocess: Option<Preset>,
+    /// Replaces the preset's mean: one number, or one a channel (0..1 for imagenet)
+    #[arg(long, value_name = "M[,M,M]", value_delimiter = ',', allow_hyphen_values = true)]
+    pub mean: Vec<f32>,
+    /// Replaces the preset's standard deviation
+    #[arg(long, value_name = "S[,S,S]", value_delimiter = ',', allow_hyphen_values = true)]
+    pub std: Vec<f32>,
+    /// Height and width for models that take any [default: the picture's own]
+    #[arg(long, value_name = "HxW", value_parser = Size::from_str)]
+    pub size: Option<Size>,
+    /// How a picture of other proportions is brought to that size [default: stretch]
+    #[arg(long, value_name = "NAME", value_parser = Choice::of(Fit::NAMES.iter().copied()).try_map(parsed::<Fit>))]
+    pub fit: Option<Fit>,
+    /// The order of the colors [default: rgb; bgr for caffe]
+    #[arg(long, value_name = "NAME", value_parser = Choice::of(["rgb", "bgr"]).try_map(parsed::<Channels>))]
+    pub channels: Option<Channels>,
+    /// The order of the input's axes [default: nhwc if the last dimension is smaller than dimension 1, else nchw]
+    #[arg(long, value_name = "NAME", value_parser = Choice::of(Layout::NAMES.iter().copied()).try_map(parsed::<Layout>))]
+    pub layout: Option<Layout>,
+}
+
+/// What the classes are called.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Labels")]
+pub struct LabelsArgs {
+    /// What the classes are called: one a line, or JSON; or 'imagenet' [default: the model's metadata 'labels.OUTPUT']
+    #[arg(long, value_name = "FILE|imagenet", value_hint = ValueHint::FilePath)]
+    pub labels: Option<PathBuf>,
+}
+
+/// What is written.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// The picture's file, a PNG
+    #[arg(long, value_name = "FILE.png", value_hint = ValueHint::FilePath, conflicts_with = "out_dir")]
+    pub out: Option<PathBuf>,
+    /// A folder for pictures INPUT-NAME.ouzel.png; it is created
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out_dir: Option<PathBuf>,
+    /// What the picture shows [default: overlay; heatmap if there is no picture to lay it over]
+    #[arg(long, value_name = "NAME", value_parser = Choice::of(View::NAMES.iter().copied()).try_map(parsed::<View>))]
+    pub view: Option<View>,
+    /// Colors: a name, a name with _r for the reversed map, or hexadecimal colors as in 000,f00,ff0,fff
+    /// [default: inferno; coolwarm for signed maps, red where the target rises]
+    #[arg(long, value_name = "NAME", value_parser = Colors)]
+    pub colormap: Option<Colormap>,
+    /// How opaque the map is where it is strongest, 0 to 1 [default: 0.7]
+    #[arg(long, value_name = "A", value_parser = opacity)]
+    pub alpha: Option<f32>,
+    /// Replace pictures that exist already
+    #[arg(long)]
+    pub force: bool,
+    /// The map as an array: float32, scaled to 0..1
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub npy: Option<PathBuf>,
+    /// The raw signed attribution, in exactly the tensor's shape
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub raw_npy: Option<PathBuf>,
+    /// Everything that is known about the result
+    #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+}
+
+/// How it runs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Running")]
+pub struct RunArgs {
+    /// f32 is fast; f64 is the reference evaluation, slow and exact
+    #[arg(long, value_name = "P", default_value = "f32", value_parser = Choice::of(["f32", "f64"]).try_map(parsed::<Precision>))]
+    pub precision: Precision,
+    /// How many threads compute [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// The seed of whatever is random; the same seed gives the same bytes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Say nothing but warnings and errors
+    #[arg(long)]
+    pub quiet: bool,
+    /// Say how long each step took
+    #[arg(long)]
+    pub timings: bool,
+    /// Say which rule each node got on the way back
+    #[arg(long)]
+    pub explain_rules: bool,
+}
+
+/// Options of `inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// The network, an ONNX file; '-' for standard input
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `predict`.
+#[derive(Args, Debug)]
+pub struct PredictArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// A tensor to compute: an output or any other, named as for --layer; may be repeated [default: all outputs]
+    #[arg(long = "output", value_name = "NAME", allow_hyphen_values = true)]
+    pub outputs: Vec<String>,
+    /// Write each as DIR/NAME.npy; the folder is created
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out_dir: Option<PathBuf>,
+    /// How many classes to show
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    pub top: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    #[command(flatten)]
+    pub labels: LabelsArgs,
+    /// How many threads compute [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Say nothing but results, warnings and errors
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// Options of `methods`.
+#[derive(Args, Debug)]
+pub struct MethodsArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Where the pictures go; the folder is created
+    #[arg(long, value_name = "DIR", default_value = "ouzel-demo", value_hint = ValueHint::DirPath)]
+    pub out_dir: PathBuf,
+}
+
+/// Options of `bench`.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// The network, an ONNX file; '-' for standard input
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// How often it is measured, after one run to warm up
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one)]
+    pub iterations: usize,
+    /// The number of samples, if the model takes any number of them [default: 1]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub batch: Option<usize>,
+    /// Measure the prediction alone
+    #[arg(long)]
+    pub forward: bool,
+    /// Height and width, if the model takes any [default: 224x224]
+    #[arg(long, value_name = "HxW", value_parser = Size::from_str)]
+    pub size: Option<Size>,
+    /// The order of the input's axes [default: nhwc if the last dimension is smaller than dimension 1, else nchw]
+    #[arg(long, value_name = "NAME", value_parser = Choice::of(Layout::NAMES.iter().copied()).try_map(parsed::<Layout>))]
+    pub layout: Option<Layout>,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub method: MethodArgs,
+    #[command(flatten)]
+    pub labels: LabelsArgs,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Options of `completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Options of `man`.
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// Write ouzel.1 and a page for each verb into this folder, which is created
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out_dir: Option<PathBuf>,
+}
+
+/// One of a list of names; '-' and '_' are equal, and so are upper and lower case.
+#[derive(Clone, Debug)]
+struct Choice(Vec<&'static str>);
+
+impl Choice {
+    fn of(names: impl IntoIterator<Item = &'static str>) -> Self {
+        Self(names.into_iter().collect())
+    }
+}
+
+impl TypedValueParser for Choice {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        let name = value.to_string_lossy().trim().to_ascii_lowercase().replace('-', "_");
+        match self.0.iter().find(|known| known.replace('-', "_") == name) {
+            Some(known) => Ok((*known).to_owned()),
+            // Always an error, in the words that clap has for it.
+            None => PossibleValuesParser::new(&self.0).parse_ref(command, argument, value),
+        }
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(PossibleValue::new)))
+    }
+}
+
+/// A colormap: the names are shown, colors of one's own are accepted.
+#[derive(Clone, Debug)]
+struct Colors;
+
+impl TypedValueParser for Colors {
+    type Value = Colormap;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Colormap, clap::Error> {
+        NonEmptyStringValueParser::new()
+            .try_map(|text| Colormap::from_str(&text))
+            .parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Colormap::names().map(PossibleValue::new)))
+    }
+}
+
+/// A name that [`Choice`] has accepted as the library's value.
+fn parsed<T: FromStr>(name: String) -> Result<T, T::Err> {
+    name.parse()
+}
+
+fn modifier(text: &str) -> Result<String, ouzel::Error> {
+    match is_toml(text) {
+        true => Ok(text.to_owned()),
+        false => BackpropModifier::named(text, &[]).map(|_| text.replace('-', "_")),
+    }
+}
+
+/// True if an option's value is a file of rows rather than a name.
+pub fn is_toml(text: &str) -> bool {
+    text == "-" || text.to_ascii_lowercase().ends_with(".toml")
+}
+
+fn opacity(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(alpha) if (0.0..=1.0).contains(&alpha) => Ok(alpha),
+        _ => Err("expected a number from 0 (the picture alone) to 1 (the map alone)".into()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number >= 1 => Ok(number),
+        _ => Err("expected a whole number, 1 or more".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_is_explained() {
+        for verb in Arguments::command().get_subcommands() {
+            for argument in verb.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", verb.get_name(), argument.get_id());
+            }
+        }
+    }
+}

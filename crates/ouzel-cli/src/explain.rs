@@ -1,0 +1,358 @@
+//! `ouzel explain`: maps, pictures and reports for one input after the other.
+
+use crate::args::ExplainArgs;
+use crate::draw::{MOST_TILES, draw};
+use crate::files;
+use crate::input::{Reader, Ready};
+use crate::job::{Data, Goal, Method, Output, Run, Source};
+use crate::messages::{Messages, Usage, exit_code, one_text};
+use crate::npy;
+use crate::report;
+use crate::target::{Chosen, Target};
+use anyhow::{Context, Result, bail};
+use ndarray::{ArrayD, Axis};
+use ouzel::image::{Layout, encode_png};
+use ouzel::losses::WeightedLoss;
+use ouzel::{Attribution, GradModifier, Model, SaliencyPlan, Source as ValueSource, Tensor, ValueId};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Everything about a run that does not change from input to input.
+struct Session<'m> {
+    model: &'m Model,
+    reader: Reader<'m>,
+    target: Option<Target<'m>>,
+    goal: &'m Goal,
+    method: &'m Method,
+    data: &'m Data,
+    output: &'m Output,
+    run: &'m Run,
+    messages: Messages,
+    load_ms: f64,
+    /// The last plan, with what it is for: it serves the next input too if that has the same target and shapes.
+    plan: Option<(Option<Chosen>, Vec<(ValueId, Vec<usize>)>, SaliencyPlan)>,
+    /// How often each warning came up.
+    warned: BTreeMap<String, usize>,
+}
+
+/// A map as it came out.
+struct Explained {
+    chosen: Option<Chosen>,
+    attribution: Attribution,
+    /// The target's values, and the probabilities, if there is a target.
+    values: Vec<Tensor>,
+    timings: Vec<(&'static str, f64)>,
+}
+
+/// Runs the verb; the exit code.
+pub fn run(typed: &ExplainArgs) -> Result<u8> {
+    let goal = Goal::new(&typed.target)?;
+    let data = Data::new(&typed.data, &typed.pictures, &typed.labels)?;
+    let output = Output::new(&typed.output, &data.sources, goal.map_count())?;
+    let run = Run::new(&typed.run)?;
+    let mut method = Method::new(&typed.method, typed.run.precision)?;
+    let mut messages = Messages::new(typed.run.quiet);
+    let start = Instant::now();
+    let model = files::read_model(&data.model)?;
+    let load_ms = milliseconds(start);
+    set_channel_axis(&model, &data, &mut method)?;
+    let target = Target::new(&model, &goal, data.labels.as_ref())?;
+    let reader = Reader::new(&model, &data, &messages)?;
+    if let Some(folder) = &output.out_dir {
+        files::create_folder(folder)?;
+    }
+    if let Some(target) = &target {
+        announce(&model, target, &messages);
+    }
+    messages.expect(data.sources.len());
+    let mut session = Session {
+        model: &model,
+        reader,
+        target,
+        goal: &goal,
+        method: &method,
+        data: &data,
+        output: &output,
+        run: &run,
+        messages,
+        load_ms,
+        plan: None,
+        warned: BTreeMap::new(),
+    };
+    let (code, reports) = session.all()?;
+    session.messages.finish();
+    session.repeat_warnings();
+    match &output.json {
+        Some(path) if files::is_stream(path) => {
+            let is_one = data.sources.len() <= 1 && goal.map_count() == 1;
+            let text = match reports {
+                // A failed input has no report.
+                reports if reports.is_empty() && is_one => String::new(),
+                mut reports if is_one => report::text(&reports.remove(0)),
+                reports => report::text(&Value::Array(reports)),
+            };
+            files::print(text.as_bytes())?;
+        }
+        _ => {}
+    }
+    Ok(code)
+}
+
+/// The channel axis of a model's input follows from `--layout`.
+fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<()> {
+    let tensor = match &method.wrt {
+        Some(name) => model.find(name.as_str())?,
+        None => model.main_input(),
+    };
+    let is_input = matches!(model.graph().value(tensor).source, ValueSource::Input);
+    if let (Some(layout), true, None) = (data.pictures.layout, is_input, method.saliency.wrt_channel_axis) {
+        if model.graph().fact(tensor).rank() >= 2 {
+            let axis = if layout == Layout::Nchw { 1 } else { -1 };
+            method.saliency = std::mem::take(&mut method.saliency).wrt_channel_axis(axis);
+        }
+    }
+    Ok(())
+}
+
+/// Says what is explained where that is not what was typed.
+fn announce(model: &Model, target: &Target<'_>, messages: &Messages) {
+    if let Some(output) = target.instead_of {
+        messages.note(format!(
+            "explaining the logits '{}' before the softmax '{}' (--keep-softmax explains the probabilities)",
+            target.layer,
+            model.graph().value(output).name
+        ));
+    }
+    if let (Some(labels), Some(count)) = (&target.labels, target.count()) {
+        if labels.len() != count {
+            messages.warning(format!(
+                "there are {} labels for the {count} filters of '{}'; names may be wrong",
+                labels.len(),
+                target.layer
+            ));
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Explains all inputs; the exit code and the reports for standard output.
+    fn all(&mut self) -> Result<(u8, Vec<Value>)> {
+        let mut code = 0;
+        let mut reports = Vec::new();
+        let named_only = Source { path: PathBuf::new(), stem: "input".into() };
+        let sources: Vec<&Source> = match self.data.sources.is_empty() {
+            true => vec![&named_only],
+            false => self.data.sources.iter().collect(),
+        };
+        for source in sources {
+            match self.one(source) {
+                Ok(found) => reports.extend(found),
+                Err(error) if exit_code(&error) == 0 => return Err(error),
+                Err(error) => {
+                    let name = files::shown(&source.path);
+                    let error = match name.is_empty() || one_text(&error).contains(&name) {
+                        true => error,
+                        false if error.is::<Usage>() => error,
+                        false => error.context(name),
+                    };
+                    self.messages.error(&error);
+                    code = code.max(exit_code(&error));
+                }
+            }
+            self.messages.advance();
+        }
+        Ok((code, reports))
+    }
+
+    /// Explains one input: every map of it.
+    fn one(&mut self, source: &Source) -> Result<Vec<Value>> {
+        let picture = self.output.picture(&source.stem);
+        let count = self.goal.map_count();
+        let place = |path: &PathBuf, map: usize| if count > 1 { files::numbered(path, map + 1) } else { path.clone() };
+        for map in 0..count {
+            if let Some(path) = picture.as_ref().map(|path| place(path, map)).filter(|_| self.output.is_careful()) {
+                if path.exists() {
+                    bail!("{} exists already: use --force to replace it, or --out FILE", path.display());
+                }
+            }
+        }
+        let start = Instant::now();
+        let ready = match source.path.as_os_str().is_empty() {
+            true => self.reader.named_only(),
+            false => self.reader.read(&source.path)?,
+        };
+        let read_ms = milliseconds(start);
+        let start = Instant::now();
+        let maps: Vec<Option<Chosen>> = match &self.target {
+            Some(target) => {
+                target.choose(&ready.input, self.method.saliency.precision)?.into_iter().map(Some).collect()
+            }
+            None => vec![None],
+        };
+        let choose_ms = milliseconds(start);
+        let mut reports = Vec::new();
+        for (index, chosen) in maps.into_iter().enumerate() {
+            let mut explained = self.explain(&ready, chosen)?;
+            let first = [("load", self.load_ms), ("read", read_ms), ("choose", choose_ms)];
+            explained.timings.splice(0..0, first);
+            let file = |path: &Option<PathBuf>| path.as_ref().map(|path| place(path, index));
+            let report = self.write(source, &ready, &mut explained, file(&picture), &file)?;
+            reports.push(report);
+        }
+        Ok(reports)
+    }
+
+    fn explain(&mut self, ready: &Ready, chosen: Option<Chosen>) -> Result<Explained> {
+        let start = Instant::now();
+        let inputs = ready.input.resolve(self.model)?;
+        let shapes: Vec<(ValueId, Vec<usize>)> =
+            inputs.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
+        let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
+        let fits = |(for_target, for_shapes, _): &(Option<Chosen>, Vec<_>, SaliencyPlan)| {
+            *for_target == chosen && *for_shapes == shapes
+        };
+        if !self.plan.as_ref().is_some_and(fits) {
+            let also = self.target.as_ref().map(Target::reported).unwrap_or_default();
+            let own: Vec<WeightedLoss>;
+            let losses = match (&self.target, &chosen, self.goal) {
+                (Some(target), Some(chosen), _) => {
+                    own = vec![target.loss(chosen)];
+                    &own
+                }
+                (_, _, Goal::Losses(_, losses)) => losses,
+                _ => unreachable!("a goal without losses has a target, and a target has filters"),
+            };
+            let plan = self.method.saliency.compile(self.model, losses, &shapes, &also)?;
+            self.plan = Some((chosen.clone(), shapes, plan));
+        }
+        let (_, _, plan) = self.plan.as_ref().expect("invariant: just made");
+        let compile_ms = milliseconds(start);
+        let start = Instant::now();
+        let (attribution, values) = plan.run(&tensors)?;
+        let timings = vec![("compile", compile_ms), ("run", milliseconds(start))];
+        Ok(Explained { chosen, attribution, values, timings })
+    }
+
+    /// Writes what was asked for; the report.
+    fn write(
+        &mut self,
+        source: &Source,
+        ready: &Ready,
+        explained: &mut Explained,
+        picture: Option<PathBuf>,
+        file: &dyn Fn(&Option<PathBuf>) -> Option<PathBuf>,
+    ) -> Result<Value> {
+        let start = Instant::now();
+        let Explained { chosen, attribution, values, .. } = &*explained;
+        let modifier = &self.method.saliency.grad_modifier;
+        let (npy_file, raw_file) = (file(&self.output.npy), file(&self.output.raw_npy));
+        let mut written = Vec::new();
+        let result = result_map(attribution, modifier, self.method)?;
+        let scored = match (&self.target, chosen) {
+            (Some(target), Some(chosen)) => Some(report::Scored::new(target, chosen, values, attribution)?),
+            _ => None,
+        };
+        let captions = scored.as_ref().map(report::Scored::captions).unwrap_or_default();
+        if let Some(path) = &picture {
+            let drawn = draw(attribution, modifier, self.output, &ready.backdrop, &captions)?;
+            files::write(path, &encode_png(drawn.view())?)?;
+            written.push(path);
+            let samples = attribution.raw.shape().first().copied().unwrap_or(1);
+            if samples > MOST_TILES {
+                self.messages.note(format!("the picture shows the first {MOST_TILES} of {samples} samples"));
+            }
+        }
+        if let Some(path) = &npy_file {
+            files::write(path, &npy::bytes(result.view())?)?;
+            written.push(path);
+        }
+        if let Some(path) = &raw_file {
+            files::write(path, &npy::tensor_bytes(&attribution.raw)?)?;
+            written.push(path);
+        }
+        explained.timings.push(("write", milliseconds(start)));
+        let Explained { attribution, timings, .. } = &*explained;
+        let mut report = serde_json::Map::new();
+        report.insert("model".into(), self.model.title().into());
+        report.insert("input".into(), report::input(source, ready, self.data));
+        report.insert("method".into(), self.method.entry.name.into());
+        report.insert("options".into(), report::options(self.method, self.goal, self.run));
+        report.insert("target".into(), scored.as_ref().map_or(Value::Null, report::Scored::json));
+        report.insert("channel_axis".into(), json!(attribution.channel_axis));
+        report.insert("wrt".into(), json!({"tensor": attribution.tensor, "shape": attribution.raw.shape()}));
+        report.insert("result".into(), json!({"shape": result.shape()}));
+        report.insert("losses".into(), report::losses(attribution));
+        report.insert("rules".into(), report::rules(attribution));
+        report.insert("warnings".into(), json!(attribution.warnings));
+        let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
+        report.insert("files".into(), json!(names));
+        report.insert("timings".into(), report::timings(timings));
+        let report = Value::Object(report);
+        let json_file = file(&self.output.json).filter(|path| !files::is_stream(path));
+        if let Some(path) = &json_file {
+            files::write(path, report::text(&report).as_bytes())?;
+        }
+        let warnings = attribution.warnings.clone();
+        let files: Vec<String> = picture
+            .iter()
+            .chain(&npy_file)
+            .chain(&raw_file)
+            .chain(&json_file)
+            .filter(|path| !files::is_stream(path))
+            .map(|path| path.display().to_string())
+            .collect();
+        let arrow = if files.is_empty() { String::new() } else { format!(" -> {}", files.join(", ")) };
+        let what = match &scored {
+            Some(scored) => scored.summary(),
+            None => report::loss_summary(attribution),
+        };
+        self.messages.note(format!("{}: {what}{arrow}", source.stem));
+        if self.run.explain_rules {
+            self.messages.note(report::rules_text(attribution));
+        }
+        if self.run.timings {
+            self.messages.note(report::timings_text(timings));
+        }
+        for warning in warnings {
+            self.warn(source, warning);
+        }
+        Ok(report)
+    }
+
+    /// Gives each warning once, whatever the number of inputs.
+    fn warn(&mut self, source: &Source, warning: String) {
+        let count = self.warned.entry(warning.clone()).or_default();
+        *count += 1;
+        match (*count, self.data.sources.len()) {
+            (1, 0 | 1) => self.messages.warning(warning),
+            (1, _) => self.messages.warning(format!("{}: {warning}", source.stem)),
+            _ => {}
+        }
+    }
+
+    fn repeat_warnings(&self) {
+        for (warning, count) in self.warned.iter().filter(|(_, count)| **count > 1) {
+            let short: String = warning.chars().take(60).collect();
+            self.messages.warning(format!("the same {} more times: {short}…", count - 1));
+        }
+    }
+}
+
+/// What `--npy` holds: for one sample without the batch axis.
+fn result_map(attribution: &Attribution, modifier: &GradModifier, method: &Method) -> Result<ArrayD<f32>> {
+    let keep_dims = method.saliency.keep_dims;
+    let mut maps = attribution
+        .maps(modifier, keep_dims)
+        .with_context(|| format!("the map of '{}' after the grad modifier '{modifier}'", attribution.tensor))?;
+    if method.profile == "keras-vis" && !keep_dims && attribution.raw.shape().len() == 2 {
+        // The maximum over the features alone is one number, and that is 0 after scaling.
+        maps = ArrayD::zeros(vec![maps.shape()[0], 1]);
+    }
+    Ok(if maps.ndim() > 0 && maps.shape()[0] == 1 { maps.index_axis_move(Axis(0), 0) } else { maps })
+}
+
+fn milliseconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1000.0
+}

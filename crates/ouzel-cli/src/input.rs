@@ -1,0 +1,205 @@
+//! From files to what a model is run on: pictures prepared as the model takes them, arrays as they are.
+
+use crate::files;
+use crate::job::{Data, Pictures};
+use crate::messages::{Messages, Usage};
+use crate::npy;
+use anyhow::{Context, Result, anyhow, bail};
+use ndarray::{Array3, Axis};
+use ouzel::image::{Channels, Geometry, Layout, Picture, Preprocess, Preset, Size, min_max};
+use ouzel::{Dim, Input, Model, Tensor, ValueId};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// An input that is ready.
+pub struct Ready {
+    /// What the model is run on.
+    pub input: Input,
+    /// The shape of what was read.
+    pub shape: Vec<usize>,
+    /// What a map can be laid over.
+    pub backdrop: Backdrop,
+    /// How a picture was prepared.
+    pub preprocess: Option<Preprocess>,
+}
+
+/// What a map can be laid over.
+pub enum Backdrop {
+    /// A picture, and where the network's pixels are in it.
+    Picture(Picture, Geometry),
+    /// The samples of an array that look like pictures.
+    Samples(Vec<Array3<u8>>),
+    /// Nothing.
+    None,
+}
+
+/// Reads inputs for one model.
+pub struct Reader<'m> {
+    model: &'m Model,
+    pictures: &'m Pictures,
+    preset: Preset,
+    layout: Layout,
+    named: Vec<(String, Tensor)>,
+}
+
+impl<'m> Reader<'m> {
+    /// Reads the arrays that accompany every input.
+    pub fn new(model: &'m Model, data: &'m Data, messages: &Messages) -> Result<Self> {
+        let named = data.named.iter().map(|typed| named_array(model, typed)).collect::<Result<Vec<_>>>()?;
+        let in_metadata = model.metadata().get("preprocess").and_then(|name| Preset::from_str(name).ok());
+        let preset = data.pictures.preset.or(in_metadata).unwrap_or(Preset::Raw);
+        let layout = data.pictures.layout.unwrap_or_else(|| model.input_layout(model.main_input()));
+        let is_custom = data.pictures.mean.is_some() || data.pictures.std.is_some();
+        let has_pictures = data.sources.iter().any(|source| source.path.extension() != Some("npy".as_ref()));
+        if has_pictures && data.pictures.preset.is_none() && !is_custom {
+            messages.note(match in_metadata {
+                Some(preset) => format!("pictures are prepared as the model's metadata says: --preprocess {preset}"),
+                None => "note: the network gets the pixels as 0..255 (--preprocess raw); if it was trained on other \
+                         values, say so: unit is 0..1, imagenet is torchvision's; also caffe, tf"
+                    .into(),
+            });
+        }
+        Ok(Self { model, pictures: &data.pictures, preset, layout, named })
+    }
+
+    /// The arrays alone, for a model that is run on named inputs only.
+    pub fn named_only(&self) -> Ready {
+        let mut arrays = self.named.iter();
+        let (name, tensor) = arrays.next().expect("invariant: checked that there are inputs");
+        let main = self.model.graph().value(self.model.main_input()).name.clone();
+        let shown = self.named.iter().find(|(name, _)| **name == *main).map_or(tensor, |(_, tensor)| tensor);
+        let first = Input::named_tensor(name, tensor.clone());
+        let input = arrays.fold(first, |input, (name, tensor)| input.and_tensor(name, tensor.clone()));
+        Ready {
+            input,
+            shape: shown.shape().to_vec(),
+            backdrop: self.samples(shown),
+            preprocess: None,
+        }
+    }
+
+    /// Reads a picture or an array.
+    pub fn read(&self, path: &Path) -> Result<Ready> {
+        let bytes = files::read(path)?;
+        let title = || files::shown(path);
+        let is_npy = npy::is_npy(&bytes) || path.extension().is_some_and(|it| it.eq_ignore_ascii_case("npy"));
+        let (tensor, backdrop, preprocess) = if is_npy {
+            if let Some(option) = self.pictures.typed.first() {
+                let text = format!("{option} is for pictures, and {} is an array: leave {option} out", title());
+                return Err(Usage(text).into());
+            }
+            let tensor = for_input(self.model, self.model.main_input(), npy::read(&bytes).with_context(title)?);
+            let backdrop = self.samples(&tensor);
+            (tensor, backdrop, None)
+        } else {
+            let picture = Picture::from_bytes(&bytes).with_context(title)?;
+            let preprocess = self.preprocess(&picture).with_context(title)?;
+            let prepared = preprocess.apply(&picture).with_context(title)?;
+            (prepared.tensor.into(), Backdrop::Picture(picture, prepared.geometry), Some(preprocess))
+        };
+        let main = self.model.graph().value(self.model.main_input()).name.to_string();
+        let shape = tensor.shape().to_vec();
+        let first = Input::named_tensor(&main, tensor);
+        let input = self.named.iter().fold(first, |input, (name, tensor)| input.and_tensor(name, tensor.clone()));
+        Ok(Ready { input, shape, backdrop, preprocess })
+    }
+
+    /// How a picture is prepared for the model's main input.
+    fn preprocess(&self, picture: &Picture) -> Result<Preprocess> {
+        let graph = self.model.graph();
+        let input = self.model.main_input();
+        let shape = &graph.fact(input).shape;
+        let described = || format!("input {} takes {}", graph.title(input), graph.fact(input));
+        let [_, b, c, d] = &shape[..] else {
+            bail!(
+                "{}; a picture needs 4 axes (batch, channels, height and width): give a .npy array instead",
+                described()
+            );
+        };
+        let (channels, height, width) = match self.layout {
+            Layout::Nchw => (b, c, d),
+            Layout::Nhwc => (d, b, c),
+        };
+        let mut preprocess = self.pictures.preprocess().preset(self.preset).layout(self.layout);
+        match channels.known() {
+            Some(1) if self.pictures.channels.is_some() => {
+                bail!("--channels: {}, which has one channel; leave the option out", described())
+            }
+            Some(1) => preprocess.channels = Some(Channels::Grey),
+            Some(3) | None => {}
+            Some(found) => {
+                let other = if self.layout == Layout::Nchw { Layout::Nhwc } else { Layout::Nchw };
+                bail!(
+                    "{}, which as {} has {found} channels; a picture has 1 or 3: try --layout {other}, or give a .npy \
+                     array",
+                    described(),
+                    self.layout
+                )
+            }
+        }
+        let size = |dimension: &Dim, asked: Option<usize>, own: usize, side: &str| {
+            let known = dimension.known().and_then(|length| usize::try_from(length).ok());
+            match (known, asked) {
+                (Some(known), Some(asked)) if known != asked => {
+                    bail!("--size: {}, whose {side} is {known}, not {asked}; leave the option out", described())
+                }
+                (Some(known), _) => Ok(known),
+                (None, asked) => Ok(asked.unwrap_or(own)),
+            }
+        };
+        let asked = self.pictures.size;
+        preprocess.size = Some(Size::new(
+            size(height, asked.map(|size| size.height), picture.height(), "height")?,
+            size(width, asked.map(|size| size.width), picture.width(), "width")?,
+        ));
+        Ok(preprocess)
+    }
+
+    /// The samples of an array as pictures, if they look like some.
+    fn samples(&self, tensor: &Tensor) -> Backdrop {
+        let values = tensor.to_f32();
+        let values = if values.ndim() == 3 { values.insert_axis(Axis(0)) } else { values };
+        let channel_axis = if self.layout == Layout::Nchw { 1 } else { 3 };
+        if values.ndim() != 4 || !matches!(values.shape()[channel_axis], 1 | 3) {
+            return Backdrop::None;
+        }
+        let sample = |sample: ndarray::ArrayViewD<'_, f32>| {
+            let levels = min_max(sample).ok()?;
+            let mut pixels = levels.into_dimensionality::<ndarray::Ix3>().ok()?;
+            if self.layout == Layout::Nchw {
+                pixels = pixels.permuted_axes([1, 2, 0]);
+            }
+            let (height, width, channels) = pixels.dim();
+            Some(Array3::from_shape_fn((height, width, 3), |(row, column, channel)| {
+                (pixels[[row, column, channel.min(channels - 1)]] * 255.0).round() as u8
+            }))
+        };
+        match values.outer_iter().map(sample).collect::<Option<Vec<_>>>() {
+            Some(samples) => Backdrop::Samples(samples),
+            None => Backdrop::None,
+        }
+    }
+}
+
+/// An array as an input takes it: whole numbers become floating point ones where those are wanted.
+fn for_input(model: &Model, input: ValueId, tensor: Tensor) -> Tensor {
+    let wanted = model.graph().fact(input).dtype;
+    if tensor.dtype().is_integer() && wanted.is_float() { tensor.cast(wanted) } else { tensor }
+}
+
+/// `NAME=FILE`, split at the '=' that makes NAME an input of the model.
+fn named_array(model: &Model, typed: &str) -> Result<(String, Tensor)> {
+    let splits = typed.match_indices('=').map(|(place, _)| (&typed[..place], &typed[place + 1..]));
+    let known: Vec<(&str, &str)> = splits.filter(|(name, _)| model.input(name).is_ok()).collect();
+    let there = known.iter().find(|(_, file)| Path::new(file).exists());
+    let Some((name, file)) = there.or(known.first()) else {
+        let name = typed.split('=').next().unwrap_or_default();
+        return Err(anyhow!(model.input(name).err().map_or_else(String::new, |error| error.to_string()))
+            .context(format!("--input {typed}")));
+    };
+    let path = PathBuf::from(file);
+    let context = || format!("--input {name}={}", path.display());
+    let tensor = npy::read(&files::read(&path).with_context(context)?).with_context(context)?;
+    let input = model.input(name)?;
+    Ok(((*name).to_owned(), for_input(model, input, tensor)))
+}
