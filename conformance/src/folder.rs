@@ -37,7 +37,7 @@ impl Listing {
         let attributes = ["BatchNormalization", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu"];
         let is_folded = self.layers.iter().any(|layer| layer.kind.starts_with("BatchNorm"))
             && !has(&"BatchNormalization");
-        attributes.iter().any(|op| has(op)) || is_folded
+        attributes.iter().any(has) || is_folded
     }
 }
 
