@@ -616,8 +616,7 @@ impl Listed for EyeLike {
     const ONNX: &'static [&'static str] = &["EyeLike"];
 
     fn read(node: &mut NodeReader) -> Result<Self> {
-        let code = node.int("dtype")?.map(|code| i32::try_from(code).unwrap_or(0));
-        let dtype = code.map(crate::onnx::dtype_of_code).transpose()?;
+        let dtype = node.int("dtype")?.map(crate::onnx::dtype_of_code).transpose()?;
         Ok(Self { dtype, k: node.int_or("k", 0)? })
     }
 
