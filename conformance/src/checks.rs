@@ -72,8 +72,7 @@ impl Checks {
             return;
         }
         let error = relative_error(ours, theirs);
-        // Written so that NaN fails.
-        if !(error <= limit) {
+        if error > limit || error.is_nan() {
             self.fail(format!("{what}: relative error {error:.2e}, expected at most {limit:.0e}"));
         }
     }

@@ -18,7 +18,27 @@ struct Listing {
     model: String,
     #[serde(default)]
     operators: Vec<String>,
+    #[serde(default)]
+    layers: Vec<Layer>,
     cases: Vec<Value>,
+}
+
+/// A layer of the original network.
+#[derive(Deserialize)]
+struct Layer {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl Listing {
+    /// True if numbers that the file stores in float32 and the original network does not enter the arithmetic.
+    fn has_rounded_constants(&self) -> bool {
+        let has = |op: &&str| self.operators.iter().any(|other| other == op);
+        let attributes = ["BatchNormalization", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu"];
+        let is_folded = self.layers.iter().any(|layer| layer.kind.starts_with("BatchNorm"))
+            && !has(&"BatchNormalization");
+        attributes.iter().any(has) || is_folded
+    }
 }
 
 /// What every case says.
@@ -53,8 +73,7 @@ pub struct Folder {
     path: PathBuf,
     model: Model,
     cases: Vec<Value>,
-    /// True if attributes that the file stores in float32 enter the network's arithmetic.
-    has_float32_attributes: bool,
+    has_rounded_constants: bool,
 }
 
 impl Folder {
@@ -70,10 +89,8 @@ impl Folder {
         let listing: Listing = serde_json::from_str(&text).with_context(|| list.display().to_string())?;
         let name = path.file_name().map_or_else(|| ".".into(), |name| name.to_string_lossy().into_owned());
         let model = Model::load(path.join(&listing.model))?;
-        let has_float32_attributes = listing.operators.iter().any(|op| {
-            ["BatchNormalization", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu"].contains(&op.as_str())
-        });
-        Ok(Self { name, path, model, cases: listing.cases, has_float32_attributes })
+        let has_rounded_constants = listing.has_rounded_constants();
+        Ok(Self { name, path, model, cases: listing.cases, has_rounded_constants })
     }
 
     /// The network.
@@ -99,7 +116,7 @@ impl Folder {
 
     /// The largest relative error of a gradient in double precision.
     pub(crate) fn float64_limit(&self) -> f64 {
-        if self.has_float32_attributes { 1e-6 } else { 1e-9 }
+        if self.has_rounded_constants { 1e-6 } else { 1e-9 }
     }
 
     /// Repeats every call whose folder, peer, method or id contains `filter`.

@@ -75,12 +75,13 @@ impl Plan {
         for (id, shape) in inputs {
             bind(&graph.value(*id).name, graph.fact(*id), shape, &mut bindings)?;
         }
-        let mut simple = simplify(graph, outputs, &bindings)?;
+        // Widened before anything is folded, so that no constant is computed in float32.
+        let simple = match precision {
+            Precision::F32 => simplify(graph, outputs, &bindings)?,
+            Precision::F64 => simplify(&in_float64(graph)?, outputs, &bindings)?,
+        };
         let inputs = inputs.iter().map(|(id, _)| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
         let outputs = outputs.iter().map(|id| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
-        if precision == Precision::F64 {
-            simple.graph = in_float64(&simple.graph)?;
-        }
         Ok(Self { graph: simple.graph, inputs, outputs, precision })
     }
 

@@ -1,6 +1,6 @@
 //! Activation functions: what backprop modifiers are about, so each keeps its identity.
 
-use super::broadcast::{broadcast_shapes, zip};
+use super::broadcast::{broadcast_shapes, map, zip};
 use super::elementwise::{Unary, unary_ops};
 use crate::backprop::{Back, Cotangents};
 use crate::builder::Var;
@@ -240,7 +240,7 @@ impl OpDef for PRelu {
     fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
         let (x, slope) = (x.get(0)?, x.get(1)?);
         Ok(vec![each_float!(x, x => {
-            zip(x, slope.array()?, |x, slope| if x < num_traits::Zero::zero() { x * slope } else { x })?
+            zip(x, slope.array()?, &|x, slope| if x < num_traits::Zero::zero() { x * slope } else { x })?
         })])
     }
 
@@ -298,10 +298,10 @@ impl OpDef for Clip {
                     Ok(bound.and_then(|bound| bound.first().copied()))
                 };
                 let (lower, upper) = (bound(1)?, bound(2)?);
-                Tensor::from($array.mapv(|value| {
+                map($array, &|value| {
                     let raised = lower.map_or(value, |lower| if value < lower { lower } else { value });
                     upper.map_or(raised, |upper| if raised > upper { upper } else { raised })
-                }))
+                })
             }};
         }
         Ok(vec![match x.get(0)? {

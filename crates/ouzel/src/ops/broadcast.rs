@@ -5,7 +5,7 @@ use crate::error::{Result, bail};
 use crate::graph::Fact;
 use crate::op::Inputs;
 use crate::tensor::{Array, DType, Element, Tensor};
-use ndarray::{ArrayD, ArrayViewD, IxDyn, Zip};
+use ndarray::{ArrayViewD, IxDyn};
 
 /// The shape that two shapes broadcast to.
 ///
@@ -70,14 +70,63 @@ pub(crate) fn broadcast_view<'a, T>(x: &'a Array<T>, shape: &[usize]) -> Result<
     }
 }
 
-/// Combines two arrays elementwise.
+/// Where each element of an array of shape `from` is read when it is repeated to the shape `to`, in row-major order.
+fn positions(from: &[usize], to: &[usize]) -> Vec<usize> {
+    let added = to.len() - from.len();
+    let mut positions = vec![0];
+    let mut stride: usize = from.iter().product();
+    for (axis, &length) in to.iter().enumerate() {
+        let own = axis.checked_sub(added).map_or(1, |own| from[own]);
+        stride /= own.max(1);
+        let step = if own == 1 { 0 } else { stride };
+        positions =
+            positions.iter().flat_map(|start| (0..length).map(move |index| start + index * step)).collect();
+    }
+    positions
+}
+
+/// Applies a function to each element. One instance an element type, whatever the function: this is the reference
+/// evaluation, where small code counts for more than speed.
+pub(crate) fn map<T: Element, R: Element>(x: &Array<T>, function: &dyn Fn(T) -> R) -> Tensor {
+    let elements: Vec<R> = x.iter().map(|&x| function(x)).collect();
+    wrap(x.shape(), elements)
+}
+
+/// Combines two arrays elementwise, with broadcasting.
 pub(crate) fn zip<T: Element, R: Element>(
     a: &Array<T>,
     b: &Array<T>,
-    combine: impl Fn(T, T) -> R,
+    combine: &dyn Fn(T, T) -> R,
 ) -> Result<Tensor> {
     let shape = broadcast_lengths(a.shape(), b.shape())?;
-    let (a, b) = (broadcast_view(a, &shape)?, broadcast_view(b, &shape)?);
-    let combined: ArrayD<R> = Zip::from(a).and(b).map_collect(|&a, &b| combine(a, b));
-    Ok(R::wrap(combined.into_shared()))
+    let (a, b) = (repeated(a, &shape), repeated(b, &shape));
+    let elements = a.iter().zip(&b).map(|(&a, &b)| combine(a, b)).collect();
+    Ok(wrap(&shape, elements))
+}
+
+/// The elements of an array repeated to a shape, in row-major order.
+pub(crate) fn repeated<T: Element>(x: &Array<T>, shape: &[usize]) -> Vec<T> {
+    let elements: Vec<T> = x.iter().copied().collect();
+    match x.shape() == shape {
+        true => elements,
+        false => positions(x.shape(), shape).into_iter().map(|position| elements[position]).collect(),
+    }
+}
+
+/// As many elements as the shape says, as a tensor.
+pub(crate) fn wrap<T: Element>(shape: &[usize], elements: Vec<T>) -> Tensor {
+    Tensor::from_shape_vec(shape, elements).expect("invariant: as many elements as the shape says")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::positions;
+
+    #[test]
+    fn axes_of_length_one_are_read_again_and_again() {
+        assert_eq!(positions(&[2, 1], &[2, 3]), [0, 0, 0, 1, 1, 1]);
+        assert_eq!(positions(&[3], &[2, 3]), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(positions(&[], &[2]), [0, 0]);
+        assert_eq!(positions(&[2, 1, 2], &[2, 2, 2]), [0, 1, 0, 1, 2, 3, 2, 3]);
+    }
 }

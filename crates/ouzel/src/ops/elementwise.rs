@@ -1,6 +1,6 @@
 //! Arithmetic on each element: one input, two with broadcasting, or any number with broadcasting.
 
-use super::broadcast::{broadcast_facts, broadcast_shapes, zip};
+use super::broadcast::{broadcast_facts, broadcast_shapes, map, zip};
 use crate::backprop::{Back, Cotangents};
 use crate::builder::Var;
 use crate::dim::{Dim, known_shape};
@@ -45,12 +45,11 @@ impl<U: Unary> OpDef for U {
     fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
         let x = x.get(0)?;
         Ok(vec![match x {
-            Tensor::F32(x) => x.mapv(|x| self.value(x)).into(),
-            Tensor::F64(x) => x.mapv(|x| self.value(x)).into(),
+            Tensor::F32(x) => map(x, &|x| self.value(x)),
+            Tensor::F64(x) => map(x, &|x| self.value(x)),
             other => {
                 let wide = other.cast(DType::I64);
-                let y = wide.array::<i64>()?.mapv(|x| self.integer(x).unwrap_or(x));
-                Tensor::from(y).cast(other.dtype())
+                map(wide.array::<i64>()?, &|x| self.integer(x).unwrap_or(x)).cast(other.dtype())
             }
         }])
     }
@@ -174,9 +173,9 @@ trait Binary {
 fn combine(
     a: &Tensor,
     b: &Tensor,
-    single: impl Fn(f32, f32) -> f32,
-    double: impl Fn(f64, f64) -> f64,
-    integer: impl Fn(i64, i64) -> i64,
+    single: &dyn Fn(f32, f32) -> f32,
+    double: &dyn Fn(f64, f64) -> f64,
+    integer: &dyn Fn(i64, i64) -> i64,
 ) -> Result<Tensor> {
     match (a, b) {
         (Tensor::F32(a), Tensor::F32(b)) => zip(a, b, single),
@@ -235,9 +234,9 @@ macro_rules! binary_ops {
                 let y = combine(
                     a,
                     b,
-                    <$Name as Binary>::value,
-                    <$Name as Binary>::value,
-                    <$Name as Binary>::integer,
+                    &<$Name as Binary>::value,
+                    &<$Name as Binary>::value,
+                    &<$Name as Binary>::integer,
                 )?;
                 Ok(vec![y])
             }
@@ -362,11 +361,11 @@ impl OpDef for Pow {
         let a = x.get(0)?;
         let b = x.get(1)?;
         Ok(vec![match a {
-            Tensor::F32(a) => zip(a, b.cast(DType::F32).array()?, f32::powf)?,
-            Tensor::F64(a) => zip(a, b.cast(DType::F64).array()?, f64::powf)?,
+            Tensor::F32(a) => zip(a, b.cast(DType::F32).array()?, &f32::powf)?,
+            Tensor::F64(a) => zip(a, b.cast(DType::F64).array()?, &f64::powf)?,
             a => {
                 let wide = |x: &Tensor| Array::from(x.to_f64());
-                zip(&wide(a), &wide(b), f64::powf)?.cast(a.dtype())
+                zip(&wide(a), &wide(b), &f64::powf)?.cast(a.dtype())
             }
         }])
     }
@@ -427,7 +426,13 @@ impl OpDef for Mod {
             (_, true) => a.wrapping_rem(b),
             (_, false) => a.wrapping_rem(b).wrapping_add(b).wrapping_rem(b),
         };
-        Ok(vec![combine(x.get(0)?, x.get(1)?, |a, b| float(a, b, fmod), |a, b| float(a, b, fmod), integer)?])
+        Ok(vec![combine(
+            x.get(0)?,
+            x.get(1)?,
+            &|a, b| float(a, b, fmod),
+            &|a, b| float(a, b, fmod),
+            &integer,
+        )?])
     }
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
@@ -456,13 +461,13 @@ impl Listed for Mod {
 /// Folds any number of inputs with broadcasting.
 fn fold_tensors(
     x: &Inputs<Tensor>,
-    single: impl Fn(f32, f32) -> f32,
-    double: impl Fn(f64, f64) -> f64,
-    integer: impl Fn(i64, i64) -> i64,
+    single: &dyn Fn(f32, f32) -> f32,
+    double: &dyn Fn(f64, f64) -> f64,
+    integer: &dyn Fn(i64, i64) -> i64,
 ) -> Result<Tensor> {
     let mut y = x.get(0)?.clone();
     for other in x.present().skip(1) {
-        y = combine(&y, other, &single, &double, &integer)?;
+        y = combine(&y, other, single, double, integer)?;
     }
     Ok(y)
 }
@@ -528,15 +533,15 @@ macro_rules! variadic_ops {
 
 variadic_ops! {
     /// The largest of any number of inputs. On a tie the first operand that attains it gets the gradient.
-    Max: |x| fold_tensors(x, larger, larger, i64::max)?,
+    Max: |x| fold_tensors(x, &larger, &larger, &i64::max)?,
         |back, index| back.g(0).select_where(attains_first(back, index));
     /// The smallest of any number of inputs. On a tie the first operand that attains it gets the gradient.
-    Min: |x| fold_tensors(x, smaller, smaller, i64::min)?,
+    Min: |x| fold_tensors(x, &smaller, &smaller, &i64::min)?,
         |back, index| back.g(0).select_where(attains_first(back, index));
     /// The sum of any number of inputs.
-    Sum: |x| fold_tensors(x, |a, b| a + b, |a, b| a + b, i64::wrapping_add)?, |back, _index| back.g(0);
+    Sum: |x| fold_tensors(x, &|a, b| a + b, &|a, b| a + b, &i64::wrapping_add)?, |back, _index| back.g(0);
     /// The mean of any number of inputs.
-    Mean: |x| match fold_tensors(x, |a, b| a + b, |a, b| a + b, i64::wrapping_add)? {
+    Mean: |x| match fold_tensors(x, &|a, b| a + b, &|a, b| a + b, &i64::wrapping_add)? {
             Tensor::F32(sum) => scale(&sum, 1.0 / x.len() as f64),
             Tensor::F64(sum) => scale(&sum, 1.0 / x.len() as f64),
             other => bail!(shape, "expected floating point elements, found {}", other.dtype()),

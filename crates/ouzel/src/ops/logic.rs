@@ -1,6 +1,6 @@
 //! Comparisons, truth values, and selection by them.
 
-use super::broadcast::{broadcast_facts, broadcast_lengths, broadcast_shapes, broadcast_view, zip};
+use super::broadcast::{broadcast_facts, broadcast_lengths, broadcast_shapes, map, repeated, wrap, zip};
 use crate::backprop::{Back, Cotangents};
 use crate::error::{Result, bail};
 #[cfg(test)]
@@ -9,7 +9,6 @@ use crate::graph::Fact;
 use crate::onnx::NodeReader;
 use crate::op::{Inputs, Listed, OpDef};
 use crate::tensor::{Array, DType, Element, Tensor, each_dtype, each_float};
-use ndarray::{IxDyn, Zip};
 
 macro_rules! comparisons {
     ($($(#[$doc:meta])* $Name:ident: $operator:tt;)*) => { $(
@@ -30,7 +29,14 @@ macro_rules! comparisons {
 
             fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
                 let (a, b) = (x.get(0)?, x.get(1)?);
-                Ok(vec![each_dtype!(a, a => zip(a, b.array()?, |a, b| a $operator b)?)])
+                Ok(vec![match a {
+                    Tensor::F32(a) => zip(a, b.array()?, &|a, b| a $operator b)?,
+                    Tensor::F64(a) => zip(a, b.array()?, &|a, b| a $operator b)?,
+                    other => {
+                        let (a, b) = (other.cast(DType::I64), b.cast(DType::I64));
+                        zip(a.array::<i64>()?, b.array::<i64>()?, &|a, b| a $operator b)?
+                    }
+                }])
             }
 
             fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
@@ -88,7 +94,7 @@ macro_rules! connectives {
 
             fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
                 let (a, b) = (x.get(0)?.array::<bool>()?, x.get(1)?.array::<bool>()?);
-                Ok(vec![zip(a, b, |a, b| a $operator b)?])
+                Ok(vec![zip(a, b, &|a, b| a $operator b)?])
             }
 
             fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
@@ -139,7 +145,7 @@ impl OpDef for Not {
     }
 
     fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
-        Ok(vec![x.get(0)?.array::<bool>()?.mapv(|x| !x).into()])
+        Ok(vec![map(x.get(0)?.array::<bool>()?, &|x: bool| !x)])
     }
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
@@ -178,7 +184,7 @@ macro_rules! float_tests {
             }
 
             fn run(&$self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
-                Ok(vec![each_float!(x.get(0)?, x => x.mapv(|$x| $test).into())])
+                Ok(vec![each_float!(x.get(0)?, x => map(x, &|$x| $test))])
             }
 
             fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
@@ -235,12 +241,10 @@ impl OpDef for Where {
     fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
         fn select<T: Element>(condition: &Array<bool>, a: &Array<T>, b: &Array<T>) -> Result<Tensor> {
             let shape = broadcast_lengths(&broadcast_lengths(a.shape(), b.shape())?, condition.shape())?;
-            let condition = broadcast_view(condition, &shape)?;
-            let (a, b) = (broadcast_view(a, &shape)?, broadcast_view(b, &shape)?);
-            let selected =
-                Zip::from(condition).and(a).and(b).map_collect(|&holds, &a, &b| if holds { a } else { b });
-            debug_assert_eq!(selected.raw_dim(), IxDyn(&shape));
-            Ok(T::wrap(selected.into_shared()))
+            let condition = repeated(condition, &shape);
+            let (a, b) = (repeated(a, &shape), repeated(b, &shape));
+            let choose = |place: usize| if condition[place] { a[place] } else { b[place] };
+            Ok(wrap(&shape, (0..condition.len()).map(choose).collect()))
         }
         let condition = x.get(0)?.array::<bool>()?;
         let b = x.get(2)?;

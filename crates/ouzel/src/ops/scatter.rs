@@ -288,9 +288,9 @@ fn tuple_places(indices_of: &Array<i64>, shape: &[usize], batch: usize) -> Resul
     let mut places = Vec::new();
     for place in indices(IxDyn(outer)) {
         let mut resolved: Vec<usize> = place.slice()[..batch].to_vec();
-        for axis in batch..batch + length {
+        for (axis, &length) in shape.iter().enumerate().skip(batch).take(length) {
             let index = numbers.next().copied().unwrap_or_default();
-            resolved.push(resolve_index(index, shape[axis]).context(|| format!("axis {axis}"))?);
+            resolved.push(resolve_index(index, length).context(|| format!("axis {axis}"))?);
         }
         places.push(resolved);
     }

@@ -471,13 +471,11 @@ impl Listed for Split {
     fn read(node: &mut NodeReader) -> Result<Self> {
         let outputs = node.output_count();
         let axis = node.int_or("axis", 0)?;
-        if let Some(count) = node.int("num_outputs")? {
-            if count != outputs as i64 {
-                bail!(
-                    model,
-                    "attribute 'num_outputs': expected the number of outputs ({outputs}), found {count}"
-                );
-            }
+        if let Some(count) = node.int("num_outputs")?.filter(|&count| count != outputs as i64) {
+            bail!(
+                model,
+                "attribute 'num_outputs': expected the number of outputs ({outputs}), found {count}"
+            );
         }
         let Some(sizes) = node.ints_or_input("split", 1)? else {
             return Ok(Self { axis, sizes: None, outputs });
