@@ -172,6 +172,7 @@ op_list! {
         GlobalMaxPool, GlobalLpPool;
     norm: BatchNormalization, InstanceNormalization, LayerNormalization, GroupNormalization, LRN, ChannelWindowSum,
         LpNormalization, MeanVarianceNormalization;
+    resize: Resize, Upsample, ResizeTranspose;
     scatter: GatherElements, ScatterElements, GatherND, GatherNDTranspose, ScatterND;
     rearrange: DepthToSpace, SpaceToDepth, Trilu, ReverseSequence;
     select: ArgMax, ArgMin, TopK, OneHot, NonZero, Range, CumSum, EyeLike;
