@@ -196,6 +196,13 @@ impl<'a> NodeReader<'a> {
         Ok(Some(known))
     }
 
+    /// Makes room for an input that later opset versions have and that is left out here.
+    pub fn insert_absent(&mut self, index: usize) {
+        if index <= self.inputs.len() {
+            self.inputs.insert(index, None);
+        }
+    }
+
     /// Leaves `count` inputs.
     pub fn keep_inputs(&mut self, count: usize) {
         self.inputs.truncate(count);
