@@ -57,17 +57,25 @@ fn pictures_and_arrays_that_are_none() {
         dir.write("cut.npy", &whole[..length]);
         dir.ouzel("explain @classifier.onnx cut.npy").fails(1, &["cut.npy"]);
     }
-    dir.write("huge.npy", String::from_utf8_lossy(&whole[..128]).replace("(1, 3, 8, 8)", "(99999999, 9999999, 8)"));
+    dir.write(
+        "huge.npy",
+        String::from_utf8_lossy(&whole[..128]).replace("(1, 3, 8, 8)", "(99999999, 9999999, 8)"),
+    );
     dir.ouzel("explain @classifier.onnx huge.npy").fails(1, &["huge.npy"]);
     dir.ouzel("explain @classifier.onnx .").fails(1, &["."]);
-    assert!(!dir.files().iter().any(|name| name.contains("ouzel") || name.contains("part")), "{:?}", dir.files());
+    assert!(
+        !dir.files().iter().any(|name| name.contains("ouzel") || name.contains("part")),
+        "{:?}",
+        dir.files()
+    );
 }
 
 #[test]
 fn inputs_that_do_not_fit() {
     let dir = Dir::new();
     dir.write_npy("rank.npy", &values(&[8, 8]));
-    dir.ouzel("explain @classifier.onnx rank.npy").fails(1, &["rank.npy", "'x'", "[batch, 3, 8, 8]", "[8, 8]"]);
+    dir.ouzel("explain @classifier.onnx rank.npy")
+        .fails(1, &["rank.npy", "'x'", "[batch, 3, 8, 8]", "[8, 8]"]);
     dir.write_npy("size.npy", &values(&[1, 3, 8, 9]));
     dir.ouzel("explain @classifier.onnx size.npy").fails(1, &["'x'", "[batch, 3, 8, 8]", "9"]);
     dir.write_npy("bool.npy", &Array2::from_elem((1, 5), true));
@@ -112,7 +120,8 @@ fn targets_that_do_not_exist() {
 fn ops_that_are_not_supported() {
     let dir = Dir::new();
     dir.write_npy("x.npy", &array![[1.0f32, -1.0]]);
-    dir.ouzel("explain @unsupported.onnx x.npy --layer after").fails(1, &["first_fancy", "second_fancy", "Sparkle"]);
+    dir.ouzel("explain @unsupported.onnx x.npy --layer after")
+        .fails(1, &["first_fancy", "second_fancy", "Sparkle"]);
     // What is not needed does no harm.
     let ran = dir.ouzel("explain @unsupported.onnx x.npy --layer known --class 0 --raw-npy -").succeeds();
     assert_eq!(ran.npy::<f32>(), array![[1.0, 0.0]].into_dyn());

@@ -88,7 +88,8 @@ fn samples_of_a_batch_are_explained_each_for_its_own_class() {
     for (index, sample) in both.outer_iter().enumerate() {
         let name = format!("sample{index}.npy");
         dir.write_npy(&name, &sample.to_owned());
-        let one = dir.ouzel("explain @classifier.onnx --npy one_map.npy --json -").words(&name).succeeds().json();
+        let one =
+            dir.ouzel("explain @classifier.onnx --npy one_map.npy --json -").words(&name).succeeds().json();
         assert_eq!(one["target"]["filters"], report["target"]["filters"][index]);
         assert_eq!(one["target"]["scores"], report["target"]["scores"][index]);
         assert_eq!(dir.read_npy::<f32>("one_map.npy"), maps.index_axis(Axis(0), index).to_owned());
@@ -101,7 +102,8 @@ fn samples_of_a_batch_are_explained_each_for_its_own_class() {
 fn the_report() {
     let dir = Dir::new();
     dir.write_picture("photo.png", 8, 8);
-    let ran = dir.ouzel("explain @classifier.onnx photo.png --preprocess unit --class dog --json -").succeeds();
+    let ran =
+        dir.ouzel("explain @classifier.onnx photo.png --preprocess unit --class dog --json -").succeeds();
     let report = ran.json();
     assert_eq!(report["method"], "saliency");
     assert_eq!(report["options"]["grad_modifier"], "absolute");
@@ -141,7 +143,8 @@ fn filters_by_index_label_and_rank() {
     let all = raw("--class all");
     assert!(all.iter().zip(&sum).all(|(a, b)| (a - b).abs() < 1e-6));
 
-    let ran = dir.ouzel("explain @classifier.onnx x.npy --class top3 --out-dir maps --raw-npy rank.npy --json -");
+    let ran =
+        dir.ouzel("explain @classifier.onnx x.npy --class top3 --out-dir maps --raw-npy rank.npy --json -");
     let reports = ran.succeeds().json();
     let scores: Vec<f64> =
         (0..3).map(|rank| reports[rank]["target"]["scores"][0].as_f64().unwrap()).collect();
@@ -173,7 +176,8 @@ fn several_inputs_of_a_model_by_name() {
     let named = "--input a=b/speed:0=speed=1.npy --input words=words.npy";
     let ran = dir.ouzel("explain @several_inputs.onnx x.npy --class 1 --raw-npy -").words(named).succeeds();
     assert_eq!(ran.npy::<f32>(), array![[[[1.0, 3.0], [5.0, 7.0]]]].into_dyn());
-    let ran = dir.ouzel("explain @several_inputs.onnx --input x=x.npy --wrt a=b/speed:0 --class 1 --raw-npy -");
+    let ran =
+        dir.ouzel("explain @several_inputs.onnx --input x=x.npy --wrt a=b/speed:0 --class 1 --raw-npy -");
     assert_eq!(ran.words(named).succeeds().npy::<f32>(), array![[9.0, 11.0]].into_dyn());
     dir.ouzel("explain @several_inputs.onnx x.npy").fails(1, &["a=b/speed:0", "not given"]);
     dir.ouzel("explain @several_inputs.onnx x.npy --input sped=x.npy").fails(1, &["sped", "a=b/speed:0"]);
@@ -204,7 +208,8 @@ fn a_failed_input_does_not_stop_the_others() {
     let ran = dir.ouzel("explain @classifier.onnx a.png b.png other/a.png missing.png --out-dir new/maps");
     let ran = ran.fails(1, &["b.png", "missing.png"]);
     assert!(ran.stderr.matches("error:").count() == 2, "{}", ran.stderr);
-    let mut names: Vec<_> = std::fs::read_dir(dir.path("new/maps")).unwrap().map(|it| it.unwrap().file_name()).collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir.path("new/maps")).unwrap().map(|it| it.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["a.ouzel.png", "a_2.ouzel.png"]);
 }
@@ -230,7 +235,10 @@ fn layouts_and_sizes() {
 fn losses_and_rules_from_files() {
     let dir = Dir::new();
     dir.write_npy("x.npy", &values(&[1, 3, 8, 8]));
-    dir.write("losses.toml", "[[loss]]\nkind = 'activation_maximization'\nlayer = 'logits'\nfilters = 1\nweight = -1\n");
+    dir.write(
+        "losses.toml",
+        "[[loss]]\nkind = 'activation_maximization'\nlayer = 'logits'\nfilters = 1\nweight = -1\n",
+    );
     dir.write("guided.toml", "[[rule]]\nop = 'Relu'\nrule = 'guided'\n");
     let raw = |options: &str| {
         dir.ouzel("explain @classifier.onnx x.npy --raw-npy raw.npy").words(options).succeeds();
@@ -241,7 +249,9 @@ fn losses_and_rules_from_files() {
     assert_eq!(guided, raw("--class 1 --backprop-modifier guided"));
     assert_ne!(guided, raw("--class 1"));
     assert_eq!(raw("--class 1 --backprop-modifier deconv"), raw("--class 1 --backprop-modifier Rectified"));
-    let ran = dir.ouzel("explain @classifier.onnx x.npy --backprop-modifier guided --explain-rules --timings").succeeds();
+    let ran = dir
+        .ouzel("explain @classifier.onnx x.npy --backprop-modifier guided --explain-rules --timings")
+        .succeeds();
     assert!(ran.stderr.contains("guided       Relu 'relu1'") && ran.stderr.contains(" ms"), "{}", ran.stderr);
     let report = dir.ouzel("explain @classifier.onnx x.npy --losses losses.toml --json -").succeeds().json();
     assert_eq!(report["target"], json!(null));
@@ -255,7 +265,8 @@ fn what_a_modifier_leaves_alone_is_said() {
     let ran = dir.ouzel("explain @any_size.onnx x.npy --backprop-modifier guided --json -").succeeds();
     assert!(ran.stderr.contains("warning: ") && ran.stderr.contains("leaky_relu"), "{}", ran.stderr);
     assert!(!ran.json()["warnings"].as_array().unwrap().is_empty());
-    let line = "explain @any_size.onnx x.npy --backprop-modifier guided --rectifiers relu,leaky-relu --json -";
+    let line =
+        "explain @any_size.onnx x.npy --backprop-modifier guided --rectifiers relu,leaky-relu --json -";
     assert_eq!(dir.ouzel(line).succeeds().json()["warnings"], json!([]));
 }
 
@@ -293,7 +304,8 @@ fn views_and_colors() {
     assert_eq!(size("--colormap 000,fff"), (384, 384));
     // A vector has no picture under it.
     dir.ouzel("explain @vector.onnx x.npy --out band.png").succeeds();
-    dir.ouzel("explain @vector.onnx x.npy --out band.png --view overlay").fails(1, &["--view overlay", "heatmap"]);
+    dir.ouzel("explain @vector.onnx x.npy --out band.png --view overlay")
+        .fails(1, &["--view overlay", "heatmap"]);
 }
 
 #[test]

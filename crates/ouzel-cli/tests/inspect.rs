@@ -48,7 +48,8 @@ fn what_is_not_supported_is_listed() {
 #[test]
 fn a_weight_that_is_listed_as_an_input_is_none() {
     let model = Dir::new().ouzel("inspect @several_inputs.onnx --json").succeeds().json();
-    let names: Vec<&str> = model["inputs"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        model["inputs"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["x", "a=b/speed:0", "words"]);
 }
 

@@ -45,7 +45,8 @@ impl Dir {
     }
 
     pub fn read(&self, name: &str) -> Vec<u8> {
-        fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}; there is {:?}", self.files()))
+        fs::read(self.path(name))
+            .unwrap_or_else(|error| panic!("{name}: {error}; there is {:?}", self.files()))
     }
 
     pub fn read_npy<T: ReadableElement>(&self, name: &str) -> ArrayD<T> {

@@ -2,7 +2,7 @@
 
 use super::convolution::elements;
 use super::layout::Size;
-use super::window::{Axis, Padding, Window, check_sizes, output_shapes};
+use super::window::{Axis, Window, check_sizes, output_shapes};
 use crate::backprop::{Back, Cotangent, Cotangents};
 use crate::builder::Var;
 use crate::dim::{Dim, Shape, known_shape, product};
