@@ -1,8 +1,10 @@
 //! `ouzel demo`: shows on embedded networks and pictures what saliency maps are for.
 
 use anyhow::{Context, Result};
-use ndarray::{Array2, Array3, ArrayView2};
-use ouzel::image::{Blend, Grid, Labels, Picture, Preprocess, Preset, Render, Tile, save_png};
+use ndarray::{Array2, Array3, ArrayView2, Axis};
+use ouzel::image::{
+    Grid, Labels, Picture, Preprocess, Preset, Render, Tile, clip_percentile, min_max, save_png,
+};
 use ouzel::rules::BackpropModifier;
 use ouzel::{GradModifier, Input, Model, Precision, Saliency, SaliencyMap, visualize_saliency};
 use std::path::{Path, PathBuf};
@@ -104,7 +106,7 @@ fn share(map: &SaliencyMap, mask: &Array2<bool>) -> Result<f64> {
 
 fn mask(bytes: &[u8]) -> Result<Array2<bool>> {
     let picture = Picture::from_bytes(bytes)?;
-    Ok(picture.rgb8().map_axis(ndarray::Axis(2), |pixel| pixel[0] > 127))
+    Ok(picture.rgb8().map_axis(Axis(2), |pixel| pixel[0] > 127))
 }
 
 fn labels(model: &Model, output: &str) -> Result<Labels> {
@@ -199,10 +201,13 @@ fn steering(folder: &Path) -> Result<PathBuf> {
         ("Straight on", asset!("pictures/road_straight.png")),
         ("A bend to the right", asset!("pictures/road_right.png")),
     ];
+    // What lowers the angle, without the pedestal that `negate` alone gives to a gradient of zero.
+    let lowers = GradModifier::custom("negate, above zero", |gradient| gradient.mapv_into(|g| (-g).max(0.0)));
     let questions = [
-        ("more to the right", GradModifier::Relu),
-        ("more to the left", GradModifier::Negate),
-        ("keeps the angle", GradModifier::SmallValues),
+        ("more to the right", GradModifier::Relu, 99.0),
+        ("more to the left", lowers, 99.0),
+        // One over a gradient: a few pixels of hardly any gradient would leave all others dark.
+        ("keeps the angle", GradModifier::SmallValues, 80.0),
     ];
     let mut tiles = Vec::new();
     for (title, picture) in roads {
@@ -210,11 +215,13 @@ fn steering(folder: &Path) -> Result<PathBuf> {
         let angle = model.scores(model.find("angle")?, 1, &scene.input, Precision::F32)?[[0, 0]];
         println!("  {title}: the network steers {angle:+.2} (-1 is hard left, 1 hard right)");
         tiles.push(Tile::new(scene.picture.clone()).title(title).note(format!("steers {angle:+.2}")));
-        for (question, modifier) in &questions {
-            let options = Saliency::default().grad_modifier(modifier.clone());
-            let map = saliency(&model, "angle_raw", 0, &scene, &options)?;
-            let picture =
-                Render::default().blend(Blend::Weighted).overlay(scene.picture.view(), flat(&map))?;
+        let map = saliency(&model, "angle_raw", 0, &scene, &Saliency::default())?;
+        for (question, modifier, percentile) in &questions {
+            let modified = map.attribution.modified(modifier, false)?;
+            let shown =
+                min_max(clip_percentile(modified.index_axis(Axis(0), 0), *percentile, false)?.view())?;
+            let shown = shown.into_dimensionality().expect("invariant: height and width");
+            let picture = Render::default().overlay(scene.picture.view(), shown.view())?;
             tiles.push(Tile::new(picture).title(*question).note(format!("grad modifier {modifier}")));
         }
     }

@@ -8,6 +8,6 @@ mod stored;
 mod wire;
 
 pub(crate) use import::{Imported, Layer, LayerState, import};
-pub use reader::{Attribute, NodeReader};
+pub use reader::NodeReader;
 pub(crate) use stored::dtype_of_code;
 pub(crate) use wire::{ParsedModel, read_bytes, read_path, read_reader};

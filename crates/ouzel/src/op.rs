@@ -170,7 +170,9 @@ op_list! {
     convolution: Conv, ConvTranspose, ConvWeightGradient;
     pool: MaxPool, MaxPoolTranspose, MaxPoolGather, AveragePool, AveragePoolTranspose, LpPool, GlobalAveragePool,
         GlobalMaxPool, GlobalLpPool;
-    norm: BatchNormalization;
+    norm: BatchNormalization, InstanceNormalization, LayerNormalization, GroupNormalization, LRN, ChannelWindowSum,
+        LpNormalization, MeanVarianceNormalization;
+    resize: Resize, Upsample, ResizeTranspose;
     scatter: GatherElements, ScatterElements, GatherND, GatherNDTranspose, ScatterND;
     rearrange: DepthToSpace, SpaceToDepth, Trilu, ReverseSequence;
     select: ArgMax, ArgMin, TopK, OneHot, NonZero, Range, CumSum, EyeLike;

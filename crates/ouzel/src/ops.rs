@@ -14,6 +14,7 @@ pub mod pad;
 pub mod pool;
 pub mod rearrange;
 pub mod reduce;
+pub mod resize;
 pub mod scatter;
 pub mod select;
 pub mod slice;

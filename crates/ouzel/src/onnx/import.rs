@@ -9,7 +9,7 @@ use super::stored::dtype_of_code;
 use super::wire::ParsedModel;
 use crate::dim::Dim;
 use crate::error::{Context, Error, Result, bail};
-use crate::graph::{Constant, Fact, Graph, NodeId, ValueId};
+use crate::graph::{Constant, Fact, Graph, ValueId};
 use crate::op::{READERS, Reader};
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,8 +35,8 @@ pub(crate) struct Layer {
 /// What became of a node of the file.
 #[derive(Clone, Debug)]
 pub(crate) enum LayerState {
-    /// It is this node of the graph.
-    Read(NodeId),
+    /// It is a node of the graph.
+    Read,
     /// It is not supported, for this reason.
     Missing(String),
     /// It depends on a node that is not supported.
@@ -175,14 +175,14 @@ impl Importer<'_> {
                 LayerState::Blocked
             } else {
                 match self.add_node(node, &readers) {
-                    Ok(id) => LayerState::Read(id),
+                    Ok(()) => LayerState::Read,
                     Err(error) if error.is_unsupported() || error.is_shape() => {
                         LayerState::Missing(error.to_string())
                     }
                     Err(error) => return Err(error).context(|| title(node)),
                 }
             };
-            if !matches!(state, LayerState::Read(_)) {
+            if !matches!(state, LayerState::Read) {
                 blocked.extend(node.output.iter().map(String::as_str));
             }
             layers[index] = Some(Layer {
@@ -196,7 +196,7 @@ impl Importer<'_> {
         Ok(layers.into_iter().flatten().collect())
     }
 
-    fn add_node(&mut self, node: &NodeProto, readers: &HashMap<&str, Reader>) -> Result<NodeId> {
+    fn add_node(&mut self, node: &NodeProto, readers: &HashMap<&str, Reader>) -> Result<()> {
         if !is_standard(&node.domain) {
             bail!(unsupported, "op {}.{} is not supported", node.domain, node.op_type);
         }
@@ -223,7 +223,7 @@ impl Importer<'_> {
                 }
             }
         }
-        Ok(id)
+        Ok(())
     }
 
     fn attribute(&self, attribute: &AttributeProto) -> Result<Attribute> {
@@ -234,7 +234,7 @@ impl Importer<'_> {
             attribute_type::STRING => Attribute::String(attribute.s.as_ref().map(text).unwrap_or_default()),
             attribute_type::FLOATS => Attribute::Floats(attribute.floats.clone()),
             attribute_type::INTS => Attribute::Ints(attribute.ints.clone()),
-            attribute_type::STRINGS => Attribute::Strings(attribute.strings.iter().map(text).collect()),
+            attribute_type::STRINGS => Attribute::Other("a list of texts"),
             attribute_type::TENSOR => match &attribute.t {
                 Some(tensor) => Attribute::Tensor(self.constant(tensor)?),
                 None => bail!(model, "attribute '{}' has no tensor", attribute.name),

@@ -236,8 +236,6 @@ pub(crate) struct AttributeProto {
 
 /// The values of [`AttributeProto::type`](AttributeProto).
 pub(crate) mod attribute_type {
-    /// Not said.
-    pub(crate) const UNDEFINED: i32 = 0;
     /// `f`.
     pub(crate) const FLOAT: i32 = 1;
     /// `i`.
@@ -254,18 +252,12 @@ pub(crate) mod attribute_type {
     pub(crate) const INTS: i32 = 7;
     /// `strings`.
     pub(crate) const STRINGS: i32 = 8;
-    /// `tensors`.
-    pub(crate) const TENSORS: i32 = 9;
     /// `graphs`.
     pub(crate) const GRAPHS: i32 = 10;
     /// `sparse_tensor`.
     pub(crate) const SPARSE_TENSOR: i32 = 11;
     /// `sparse_tensors`.
     pub(crate) const SPARSE_TENSORS: i32 = 12;
-    /// `tp`.
-    pub(crate) const TYPE_PROTO: i32 = 13;
-    /// `type_protos`.
-    pub(crate) const TYPE_PROTOS: i32 = 14;
 }
 
 /// A tensor; its elements lie in one of the `…_data` fields or in another file.

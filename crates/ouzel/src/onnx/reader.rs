@@ -1,8 +1,7 @@
 //! What an op sees of a file's node when it reads its attributes; an attribute that nobody reads is an error.
 
-use crate::error::{Context, Result, bail};
+use crate::error::{Result, bail};
 use crate::graph::{Constant, Fact, Graph, ValueId};
-use crate::op::resolve_axis;
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 
@@ -21,8 +20,6 @@ pub enum Attribute {
     Floats(Vec<f32>),
     /// Integers.
     Ints(Vec<i64>),
-    /// Texts.
-    Strings(Vec<String>),
     /// Something else, by the name of its type.
     Other(&'static str),
 }
@@ -36,7 +33,6 @@ impl Attribute {
             Self::Tensor(_) => "a tensor",
             Self::Floats(_) => "a list of floats",
             Self::Ints(_) => "a list of integers",
-            Self::Strings(_) => "a list of texts",
             Self::Other(kind) => kind,
         }
     }
@@ -90,11 +86,6 @@ impl<'a> NodeReader<'a> {
     /// The number of outputs that the file names.
     pub fn output_count(&self) -> usize {
         self.outputs
-    }
-
-    /// The number of inputs, those left out included.
-    pub fn input_count(&self) -> usize {
-        self.inputs.len()
     }
 
     /// What is known of an input that is there.
@@ -196,16 +187,16 @@ impl<'a> NodeReader<'a> {
         Ok(Some(known))
     }
 
+    /// Makes room for an input that later opset versions have and that is left out here.
+    pub fn insert_absent(&mut self, index: usize) {
+        if index <= self.inputs.len() {
+            self.inputs.insert(index, None);
+        }
+    }
+
     /// Leaves `count` inputs.
     pub fn keep_inputs(&mut self, count: usize) {
         self.inputs.truncate(count);
-    }
-
-    /// An axis attribute, counted from the front of input 0.
-    pub fn axis_or(&mut self, name: &str, default: i64) -> Result<usize> {
-        let axis = self.int_or(name, default)?;
-        let rank = self.required_input(0)?.rank();
-        resolve_axis(axis, rank).context(|| format!("attribute '{name}'"))
     }
 
     /// The inputs of the node, once everything is read.

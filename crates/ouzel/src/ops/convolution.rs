@@ -241,7 +241,7 @@ impl OpDef for ConvTranspose {
         let (x, w, g) = (back.x(0), back.x(1), back.g(0));
         back.try_each_wanted(|index| {
             let kernel = known_kernel(&w.shape())?;
-            let (lengths, outputs) = (x.shape()[2..].to_vec(), g.shape()[2..].to_vec());
+            let (lengths, outputs) = (x.shape()[2..].to_vec(), back.y(0).shape()[2..].to_vec());
             let mut pads = self.pads(&lengths, &kernel)?;
             let rank = lengths.len();
             for axis in 0..rank {
@@ -523,7 +523,7 @@ fn add_bias<T: Float>(y: &mut [T], b: Option<&Tensor>, shape: &[usize]) -> Resul
     let plane: usize = shape[2..].iter().product();
     for (index, plane) in y.chunks_exact_mut(plane.max(1)).enumerate() {
         let bias = bias.slice()[index % shape[1]];
-        plane.iter_mut().for_each(|y| *y = *y + bias);
+        plane.iter_mut().for_each(|y| *y += bias);
     }
     Ok(())
 }
@@ -562,7 +562,7 @@ impl Form {
     fn new(window: &Window, pads: &[i64], x: &[usize], w: &[usize], g: &[usize]) -> Result<Self> {
         let axes = Axis::triple(window, pads, &w[2..], &x[2..], &g[2..]);
         let group = x[1].checked_div(w[1]).unwrap_or(1).max(1);
-        if w[0] != g[1] || x[0] != g[0] || w[1] * group != x[1] || w[0] % group != 0 {
+        if w[0] != g[1] || x[0] != g[0] || w[1] * group != x[1] || !w[0].is_multiple_of(group) {
             return Err(Error::shape(format!("{x:?}, {w:?} and {g:?} do not fit a convolution")));
         }
         Ok(Self { axes, batch: x[0], group, short_channels: w[0] / group, long_channels: w[1] })
@@ -730,4 +730,128 @@ fn view<T>(elements: &[T], index: usize, rows: usize, columns: usize) -> ArrayVi
     let size = rows * columns;
     ArrayView2::from_shape((rows, columns), &elements[index * size..(index + 1) * size])
         .expect("invariant: the slice has the size of the matrix")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ascending(shape: &[usize], first: f64) -> Tensor {
+        let count = shape.iter().product::<usize>();
+        Tensor::from_shape_vec(shape, (0..count).map(|index| index as f64 + first).collect()).unwrap()
+    }
+
+    fn assert_gives(op: &dyn OpDef, x: &[&Tensor], shape: &[usize], expected: &[f64]) {
+        let x: Vec<Option<&Tensor>> = x.iter().copied().map(Some).collect();
+        let y = op.run(&Inputs(&x)).unwrap().remove(0);
+        assert_eq!(y, Tensor::from_shape_vec(shape, expected.to_vec()).unwrap());
+    }
+
+    /// From the ONNX node tests: `test_conv_with_strides_and_asymmetric_padding`.
+    #[test]
+    fn strides_and_asymmetric_padding() {
+        let w = Tensor::from_shape_vec(&[1, 1, 3, 3], vec![1.0; 9]).unwrap();
+        let window = Window::plain(2).with_strides([2, 2]).with_pads([1, 0, 1, 0]);
+        let expected = [21.0, 33.0, 99.0, 117.0, 189.0, 207.0, 171.0, 183.0];
+        let conv = Conv { window, group: 1 };
+        assert_gives(&conv, &[&ascending(&[1, 1, 7, 5], 0.0), &w], &[1, 1, 4, 2], &expected);
+    }
+
+    /// Checked against ONNX Runtime 1.32.
+    #[test]
+    fn dilation_and_groups() {
+        let (x, w, b) =
+            (ascending(&[1, 4, 5], 0.0), ascending(&[2, 2, 2], -3.0), Tensor::vector([1.0, -1.0]));
+        let window = Window::plain(1).with_strides([2]).with_dilations([2]).with_pads([1, 2]);
+        let expected = [-1.0, -14.0, -16.0, 85.0, 156.0, 66.0];
+        assert_gives(&Conv { window, group: 2 }, &[&x, &w, &b], &[1, 2, 3], &expected);
+    }
+
+    /// Checked against ONNX Runtime 1.32.
+    #[test]
+    fn the_transpose_with_dilation_groups_and_output_padding() {
+        let op = ConvTranspose {
+            window: Window::plain(1).with_strides([2]).with_dilations([2]).with_pads([0, 1]),
+            group: 2,
+            output_padding: vec![1],
+            output_shape: None,
+        };
+        #[rustfmt::skip]
+        let expected = [
+            0.0, 0.0, -3.0, 0.0, -8.0, 0.0, -4.0, 0.0, 0.0, -1.0, 0.0, -2.0, 0.0, 0.0,
+            3.0, 0.0, 10.0, 0.0, 13.0, 0.0, 10.0, 9.0, 0.0, 24.0, 0.0, 31.0, 0.0, 20.0,
+        ];
+        let (x, w) = (ascending(&[1, 2, 3], 0.0), ascending(&[2, 2, 2], -3.0));
+        assert_gives(&op, &[&x, &w], &[1, 4, 7], &expected);
+    }
+
+    /// Checked against ONNX Runtime 1.32.
+    #[test]
+    fn pads_that_follow_from_the_output() {
+        let x = Tensor::from_shape_vec(&[1, 1, 3], vec![1.0, 10.0, 100.0]).unwrap();
+        let w = ascending(&[1, 1, 3], 1.0);
+        let assert_transposes = |padding: Padding, output_shape: Option<Vec<i64>>, expected: &[f64]| {
+            let window = Window::plain(1).with_strides([2]).with_padding(padding);
+            let op = ConvTranspose { window, group: 1, output_padding: vec![0], output_shape };
+            assert_gives(&op, &[&x, &w], &[1, 1, expected.len()], expected);
+        };
+        let upper = [1.0, 2.0, 13.0, 20.0, 130.0, 200.0];
+        let lower = [2.0, 13.0, 20.0, 130.0, 200.0, 300.0];
+        let longer = [1.0, 2.0, 13.0, 20.0, 130.0, 200.0, 300.0, 0.0];
+        assert_transposes(Padding::SameUpper, None, &upper);
+        assert_transposes(Padding::SameLower, None, &lower);
+        assert_transposes(Padding::Explicit(vec![0, 0]), Some(vec![6]), &lower);
+        assert_transposes(Padding::Explicit(vec![0, 0]), Some(vec![8]), &longer);
+    }
+
+    #[test]
+    fn large_maps_are_worked_on_in_pieces() {
+        // Many pieces against one direct sum.
+        let (x, w) = (ascending(&[1, 3, 70_000], 0.0), ascending(&[2, 3, 5], -7.0));
+        let op = Conv { window: Window::plain(1).with_pads([2, 2]), group: 1 };
+        let y = op.run(&Inputs(&[Some(&x), Some(&w)])).unwrap().remove(0);
+        let (y, x, w) = (y.to_f64(), x.to_f64(), w.to_f64());
+        for place in [2, 34_951, 34_952, 34_953, 69_997] {
+            let sum: f64 = (0..3)
+                .flat_map(|c| (0..5).map(move |t| (c, t)))
+                .map(|(c, t)| w[[1, c, t]] * x[[0, c, place + t - 2]])
+                .sum();
+            assert_eq!(y[[0, 1, place]], sum);
+        }
+    }
+
+    #[test]
+    fn the_gradient_of_a_strided_convolution_asks_for_sizes() {
+        use crate::builder::Builder;
+        use crate::graph::Graph;
+        use crate::rules::RuleSet;
+        use crate::tensor::DType;
+        let gradient = |stride: i64| {
+            let builder = Builder::new(Graph::default());
+            let shape = vec![Dim::symbol("batch"), 1.into(), Dim::symbol("width")];
+            let x = builder.input("x", Fact::new(DType::F32, shape));
+            let w = builder.constant(ndarray::ArrayD::<f32>::ones(vec![1, 1, 2]));
+            let op = Conv { window: Window::plain(1).with_strides([stride]), group: 1 };
+            let (x, loss) = (x.id().unwrap(), builder.apply(op, &[x, w]).sum().id().unwrap());
+            crate::backprop::gradient(builder.finish().unwrap(), loss, &[x], &RuleSet::new())
+        };
+        assert!(gradient(1).is_ok());
+        let error = gradient(2).unwrap_err();
+        assert!(error.to_string().contains("width") && error.to_string().contains("--size"), "{error}");
+    }
+
+    #[test]
+    fn absurd_attributes_are_errors() {
+        let (x, w) = (ascending(&[1, 1, 3], 0.0), ascending(&[1, 1, 2], 0.0));
+        let fails = |window: Window, group: i64| {
+            assert!(Conv { window, group }.run(&Inputs(&[Some(&x), Some(&w)])).is_err());
+        };
+        fails(Window::plain(1).with_strides([0]), 1);
+        fails(Window::plain(1).with_dilations([9]), 1);
+        fails(Window::plain(1).with_pads([i64::MAX, 0]), 1);
+        fails(Window::plain(1).with_pads([0]), 1);
+        fails(Window::plain(2), 1);
+        fails(Window::plain(1), 0);
+        fails(Window::plain(1), 5);
+    }
 }

@@ -2,7 +2,9 @@
 
 use super::convolution::elements;
 use super::layout::Size;
-use super::window::{Axis, Padding, Window, check_sizes, output_shapes};
+#[cfg(test)]
+use super::window::Padding;
+use super::window::{Axis, Window, check_sizes, output_shapes};
 use crate::backprop::{Back, Cotangent, Cotangents};
 use crate::builder::Var;
 use crate::dim::{Dim, Shape, known_shape, product};
@@ -114,6 +116,8 @@ fn with_lengths(g: &Fact, lengths: &[usize]) -> Result<Shape> {
 pub struct MaxPool {
     /// The window.
     pub pooling: Pooling,
+    /// Places count the elements of each plane in column-major order: ONNX `storage_order`.
+    pub column_major: bool,
 }
 
 impl MaxPool {
@@ -141,10 +145,19 @@ impl MaxPool {
                         *best = (plane * long + place) as i64;
                     }
                 });
+                if self.column_major && *best >= 0 {
+                    *best = (plane * long + column_major(&axes, *best as usize - plane * long)) as i64;
+                }
             }
         });
         Ok(vec![Tensor::from_shape_vec(shape, values)?, Tensor::from_shape_vec(shape, places)?])
     }
+}
+
+/// The place in column-major order of one in row-major order.
+fn column_major(axes: &[Axis; 3], place: usize) -> usize {
+    let [a, b, c] = axes.map(|axis| axis.long);
+    (place % c * b + place / c % b) * a + place / (b * c)
 }
 
 /// Only NaN is not comparable with itself.
@@ -181,7 +194,17 @@ impl OpDef for MaxPool {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         let op = MaxPoolTranspose { lengths: known_lengths(back.x(0))? };
-        Ok(back.only_first(back.builder().apply(op, &[back.g(0), back.y(1)])))
+        let places = match self.column_major {
+            false => back.y(1),
+            true => {
+                let row_major = Self { pooling: self.pooling.clone(), column_major: false };
+                match back.builder().apply_all(row_major, &[Some(back.x(0))])[..] {
+                    [_, places] => places,
+                    _ => back.y(1),
+                }
+            }
+        };
+        Ok(back.only_first(back.builder().apply(op, &[back.g(0), places])))
     }
 }
 
@@ -189,19 +212,18 @@ impl Listed for MaxPool {
     const ONNX: &'static [&'static str] = &["MaxPool"];
 
     fn read(node: &mut NodeReader) -> Result<Self> {
-        if node.int_or("storage_order", 0)? != 0 && node.output_count() > 1 {
-            bail!(
-                unsupported,
-                "attribute 'storage_order': indices in column-major order (1) are not supported"
-            );
-        }
-        Ok(Self { pooling: Pooling::read(node)? })
+        // Without the second output it makes no difference.
+        let column_major = node.flag_or("storage_order", false)? && node.output_count() > 1;
+        Ok(Self { pooling: Pooling::read(node)?, column_major })
     }
 
     #[cfg(test)]
     fn samples() -> Vec<Sample> {
         let x = |shape: &[usize]| floats(-1.0, 1.0).distinct().input(shape);
-        windows().map(|(shape, pooling)| Sample::new(MaxPool { pooling }, [x(shape)])).collect()
+        let pool = |(index, (shape, pooling)): (usize, (&[usize], Pooling))| {
+            Sample::new(MaxPool { pooling, column_major: index == 1 }, [x(shape)])
+        };
+        windows().enumerate().map(pool).collect()
     }
 }
 
@@ -644,6 +666,18 @@ fn run_global<T: Float>(x: &crate::tensor::Array<T>, reduce: impl Fn(&[T]) -> T)
     Tensor::from_shape_vec(&shape, y)
 }
 
+/// The number of elements of `x` for each element of `y`, in the element type of `x`.
+pub(crate) fn elements_per<'b>(x: Var<'b>, y: Var<'b>) -> Var<'b> {
+    let ratio = product(&x.shape()).divide(&product(&y.shape()));
+    match ratio.known() {
+        Some(count) => x.scalar_like(count as f64),
+        None => {
+            let size = |of: Var<'b>| of.builder().apply(Size, &[of]);
+            (size(x) / size(y)).cast(x.dtype())
+        }
+    }
+}
+
 /// The mean over all spatial axes, which stay with length 1. ONNX 1.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GlobalAveragePool;
@@ -667,14 +701,7 @@ impl OpDef for GlobalAveragePool {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         let (x, g) = (back.x(0), back.g(0));
-        let share = match product(&x.shape()[2..]).known() {
-            Some(count) => g * (1.0 / count.max(1) as f64),
-            None => {
-                let size = |of: Var<'b>| back.builder().apply(Size, &[of]);
-                g / (size(x) / size(g)).cast(x.dtype())
-            }
-        };
-        Ok(back.only_first(share.expand_like(x)))
+        Ok(back.only_first((g / elements_per(x, g)).expand_like(x)))
     }
 }
 
@@ -783,5 +810,80 @@ impl Listed for GlobalLpPool {
     fn samples() -> Vec<Sample> {
         let x = || floats(-1.0, 1.0).away_from(0.0, 0.1).input(&[2, 3, 4, 2]);
         [1, 2, 3].map(|p| Sample::new(GlobalLpPool { p }, [x()])).to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(kernel: i64, stride: i64, pads: [i64; 2]) -> Pooling {
+        let window = Window::plain(1).with_strides([stride]).with_pads(pads);
+        Pooling { window, ceil_mode: true, ..Pooling::plain([kernel]) }
+    }
+
+    fn run(op: &dyn OpDef, x: Tensor) -> Vec<Tensor> {
+        op.run(&Inputs(&[Some(&x)])).unwrap()
+    }
+
+    /// Checked against ONNX Runtime 1.32.
+    #[test]
+    fn the_first_of_equal_maxima_is_taken() {
+        let x = vec![3.0f32, 1.0, 2.0, 5.0, 5.0, 4.0, 1.0, 0.0, 0.0, 0.0, -1.0, 7.0, 7.0, 8.0];
+        let x = Tensor::from_shape_vec(&[1, 2, 7], x).unwrap();
+        let op = MaxPool { pooling: line(3, 2, [1, 0]), column_major: false };
+        let y = run(&op, x);
+        let values = vec![3.0f32, 5.0, 5.0, 4.0, 0.0, 0.0, 7.0, 8.0];
+        assert_eq!(y[0], Tensor::from_shape_vec(&[1, 2, 4], values).unwrap());
+        assert_eq!(y[1].to_integers().unwrap(), [0, 3, 3, 5, 7, 8, 11, 13]);
+    }
+
+    /// Checked against ONNX Runtime 1.32.
+    #[test]
+    fn places_in_column_major_order() {
+        let x = Tensor::from_shape_vec(&[1, 1, 2, 3], vec![3u8, 1, 2, 5, 5, 4]).unwrap();
+        let y = run(&MaxPool { pooling: Pooling::plain([1, 2]), column_major: true }, x);
+        assert_eq!(y[0], Tensor::from_shape_vec(&[1, 1, 2, 2], vec![3u8, 2, 5, 5]).unwrap());
+        assert_eq!(y[1].to_integers().unwrap(), [0, 4, 1, 3]);
+    }
+
+    #[test]
+    fn nan_is_the_maximum_and_padding_never_is() {
+        let x = Tensor::from_shape_vec(&[1, 1, 4], vec![f32::NAN, -2.0, f32::NEG_INFINITY, 3.0]).unwrap();
+        let op = MaxPool { pooling: line(2, 1, [2, 0]), column_major: false };
+        let y = run(&op, x);
+        let values = y[0].to_f64().into_raw_vec_and_offset().0;
+        assert_eq!(values[0], f64::NEG_INFINITY);
+        assert!(values[1].is_nan() && values[2].is_nan());
+        assert_eq!(values[3..], [-2.0, 3.0]);
+        assert_eq!(y[1].to_integers().unwrap(), [-1, 0, 0, 1, 3]);
+    }
+
+    /// Checked against ONNX Runtime 1.32: what lies beyond the padding does not count.
+    #[test]
+    fn the_mean_of_a_window_that_reaches_beyond_the_padding() {
+        let x = || Tensor::from_shape_vec(&[1, 1, 6], vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        let average = |divisor| run(&AveragePool { pooling: line(3, 2, [1, 1]), divisor }, x()).remove(0);
+        let expected = |values: [f32; 4]| Tensor::from_shape_vec(&[1, 1, 4], values.to_vec()).unwrap();
+        assert_eq!(average(Divisor::Padded), expected([1.0, 3.0, 5.0, 3.0]));
+        assert_eq!(average(Divisor::Inside), expected([1.5, 3.0, 5.0, 6.0]));
+    }
+
+    /// Checked against ONNX Runtime 1.32.
+    #[test]
+    fn the_norm_of_a_window() {
+        let x = Tensor::from_shape_vec(&[1, 1, 4], vec![-1.0, 0.0, 1.0, 2.0]).unwrap();
+        let y = run(&LpPool { pooling: Pooling::plain([2]), p: 3 }, x).remove(0).to_f64();
+        let expected = [1.0, 1.0, 2.0800838470458984];
+        assert!(y.iter().zip(expected).all(|(y, e)| (y - e).abs() < 1e-6), "{y}");
+    }
+
+    #[test]
+    fn an_index_out_of_range_is_an_error() {
+        let x = Tensor::from_shape_vec(&[1, 1, 1], vec![1.0]).unwrap();
+        let index = Tensor::from_shape_vec(&[1, 1, 1], vec![4i64]).unwrap();
+        let error =
+            MaxPoolTranspose { lengths: vec![3] }.run(&Inputs(&[Some(&x), Some(&index)])).unwrap_err();
+        assert!(error.is_shape(), "{error}");
     }
 }

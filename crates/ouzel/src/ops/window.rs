@@ -12,7 +12,7 @@ use std::ops::Range;
 const LIMIT: i64 = 1 << 24;
 
 /// Tensors with more elements than this are refused before they are allocated.
-const MAX_ELEMENTS: usize = 1 << 32;
+const MAX_ELEMENTS: usize = 1 << 30;
 
 /// How far the spatial axes are padded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
