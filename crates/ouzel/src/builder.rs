@@ -15,7 +15,7 @@ use crate::ops::slice::{Concat, Slice};
 use crate::ops::softmax::Softmax;
 use crate::tensor::{DType, Tensor};
 use std::cell::{Ref, RefCell};
-use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::ops::{Add, Div, Mul, Neg, Not, Sub};
 
 /// Adds nodes to a graph through handles.
 ///
@@ -342,11 +342,6 @@ impl<'b> Var<'b> {
         self.binary(logic::Or, other)
     }
 
-    /// The opposite truth value.
-    pub fn not(self) -> Var<'b> {
-        self.unary(logic::Not)
-    }
-
     /// `self` where `condition` holds, else `other`.
     pub fn select(self, condition: Var<'b>, other: impl Operand<'b>) -> Var<'b> {
         self.builder.apply(logic::Where, &[condition, self, other.operand(self)])
@@ -514,5 +509,12 @@ impl<'b> Neg for Var<'b> {
     type Output = Var<'b>;
     fn neg(self) -> Var<'b> {
         self.unary(el::Neg)
+    }
+}
+
+impl<'b> Not for Var<'b> {
+    type Output = Var<'b>;
+    fn not(self) -> Var<'b> {
+        self.unary(logic::Not)
     }
 }

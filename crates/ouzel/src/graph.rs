@@ -404,12 +404,12 @@ impl Graph {
 /// The facts of an op's outputs, with the content of small outputs where it can be known.
 fn infer(op: &Op, facts: &[Option<&Fact>]) -> Result<Vec<Fact>> {
     let mut outputs = op.infer(&Inputs(facts))?;
-    if outputs.iter().any(|fact| fact.content.is_none() && is_small(fact)) {
-        if let Some(contents) = contents_by_running(op, facts).or_else(|| contents_by_moving(op, facts)) {
-            for (fact, content) in outputs.iter_mut().zip(contents) {
-                if fact.content.is_none() && fact.dtype != DType::Bool {
-                    fact.content = content;
-                }
+    if outputs.iter().any(|fact| fact.content.is_none() && is_small(fact))
+        && let Some(contents) = contents_by_running(op, facts).or_else(|| contents_by_moving(op, facts))
+    {
+        for (fact, content) in outputs.iter_mut().zip(contents) {
+            if fact.content.is_none() && fact.dtype != DType::Bool {
+                fact.content = content;
             }
         }
     }

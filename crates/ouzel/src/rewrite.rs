@@ -171,10 +171,10 @@ impl Rebuild<'_> {
                     .into_iter()
                     .map(|tensor| self.add_constant("", Constant::new(tensor), true))
                     .collect();
-            } else if let Some(input) = inputs.first().copied().flatten() {
-                if changes_nothing(&node.op, self.new.fact(input), self.new.fact(outputs[0])) {
-                    outputs[0] = input;
-                }
+            } else if let Some(input) = inputs.first().copied().flatten()
+                && changes_nothing(&node.op, self.new.fact(input), self.new.fact(outputs[0]))
+            {
+                outputs[0] = input;
             }
             self.nodes.insert((node.op.clone(), inputs), outputs.clone());
         }

@@ -6,7 +6,7 @@ mod matcher;
 mod modifier;
 
 pub use array::ArrayRule;
-pub use matcher::Matcher;
+pub use matcher::{Matcher, Predicate};
 pub use modifier::{BackpropModifier, Guided, Pass, Rectified, TrueGradient, Zero};
 
 use crate::backprop::{Back, Cotangents};

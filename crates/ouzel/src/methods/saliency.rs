@@ -314,16 +314,11 @@ fn check_finite(raw: &Tensor, graph: &Graph) -> Result<()> {
         return Ok(());
     }
     for (_, value) in graph.values() {
-        if let Source::Constant(constant) = &value.source {
-            if constant.fact().dtype.is_float()
-                && constant.read()?.to_f64().iter().any(|value| !value.is_finite())
-            {
-                bail!(
-                    model,
-                    "the weights '{}' hold NaN or infinite values, so no map can be made",
-                    value.name
-                );
-            }
+        if let Source::Constant(constant) = &value.source
+            && constant.fact().dtype.is_float()
+            && constant.read()?.to_f64().iter().any(|value| !value.is_finite())
+        {
+            bail!(model, "the weights '{}' hold NaN or infinite values, so no map can be made", value.name);
         }
     }
     bail!(

@@ -219,11 +219,6 @@ impl Stored {
         Ok(Self { name: tensor.name.clone(), encoding, shape, place })
     }
 
-    /// The tensor's name; often empty for tensors in attributes.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The type of the elements once read.
     pub(crate) fn dtype(&self) -> DType {
         self.encoding.dtype()
@@ -237,11 +232,6 @@ impl Stored {
     /// The number of elements.
     pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
-    }
-
-    /// The number of bytes that the elements take once read.
-    pub(crate) fn byte_len(&self) -> usize {
-        self.len() * self.dtype().size()
     }
 
     /// Reads the tensor.
@@ -268,31 +258,6 @@ impl Stored {
                 Ok(())
             }),
             Encoding::Bool => self.load_as(little(|[byte]: [u8; 1]| byte != 0)),
-        }
-        .context(|| label(&self.name))
-    }
-
-    /// Reads the elements of a floating-point tensor into `out`, which has room for exactly [`len`](Self::len);
-    /// float64 is rounded to float32.
-    pub(crate) fn read_f32_into(&self, out: &mut [f32]) -> Result<()> {
-        if out.len() != self.len() {
-            let found = out.len();
-            bail!(internal, "{}: room for {found} elements, shape {:?}", label(&self.name), self.shape);
-        }
-        match (&self.place, self.encoding) {
-            (Place::Ready(Tensor::F32(values)), _) => {
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
-                Ok(())
-            }
-            (Place::Ready(Tensor::F64(values)), _) => {
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = *value as f32);
-                Ok(())
-            }
-            (_, Encoding::F32) => self.decode(out, little(f32::from_le_bytes)),
-            (_, Encoding::F16) => self.decode(out, widen_f16),
-            (_, Encoding::Bf16) => self.decode(out, widen_bf16),
-            (_, Encoding::F64) => self.decode(out, little(|bytes| f64::from_le_bytes(bytes) as f32)),
-            _ => Err(Error::shape(format!("expected floating-point numbers, found {}", self.dtype()))),
         }
         .context(|| label(&self.name))
     }
@@ -732,43 +697,6 @@ mod tests {
         for found in read_each_way(&folder, nan) {
             assert!(found.unwrap().array::<f32>().unwrap()[[0]].is_nan());
         }
-    }
-
-    #[test]
-    fn floats_are_read_into_a_slice() {
-        let folder = Folder::new("slice");
-        for n in SIZES {
-            let values: Vec<f32> = (0..n).map(|i| (i % 1000) as f32).collect();
-            let raw = |data_type, raw: Vec<u8>| TensorProto {
-                raw_data: Some(raw.into()),
-                ..tensor(data_type, &[n as i64])
-            };
-            let protos = [
-                raw(data_type::FLOAT, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-                raw(data_type::DOUBLE, values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect()),
-                raw(
-                    data_type::FLOAT16,
-                    values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-                ),
-                TensorProto { float_data: values.clone(), ..tensor(data_type::FLOAT, &[n as i64]) },
-                TensorProto {
-                    double_data: values.iter().map(|v| f64::from(*v)).collect(),
-                    ..tensor(data_type::DOUBLE, &[n as i64])
-                },
-            ];
-            for proto in protos {
-                let path = folder.write("model.onnx", &model_of(proto));
-                let stored = first(&read_path(&path).unwrap()).unwrap();
-                let mut found = vec![-1.0; n];
-                stored.read_f32_into(&mut found).unwrap();
-                assert_eq!(found, values, "{stored:?}");
-                assert_eq!(stored.byte_len(), n * stored.dtype().size());
-                assert!(stored.read_f32_into(&mut found[1..]).is_err());
-            }
-        }
-        let ints = TensorProto { int32_data: vec![1], ..tensor(data_type::INT32, &[1]) };
-        let model = read_bytes(model_of(ints).into()).unwrap();
-        assert!(first(&model).unwrap().read_f32_into(&mut [0.0]).is_err());
     }
 
     #[test]

@@ -249,7 +249,7 @@ impl OpDef for PRelu {
         let positive = x.greater(0.0);
         Ok(back.each_wanted(|index| match index {
             0 => g.select(positive, g * slope),
-            _ => (g * x).select_where(positive.not()),
+            _ => (g * x).select_where(!positive),
         }))
     }
 }

@@ -523,7 +523,7 @@ fn add_bias<T: Float>(y: &mut [T], b: Option<&Tensor>, shape: &[usize]) -> Resul
     let plane: usize = shape[2..].iter().product();
     for (index, plane) in y.chunks_exact_mut(plane.max(1)).enumerate() {
         let bias = bias.slice()[index % shape[1]];
-        plane.iter_mut().for_each(|y| *y = *y + bias);
+        plane.iter_mut().for_each(|y| *y += bias);
     }
     Ok(())
 }
@@ -562,7 +562,7 @@ impl Form {
     fn new(window: &Window, pads: &[i64], x: &[usize], w: &[usize], g: &[usize]) -> Result<Self> {
         let axes = Axis::triple(window, pads, &w[2..], &x[2..], &g[2..]);
         let group = x[1].checked_div(w[1]).unwrap_or(1).max(1);
-        if w[0] != g[1] || x[0] != g[0] || w[1] * group != x[1] || w[0] % group != 0 {
+        if w[0] != g[1] || x[0] != g[0] || w[1] * group != x[1] || !w[0].is_multiple_of(group) {
             return Err(Error::shape(format!("{x:?}, {w:?} and {g:?} do not fit a convolution")));
         }
         Ok(Self { axes, batch: x[0], group, short_channels: w[0] / group, long_channels: w[1] })

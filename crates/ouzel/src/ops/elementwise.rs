@@ -374,7 +374,7 @@ impl OpDef for Pow {
         let (a, g) = (back.x(0), back.g(0));
         let b = back.x(1).cast(a.dtype());
         Ok(back.each_wanted(|index| match index {
-            0 => (g * b * a.pow(b - 1.0)).select_where(b.equal(0.0).not()),
+            0 => (g * b * a.pow(b - 1.0)).select_where(!b.equal(0.0)),
             _ => (g * back.y(0) * a.ln()).select_where(a.greater(0.0)),
         }))
     }
@@ -475,7 +475,7 @@ fn fold_tensors(
 /// Where input `index` is the first operand that attains the extremum `y`.
 fn attains_first<'b>(back: &Back<'b>, index: usize) -> Var<'b> {
     let y = back.y(0);
-    (0..index).fold(back.x(index).equal(y), |attains, earlier| attains.and(back.x(earlier).equal(y).not()))
+    (0..index).fold(back.x(index).equal(y), |attains, earlier| attains.and(!back.x(earlier).equal(y)))
 }
 
 /// The mean of any number of tensors as their sum, divided.

@@ -233,15 +233,15 @@ impl Reshape {
             }
             resolved[axis] = count.divide(&others);
         }
-        if let (Some(from), Some(to)) = (count.known(), product(&resolved).known()) {
-            if from != to {
-                bail!(
-                    shape,
-                    "{} has {from} elements, which do not fill {}",
-                    display_shape(shape),
-                    display_shape(target)
-                );
-            }
+        if let (Some(from), Some(to)) = (count.known(), product(&resolved).known())
+            && from != to
+        {
+            bail!(
+                shape,
+                "{} has {from} elements, which do not fill {}",
+                display_shape(shape),
+                display_shape(target)
+            );
         }
         Ok(resolved)
     }

@@ -485,6 +485,7 @@ impl Listed for GroupNormalization {
 ///
 /// Of an even number of channels one more lies after `c` than before it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::upper_case_acronyms, reason = "the ONNX name")]
 pub struct LRN {
     /// The weight of the sum.
     pub alpha: Real,

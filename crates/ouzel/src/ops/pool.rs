@@ -2,6 +2,8 @@
 
 use super::convolution::elements;
 use super::layout::Size;
+#[cfg(test)]
+use super::window::Padding;
 use super::window::{Axis, Window, check_sizes, output_shapes};
 use crate::backprop::{Back, Cotangent, Cotangents};
 use crate::builder::Var;

@@ -5,6 +5,9 @@ use crate::op::OpDef;
 use std::fmt;
 use std::sync::Arc;
 
+/// What a user's own matcher says of a node of a graph.
+pub type Predicate = dyn Fn(&Graph, &Node) -> bool + Send + Sync;
+
 /// Says of each node of a graph whether a rule is meant for it.
 #[derive(Clone)]
 pub enum Matcher {
@@ -23,7 +26,7 @@ pub enum Matcher {
     /// Nodes that both accept.
     Both(Box<Matcher>, Box<Matcher>),
     /// Nodes for which a function holds; the text is what reports show.
-    Where(String, Arc<dyn Fn(&Graph, &Node) -> bool + Send + Sync>),
+    Where(String, Arc<Predicate>),
 }
 
 impl Matcher {

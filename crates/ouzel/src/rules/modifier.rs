@@ -25,10 +25,10 @@ impl Rule for Guided {
 
     fn apply<'b>(&self, back: &Back<'b>) -> Result<Outcome<'b>> {
         let mut cotangents = back.vjp_of(vec![Some(back.g(0).relu())])?;
-        if !matches!(back.op(), Op::Relu(_)) {
-            if let Some(Cotangent::Flows(x)) = cotangents.first_mut() {
-                *x = x.select_where(back.y(0).greater(0.0));
-            }
+        if !matches!(back.op(), Op::Relu(_))
+            && let Some(Cotangent::Flows(x)) = cotangents.first_mut()
+        {
+            *x = x.select_where(back.y(0).greater(0.0));
         }
         Ok(Outcome::Applied(cotangents))
     }
