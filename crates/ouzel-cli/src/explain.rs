@@ -71,7 +71,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
         files::create_folder(folder)?;
     }
     if let Some(target) = &target {
-        announce(&model, target, &messages);
+        announce(&model, &goal, target, &messages);
     }
     messages.expect(data.sources.len());
     let mut session = Session {
@@ -121,7 +121,12 @@ fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<(
 }
 
 /// Says what is explained where that is not what was typed.
-fn announce(model: &Model, target: &Target<'_>, messages: &Messages) {
+fn announce(model: &Model, goal: &Goal, target: &Target<'_>, messages: &Messages) {
+    if let (Goal::Target { layer: None, .. }, Some(first)) = (goal, model.output_names().first())
+        && let Err(error) = model.find(first.as_str())
+    {
+        messages.warning(format!("{error}\nso another output is explained: '{}'", target.layer));
+    }
     if let Some(output) = target.instead_of {
         messages.note(format!(
             "explaining the logits '{}' before the softmax '{}' (--keep-softmax explains the probabilities)",

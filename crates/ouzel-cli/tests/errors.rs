@@ -125,6 +125,9 @@ fn ops_that_are_not_supported() {
     // What is not needed does no harm.
     let ran = dir.ouzel("explain @unsupported.onnx x.npy --layer known --class 0 --raw-npy -").succeeds();
     assert_eq!(ran.npy::<f32>(), array![[1.0, 0.0]].into_dyn());
+    // By default the first output is explained; if that cannot be, the choice of another one is told.
+    let ran = dir.ouzel("explain @unsupported.onnx x.npy --class 0 --npy -").succeeds();
+    assert!(ran.stderr.contains("second_fancy") && ran.stderr.contains("'known'"), "{}", ran.stderr);
 }
 
 #[test]
