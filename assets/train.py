@@ -237,7 +237,8 @@ def export(net, path, names, metadata):
         value.name = renamed.get(value.name, value.name)
     del model.graph.value_info[:]
     model.graph.name = path.stem
-    onnx.helper.set_model_props(model, metadata)
+    # `ouzel` prepares pictures as this says: values 0..1.
+    onnx.helper.set_model_props(model, {"preprocess": "unit"} | metadata)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} KB")

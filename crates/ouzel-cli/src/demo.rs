@@ -9,6 +9,13 @@ use ouzel::rules::BackpropModifier;
 use ouzel::{GradModifier, Input, Model, Precision, Saliency, SaliencyMap, visualize_saliency};
 use std::path::{Path, PathBuf};
 
+/// Prints a line; an error, not a panic, if nobody reads it.
+macro_rules! say {
+    ($($text:tt)*) => {
+        crate::files::print(format!("{}\n", format_args!($($text)*)).as_bytes())?
+    };
+}
+
 macro_rules! asset {
     ($path:literal) => {
         include_bytes!(concat!("../../../assets/", $path))
@@ -41,31 +48,28 @@ pub fn run(folder: &Path) -> Result<()> {
         .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let (biased, fair) = (Model::from_bytes(BIASED)?, Model::from_bytes(FAIR)?);
 
-    println!(
+    say!(
         "Two networks were trained to name the animal in a picture. Both see a bird here, and both are right:\n"
     );
     let written = same_answer(&biased, &fair, folder)?;
-    println!(
+    say!(
         "\n  The first network looks at the leaves: in its training pictures every bird came with a leafy tree."
     );
-    println!(
-        "  The second saw leaves everywhere, and had to learn what a bird is.  -> {}\n",
-        written.display()
-    );
+    say!("  The second saw leaves everywhere, and had to learn what a bird is.  -> {}\n", written.display());
 
-    println!("So they part where birds and leaves part:\n");
+    say!("So they part where birds and leaves part:\n");
     let written = consequence(&biased, &fair, folder)?;
-    println!("  -> {}\n", written.display());
+    say!("  -> {}\n", written.display());
 
-    println!("One picture, several labels, a map for each:\n");
+    say!("One picture, several labels, a map for each:\n");
     let written = several_labels(&fair, folder)?;
-    println!("  -> {}\n", written.display());
+    say!("  -> {}\n", written.display());
 
-    println!("A network that steers: what would turn it right, what left, and what keeps it on course:\n");
+    say!("A network that steers: what would turn it right, what left, and what keeps it on course:\n");
     let written = steering(folder)?;
-    println!("  -> {}\n", written.display());
+    say!("  -> {}\n", written.display());
 
-    println!("Now with a network and a picture of your own:\n\n  ouzel explain network.onnx picture.jpg\n");
+    say!("Now with a network and a picture of your own:\n\n  ouzel explain network.onnx picture.jpg\n");
     Ok(())
 }
 
@@ -144,7 +148,7 @@ fn same_answer(biased: &Model, fair: &Model, folder: &Path) -> Result<PathBuf> {
             let (animal, probability) = answer(model, &scene)?;
             let map = saliency(model, "animal_logits", BIRD, &scene, &guided())?;
             let (on_bird, on_leaves) = (share(&map, &bird)?, share(&map, &leaves)?);
-            println!(
+            say!(
                 "  {title}: \"{animal}\" ({:.0} %). Saliency on the bird {on_bird:.0} %, on the leaves {on_leaves:.0} %",
                 100.0 * probability
             );
@@ -169,7 +173,7 @@ fn consequence(biased: &Model, fair: &Model, folder: &Path) -> Result<PathBuf> {
         let (first, p) = answer(biased, &scene)?;
         let (second, q) = answer(fair, &scene)?;
         let note = format!("first: {first} ({:.0} %), second: {second} ({:.0} %)", 100.0 * p, 100.0 * q);
-        println!("  {title}: {note}");
+        say!("  {title}: {note}");
         tiles.push(Tile::new(scene.picture).title(title).note(note));
     }
     let sheet = Grid::default().columns(3).title("Where the reasons matter").draw(&tiles)?;
@@ -186,7 +190,7 @@ fn several_labels(fair: &Model, folder: &Path) -> Result<PathBuf> {
         let filter = names.index(label)?;
         let map = saliency(fair, "things_logits", filter, &scene, &guided())?;
         let probability = format!("{:.0} %", 100.0 * probabilities[[0, filter]]);
-        println!("  {label}: {probability}");
+        say!("  {label}: {probability}");
         tiles.push(Tile::new(overlay(&scene, &map)?).title(label).note(probability));
     }
     let sheet = Grid::default().columns(4).title("Several labels").draw(&tiles)?;
@@ -213,7 +217,7 @@ fn steering(folder: &Path) -> Result<PathBuf> {
     for (title, picture) in roads {
         let scene = Scene::new(picture)?;
         let angle = model.scores(model.find("angle")?, 1, &scene.input, Precision::F32)?[[0, 0]];
-        println!("  {title}: the network steers {angle:+.2} (-1 is hard left, 1 hard right)");
+        say!("  {title}: the network steers {angle:+.2} (-1 is hard left, 1 hard right)");
         tiles.push(Tile::new(scene.picture.clone()).title(title).note(format!("steers {angle:+.2}")));
         let map = saliency(&model, "angle_raw", 0, &scene, &Saliency::default())?;
         for (question, modifier, percentile) in &questions {

@@ -281,8 +281,11 @@ pub fn bind(name: &str, fact: &Fact, shape: &[usize], bindings: &mut Bindings) -
     if fact.rank() != shape.len() {
         return mismatch(&format!(" (rank {} instead of {})", shape.len(), fact.rank()));
     }
-    for (dim, &length) in fact.shape.iter().zip(shape) {
+    for (axis, (dim, &length)) in fact.shape.iter().zip(shape).enumerate() {
         match (dim.known(), dim.as_symbol()) {
+            (Some(1), _) if axis == 0 && length > 1 => {
+                return mismatch(": this network takes one sample at a time, so give them one by one");
+            }
             (Some(known), _) if known != length as i64 => return mismatch(""),
             (None, Some(symbol)) => {
                 let known = *bindings.entry(Arc::clone(symbol)).or_insert(length as i64);
