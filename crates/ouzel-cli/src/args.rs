@@ -17,13 +17,13 @@ use std::str::FromStr;
     max_term_width = 110,
     after_help = "\
 Examples:
-  ouzel demo                                           what the tool is for, on networks inside the program
-  ouzel inspect network.onnx                           layers, outputs, what can be explained
-  ouzel predict network.onnx cat.jpg --preprocess imagenet --labels imagenet
-  ouzel explain network.onnx cat.jpg --preprocess imagenet --labels imagenet
+  ouzel demo                              what the tool is for
+  ouzel inspect net.onnx                  layers, outputs, what can be explained
+  ouzel predict net.onnx cat.jpg --preprocess imagenet --labels imagenet
+  ouzel explain net.onnx cat.jpg --preprocess imagenet --labels imagenet
 
-'-' stands for standard input or output wherever a file is named. Results go to standard output, messages to
-standard error. Exit codes: 0 done; 1 understood, but it cannot be done for this model or input; 2 wrong command."
+'-' stands for standard input or output wherever a file is named. Results go to standard output, messages to standard \
+error. Exit codes: 0 done; 1 understood, but it cannot be done for this model or input; 2 wrong command."
 )]
 pub struct Arguments {
     /// What to do.
@@ -62,15 +62,19 @@ pub const PROFILES: &[&str] = &["ouzel", "keras-vis"];
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
-  ouzel explain net.onnx cat.jpg --preprocess imagenet --labels imagenet       the top class
-  ouzel explain net.onnx cat.jpg --class tabby --labels imagenet               a class by its label
-  ouzel explain net.onnx cat.jpg --class top3 --out-dir maps                   three maps
-  ouzel explain net.onnx *.jpg --out-dir maps                                  many pictures
-  ouzel explain net.onnx cat.jpg --layer conv3 --filters 7                     a filter of a convolution
-  ouzel explain net.onnx road.png --grad-modifier none                         regression: what raises (red) and lowers (blue)
-  ouzel explain net.onnx input.npy --raw-npy gradient.npy --json -             arrays and numbers for a program
+  the top class        ouzel explain net.onnx cat.jpg --preprocess imagenet
+  a class by label     ouzel explain net.onnx cat.jpg --class tabby --labels imagenet
+  three maps           ouzel explain net.onnx cat.jpg --class top3 --out-dir maps
+  many pictures        ouzel explain net.onnx *.jpg --out-dir maps
+  a convolution        ouzel explain net.onnx cat.jpg --layer conv3 --filters 7
+  a regression         ouzel explain net.onnx road.png --grad-modifier none
+                       (red raises the output, blue lowers it)
+  arrays and numbers   ouzel explain net.onnx x.npy --raw-npy gradient.npy --json -
 
-With no output option, the picture INPUT-NAME.ouzel.png is written to the current folder.")]
+With no output option, the picture INPUT-NAME.ouzel.png is written to the current folder; never over an existing file \
+without --force.
+
+In pictures of signed maps, a pixel shows the channel of largest magnitude; arrays have the maximum over the channels.")]
 pub struct ExplainArgs {
     #[command(flatten)]
     pub data: DataArgs,
@@ -114,7 +118,8 @@ pub struct TargetArgs {
     /// Which classes or channels of it
     ///
     /// I is an index; I,J is one map of their sum; LABEL needs --labels, or labels in the model's metadata; top is the
-    /// highest score; topN makes N maps, in files ending in _1 to _N; all is the mean over the whole tensor.
+    /// highest score; topN makes N maps, in files ending in _1 to _N; all is the mean over the whole tensor. The default
+    /// is top, or 0 if there is only one.
     #[arg(
         long,
         visible_alias = "class",
@@ -453,7 +458,10 @@ fn parsed<T: FromStr>(name: String) -> Result<T, T::Err> {
 fn modifier(text: &str) -> Result<String, ouzel::Error> {
     match is_toml(text) {
         true => Ok(text.to_owned()),
-        false => BackpropModifier::named(text, &[]).map(|_| text.replace('-', "_")),
+        false => {
+            let name = text.trim().to_ascii_lowercase().replace('-', "_");
+            BackpropModifier::named(&name, &[]).map(|_| name)
+        }
     }
 }
 

@@ -31,10 +31,17 @@ struct Session<'m> {
     run: &'m Run,
     messages: Messages,
     load_ms: f64,
-    /// The last plan, with what it is for: it serves the next input too if that has the same target and shapes.
-    plan: Option<(Option<Chosen>, Vec<(ValueId, Vec<usize>)>, SaliencyPlan)>,
+    /// The last plan: it serves the next input too if that has the same target and shapes.
+    plan: Option<Planned>,
     /// How often each warning came up.
     warned: BTreeMap<String, usize>,
+}
+
+/// A plan, and what it is for.
+struct Planned {
+    chosen: Option<Chosen>,
+    shapes: Vec<(ValueId, Vec<usize>)>,
+    plan: SaliencyPlan,
 }
 
 /// A map as it came out.
@@ -84,18 +91,15 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
     let (code, reports) = session.all()?;
     session.messages.finish();
     session.repeat_warnings();
-    match &output.json {
-        Some(path) if files::is_stream(path) => {
-            let is_one = data.sources.len() <= 1 && goal.map_count() == 1;
-            let text = match reports {
-                // A failed input has no report.
-                reports if reports.is_empty() && is_one => String::new(),
-                mut reports if is_one => report::text(&reports.remove(0)),
-                reports => report::text(&Value::Array(reports)),
-            };
-            files::print(text.as_bytes())?;
-        }
-        _ => {}
+    if output.json.as_deref().is_some_and(files::is_stream) {
+        let is_one = data.sources.len() <= 1 && goal.map_count() == 1;
+        let text = match reports {
+            // A failed input has no report.
+            reports if reports.is_empty() && is_one => String::new(),
+            mut reports if is_one => report::text(&reports.remove(0)),
+            reports => report::text(&Value::Array(reports)),
+        };
+        files::print(text.as_bytes())?;
     }
     Ok(code)
 }
@@ -107,11 +111,11 @@ fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<(
         None => model.main_input(),
     };
     let is_input = matches!(model.graph().value(tensor).source, ValueSource::Input);
-    if let (Some(layout), true, None) = (data.pictures.layout, is_input, method.saliency.wrt_channel_axis) {
-        if model.graph().fact(tensor).rank() >= 2 {
-            let axis = if layout == Layout::Nchw { 1 } else { -1 };
-            method.saliency = std::mem::take(&mut method.saliency).wrt_channel_axis(axis);
-        }
+    let has_channels = is_input && model.graph().fact(tensor).rank() >= 2;
+    if let (Some(layout), true, None) = (data.pictures.layout, has_channels, method.saliency.wrt_channel_axis)
+    {
+        let axis = if layout == Layout::Nchw { 1 } else { -1 };
+        method.saliency = std::mem::take(&mut method.saliency).wrt_channel_axis(axis);
     }
     Ok(())
 }
@@ -125,14 +129,14 @@ fn announce(model: &Model, target: &Target<'_>, messages: &Messages) {
             model.graph().value(output).name
         ));
     }
-    if let (Some(labels), Some(count)) = (&target.labels, target.count()) {
-        if labels.len() != count {
-            messages.warning(format!(
-                "there are {} labels for the {count} filters of '{}'; names may be wrong",
-                labels.len(),
-                target.layer
-            ));
-        }
+    if let (Some(labels), Some(count)) = (&target.labels, target.count())
+        && labels.len() != count
+    {
+        messages.warning(format!(
+            "there are {} labels for the {count} filters of '{}'; names may be wrong",
+            labels.len(),
+            target.layer
+        ));
     }
 }
 
@@ -173,13 +177,10 @@ impl Session<'_> {
         let place = |path: &PathBuf, map: usize| {
             if count > 1 { files::numbered(path, map + 1) } else { path.clone() }
         };
-        for map in 0..count {
-            if let Some(path) =
-                picture.as_ref().map(|path| place(path, map)).filter(|_| self.output.is_careful())
-            {
-                if path.exists() {
-                    bail!("{} exists already: use --force to replace it, or --out FILE", path.display());
-                }
+        if self.output.is_careful() {
+            let pictures = picture.iter().flat_map(|path| (0..count).map(|map| place(path, map)));
+            if let Some(path) = pictures.into_iter().find(|path| path.exists()) {
+                bail!("{} exists already: use --force to replace it, or --out FILE", path.display());
             }
         }
         let start = Instant::now();
@@ -214,9 +215,7 @@ impl Session<'_> {
         let shapes: Vec<(ValueId, Vec<usize>)> =
             inputs.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
         let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        let fits = |(for_target, for_shapes, _): &(Option<Chosen>, Vec<_>, SaliencyPlan)| {
-            *for_target == chosen && *for_shapes == shapes
-        };
+        let fits = |planned: &Planned| planned.chosen == chosen && planned.shapes == shapes;
         if !self.plan.as_ref().is_some_and(fits) {
             let also = self.target.as_ref().map(Target::reported).unwrap_or_default();
             let own: Vec<WeightedLoss>;
@@ -229,12 +228,12 @@ impl Session<'_> {
                 _ => unreachable!("a goal without losses has a target, and a target has filters"),
             };
             let plan = self.method.saliency.compile(self.model, losses, &shapes, &also)?;
-            self.plan = Some((chosen.clone(), shapes, plan));
+            self.plan = Some(Planned { chosen: chosen.clone(), shapes, plan });
         }
-        let (_, _, plan) = self.plan.as_ref().expect("invariant: just made");
+        let planned = self.plan.as_ref().expect("invariant: just made");
         let compile_ms = milliseconds(start);
         let start = Instant::now();
-        let (attribution, values) = plan.run(&tensors)?;
+        let (attribution, values) = planned.plan.run(&tensors)?;
         let timings = vec![("compile", compile_ms), ("run", milliseconds(start))];
         Ok(Explained { chosen, attribution, values, timings })
     }

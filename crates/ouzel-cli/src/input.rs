@@ -26,7 +26,7 @@ pub struct Ready {
 /// What a map can be laid over.
 pub enum Backdrop {
     /// A picture, and where the network's pixels are in it.
-    Picture(Picture, Geometry),
+    Picture(Box<Picture>, Geometry),
     /// The samples of an array that look like pictures.
     Samples(Vec<Array3<u8>>),
     /// Nothing.
@@ -92,7 +92,11 @@ impl<'m> Reader<'m> {
             let picture = Picture::from_bytes(&bytes).with_context(title)?;
             let preprocess = self.preprocess(&picture).with_context(title)?;
             let prepared = preprocess.apply(&picture).with_context(title)?;
-            (prepared.tensor.into(), Backdrop::Picture(picture, prepared.geometry), Some(preprocess))
+            (
+                prepared.tensor.into(),
+                Backdrop::Picture(Box::new(picture), prepared.geometry),
+                Some(preprocess),
+            )
         };
         let main = self.model.graph().value(self.model.main_input()).name.to_string();
         let shape = tensor.shape().to_vec();

@@ -245,9 +245,9 @@ fn losses_and_rules_from_files() {
         dir.read_npy::<f32>("raw.npy")
     };
     assert_eq!(raw("--losses losses.toml"), raw("--class 1"));
-    let guided = raw("--class 1 --backprop-modifier guided.toml");
-    assert_eq!(guided, raw("--class 1 --backprop-modifier guided"));
-    assert_ne!(guided, raw("--class 1"));
+    let guided = raw("--class 0 --backprop-modifier guided.toml");
+    assert_eq!(guided, raw("--class 0 --backprop-modifier guided"));
+    assert_ne!(guided, raw("--class 0"));
     assert_eq!(raw("--class 1 --backprop-modifier deconv"), raw("--class 1 --backprop-modifier Rectified"));
     let ran = dir
         .ouzel("explain @classifier.onnx x.npy --backprop-modifier guided --explain-rules --timings")

@@ -5,9 +5,27 @@ use crate::error::{Result, bail};
 use crate::evaluate::{evaluate, in_float64};
 use crate::graph::{Graph, ValueId};
 use crate::rewrite::{bind, simplify};
+use crate::run::Program;
 use crate::tensor::{DType, Tensor};
+use layout::BufferId;
+use lower::{Exit, Lowered};
+use ouzel_kernels::Level;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
+use step::Step;
+
+mod anchor;
+mod fuse;
+pub(crate) mod layout;
+pub(crate) mod lower;
+pub(crate) mod memory;
+mod order;
+pub(crate) mod pack;
+mod pointwise;
+pub(crate) mod step;
+#[cfg(test)]
+mod tests;
 
 /// What a graph is computed in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,12 +70,15 @@ pub fn simd_level() -> Result<&'static str> {
 }
 
 /// A graph made ready for inputs of certain shapes.
-#[derive(Debug)]
+///
+/// A plan may run many times, and on several threads at once; the memory of a run is kept for the next one.
 pub struct Plan {
     graph: Graph,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     precision: Precision,
+    /// The steps of the engine; float64 has none.
+    program: Option<Program>,
 }
 
 impl Plan {
@@ -82,7 +103,11 @@ impl Plan {
         };
         let inputs = inputs.iter().map(|(id, _)| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
         let outputs = outputs.iter().map(|id| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
-        Ok(Self { graph: simple.graph, inputs, outputs, precision })
+        let program = match precision {
+            Precision::F32 => Some(program(&simple.graph, &inputs, &outputs)?),
+            Precision::F64 => None,
+        };
+        Ok(Self { graph: simple.graph, inputs, outputs, precision, program })
     }
 
     /// The graph that runs.
@@ -95,6 +120,34 @@ impl Plan {
     /// # Errors
     /// If the inputs are not of the shapes and types that the plan was made for.
     pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.check(inputs)?;
+        match &self.program {
+            Some(program) => program.run(inputs, None),
+            None => self.evaluate(inputs),
+        }
+    }
+
+    /// Computes the outputs and measures each step.
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub fn run_timed(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Timings)> {
+        self.check(inputs)?;
+        let Some(program) = &self.program else {
+            let start = std::time::Instant::now();
+            let outputs = self.evaluate(inputs)?;
+            return Ok((
+                outputs,
+                Timings { steps: vec![("reference evaluation".to_owned(), start.elapsed())] },
+            ));
+        };
+        let mut times = vec![Duration::ZERO; program.steps.len()];
+        let outputs = program.run(inputs, Some(&mut times))?;
+        let steps = program.steps.iter().map(Step::to_string).zip(times).collect();
+        Ok((outputs, Timings { steps }))
+    }
+
+    fn evaluate(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let widened = |tensor: &Tensor| match (self.precision, tensor.dtype()) {
             (Precision::F64, DType::F32) => tensor.cast(DType::F64),
             _ => tensor.clone(),
@@ -103,6 +156,107 @@ impl Plan {
             self.inputs.iter().zip(inputs).map(|(&id, tensor)| (id, widened(tensor))).collect();
         evaluate(&self.graph, &inputs, &self.outputs)
     }
+
+    fn check(&self, inputs: &[Tensor]) -> Result<()> {
+        if inputs.len() != self.inputs.len() {
+            bail!(input, "expected {} inputs, found {}", self.inputs.len(), inputs.len());
+        }
+        for (&id, tensor) in self.inputs.iter().zip(inputs) {
+            let (fact, name) = (self.graph.fact(id), &self.graph.value(id).name);
+            let narrow = |dtype: DType| if dtype == DType::F64 { DType::F32 } else { dtype };
+            let fits = match self.precision {
+                Precision::F32 => fact.dtype == tensor.dtype(),
+                Precision::F64 => narrow(fact.dtype) == narrow(tensor.dtype()),
+            };
+            let expected: Vec<_> = tensor.shape().iter().map(|&length| length.into()).collect();
+            if !fits || fact.shape != expected {
+                bail!(input, "input '{name}': expected {fact}, found {}{:?}", tensor.dtype(), tensor.shape());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("precision", &self.precision).finish_non_exhaustive()
+    }
+}
+
+/// The steps of a plan, one a line.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.program {
+            Some(program) => program.steps.iter().try_for_each(|step| writeln!(f, "{step}")),
+            None => f.write_str(&self.graph.to_string()),
+        }
+    }
+}
+
+/// How long each step of a plan took.
+#[derive(Clone, Debug)]
+pub struct Timings {
+    steps: Vec<(String, Duration)>,
+}
+
+impl Timings {
+    /// The steps with their times, in the order in which they ran.
+    pub fn steps(&self) -> &[(String, Duration)] {
+        &self.steps
+    }
+
+    /// The time of all steps.
+    pub fn total(&self) -> Duration {
+        self.steps.iter().map(|(_, time)| *time).sum()
+    }
+}
+
+impl fmt::Display for Timings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        for (title, time) in &self.steps {
+            writeln!(f, "{:9.3} ms  {title}", milliseconds(*time))?;
+        }
+        write!(f, "{:9.3} ms  in all", milliseconds(self.total()))
+    }
+}
+
+/// The engine's steps for a graph.
+fn program(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> Result<Program> {
+    let level = match Level::detect() {
+        Ok(level) => level,
+        Err(error) => bail!(option, "OUZEL_SIMD: {error}"),
+    };
+    let Lowered { steps, buffers, tensors, exits } = lower::lower(graph, inputs, outputs)?;
+    let kept: Vec<BufferId> = (exits.iter())
+        .filter_map(|exit| match exit {
+            Exit::Place(place) => Some(place.buffer),
+            Exit::Argument(_) => None,
+        })
+        .collect();
+    let allocation = memory::allocate(&steps, &buffers, &kept, 0);
+    let dropped = dropped(&steps, tensors, &exits);
+    Ok(Program::new(steps, allocation, dropped, tensors, exits, level))
+}
+
+/// For each step, the tensors that no later step reads.
+fn dropped(steps: &[Step], tensors: usize, exits: &[Exit]) -> Vec<Vec<usize>> {
+    let mut last: Vec<Option<usize>> = vec![None; tensors];
+    for (index, step) in steps.iter().enumerate() {
+        step.each_tensor_read(|tensor| last[tensor] = Some(index));
+    }
+    for exit in exits {
+        if let Exit::Argument(step::Argument::Tensor(tensor)) = exit {
+            last[*tensor] = None;
+        }
+    }
+    let mut dropped = vec![Vec::new(); steps.len()];
+    for (tensor, last) in last.into_iter().enumerate() {
+        if let Some(index) = last {
+            dropped[index].push(tensor);
+        }
+    }
+    dropped
 }
 
 #[cfg(test)]

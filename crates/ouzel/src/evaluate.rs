@@ -35,7 +35,11 @@ pub fn evaluate(graph: &Graph, inputs: &[(ValueId, Tensor)], wanted: &[ValueId])
         match &value.source {
             Source::Constant(constant) => values[id.index()] = Some(constant.tensor()?),
             Source::Input if values[id.index()].is_none() => {
-                bail!(input, "the input {} was not given", graph.title(id))
+                bail!(
+                    input,
+                    "the input {} was not given; expected an array for it, by its name",
+                    graph.title(id)
+                )
             }
             _ => {}
         }

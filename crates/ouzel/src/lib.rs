@@ -23,13 +23,14 @@ mod ops;
 mod print;
 mod rewrite;
 pub mod rules;
+mod run;
 mod target;
 mod tensor;
 
 pub use attribution::{Attribution, LossValue};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
 pub use builder::{Builder, Operand, Var};
-pub use compile::{Plan, Precision, simd_level};
+pub use compile::{Plan, Precision, Timings, simd_level};
 pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};

@@ -171,16 +171,18 @@ impl Importer<'_> {
                 self.name_value(name, id)?;
                 continue;
             }
-            let state = if node.input.iter().any(|input| blocked.contains(input.as_str())) {
-                LayerState::Blocked
-            } else {
-                match self.add_node(node, &readers) {
+            let is_blocked = node.input.iter().any(|input| blocked.contains(input.as_str()));
+            let state = match find_reader(node, &readers) {
+                // An op that is missing is told even where others before it are, so that all are told at once.
+                Err(error) => LayerState::Missing(error.to_string()),
+                Ok(_) if is_blocked => LayerState::Blocked,
+                Ok(read) => match self.add_node(node, read) {
                     Ok(()) => LayerState::Read,
                     Err(error) if error.is_unsupported() || error.is_shape() => {
                         LayerState::Missing(error.to_string())
                     }
                     Err(error) => return Err(error).context(|| title(node)),
-                }
+                },
             };
             if !matches!(state, LayerState::Read) {
                 blocked.extend(node.output.iter().map(String::as_str));
@@ -196,13 +198,7 @@ impl Importer<'_> {
         Ok(layers.into_iter().flatten().collect())
     }
 
-    fn add_node(&mut self, node: &NodeProto, readers: &HashMap<&str, Reader>) -> Result<()> {
-        if !is_standard(&node.domain) {
-            bail!(unsupported, "op {}.{} is not supported", node.domain, node.op_type);
-        }
-        let Some(read) = readers.get(node.op_type.as_str()) else {
-            bail!(unsupported, "op {} is not supported", node.op_type);
-        };
+    fn add_node(&mut self, node: &NodeProto, read: Reader) -> Result<()> {
         let mut attributes = BTreeMap::new();
         for attribute in &node.attribute {
             attributes.insert(attribute.name.clone(), self.attribute(attribute)?);
@@ -258,6 +254,17 @@ impl Importer<'_> {
             (name, _) => bail!(unsupported, "a constant given by the attribute '{name}' is not supported"),
         };
         Ok(Constant::new(tensor))
+    }
+}
+
+/// The function that reads nodes of this op.
+fn find_reader(node: &NodeProto, readers: &HashMap<&str, Reader>) -> Result<Reader> {
+    if !is_standard(&node.domain) {
+        bail!(unsupported, "op {}.{} is not supported", node.domain, node.op_type);
+    }
+    match readers.get(node.op_type.as_str()) {
+        Some(read) => Ok(*read),
+        None => bail!(unsupported, "op {} is not supported", node.op_type),
     }
 }
 

@@ -1,0 +1,798 @@
+//! Joins nodes into steps: biases, factors, residuals, activations and gates go into the kernel that comes before them.
+
+use super::anchor::{Anchor, Facts};
+use super::layout::Order;
+use super::order::Layouts;
+use super::pointwise::{Expression, GateKind, GateNode, Writer, is_supported};
+use crate::graph::{Node, NodeId, ValueId};
+use crate::op::Op;
+use crate::tensor::DType;
+use ouzel_kernels::{Activation, GateRule, RecordRule};
+use std::collections::{HashMap, HashSet};
+
+/// A selection of a cotangent by where an activation let its input through.
+#[derive(Clone, Debug)]
+struct Gate {
+    rule: GateRule,
+    /// The value that is selected from.
+    main: ValueId,
+    /// The activation whose mask selects.
+    activation: Option<NodeId>,
+    /// A node that the pattern contains besides its own.
+    inner: Option<NodeId>,
+}
+
+/// A gate within a cluster.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClusterGate {
+    pub(crate) rule: GateRule,
+    pub(crate) activation: Option<NodeId>,
+    pub(crate) before_addend: bool,
+}
+
+/// Nodes that become one step.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    /// The node that a kernel computes.
+    pub(crate) node: NodeId,
+    pub(crate) anchor: Anchor,
+    /// The last of the nodes: the step runs in its place.
+    pub(crate) last: NodeId,
+    pub(crate) input: ValueId,
+    pub(crate) output: ValueId,
+    /// A factor for each channel of the input.
+    pub(crate) input_scale: Option<Vec<f64>>,
+    /// A factor for each channel of the output.
+    pub(crate) output_scale: Option<Vec<f64>>,
+    pub(crate) bias: Option<Vec<f64>>,
+    pub(crate) addend: Option<ValueId>,
+    pub(crate) record: Option<(NodeId, RecordRule)>,
+    pub(crate) activation: Option<Activation>,
+    pub(crate) gate: Option<ClusterGate>,
+    /// How far the epilogue is filled.
+    stage: Stage,
+    /// The titles of the nodes that were joined to the first.
+    pub(crate) joined: Vec<&'static str>,
+}
+
+/// The parts of an epilogue in the order in which they act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Product,
+    GateBefore,
+    Addend,
+    Activation,
+    GateAfter,
+}
+
+/// What ends with a node.
+#[derive(Clone, Debug)]
+pub(crate) enum Ending {
+    Cluster(Box<Cluster>),
+    /// An elementwise program with the nodes that it computes.
+    Program(Expression, Vec<NodeId>),
+}
+
+/// How the nodes of a graph become steps.
+pub(crate) struct Fusion {
+    endings: Vec<Option<Ending>>,
+    /// Nodes that no step of their own is needed for.
+    hidden: Vec<bool>,
+}
+
+impl Fusion {
+    /// The step of several nodes that ends with this one.
+    pub(crate) fn ending(&self, node: NodeId) -> Option<&Ending> {
+        self.endings[node.index()].as_ref()
+    }
+
+    /// True for nodes that are part of a step that ends later, or that only say where a gate opens.
+    pub(crate) fn is_hidden(&self, node: NodeId) -> bool {
+        self.hidden[node.index()]
+    }
+
+    pub(crate) fn new(facts: &Facts, layouts: &Layouts) -> Self {
+        Fuser::new(facts, layouts).run()
+    }
+}
+
+struct Fuser<'a> {
+    facts: &'a Facts<'a>,
+    layouts: &'a Layouts,
+    gates: HashMap<NodeId, Gate>,
+    /// Activations whose masks gates ask for.
+    recorded: HashSet<NodeId>,
+    /// How often each value is read as numbers.
+    uses: Vec<usize>,
+    taken: Vec<bool>,
+    /// Nodes that only say where gates open: nothing reads them as numbers.
+    silent: Vec<bool>,
+    clusters: Vec<Cluster>,
+}
+
+impl<'a> Fuser<'a> {
+    fn new(facts: &'a Facts<'a>, layouts: &'a Layouts) -> Self {
+        let count = facts.graph.nodes().len();
+        Self {
+            facts,
+            layouts,
+            gates: HashMap::new(),
+            recorded: HashSet::new(),
+            uses: vec![0; facts.graph.values().len()],
+            taken: vec![false; count],
+            silent: vec![false; count],
+            clusters: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> Fusion {
+        self.find_gates();
+        let nodes = self.facts.graph.nodes_with_ids();
+        // Products first, the later ones before the earlier: of two branches that are added, the later one can add.
+        for (id, node) in nodes.rev() {
+            match &self.layouts.anchors[id.index()] {
+                Some(anchor) if !self.taken[id.index()] && !matches!(anchor, Anchor::Scale) => {
+                    self.grow(id, node, anchor.clone());
+                }
+                _ => {}
+            }
+        }
+        let mut endings: Vec<Option<Ending>> = vec![None; self.taken.len()];
+        let mut hidden = self.taken.clone();
+        for (root, ending, nodes) in self.elementwise_steps() {
+            for node in nodes {
+                hidden[node.index()] = true;
+            }
+            endings[root.index()] = Some(ending);
+        }
+        for cluster in self.clusters {
+            let last = cluster.last.index();
+            endings[last] = Some(Ending::Cluster(Box::new(cluster)));
+        }
+        for (hidden, ending) in hidden.iter_mut().zip(&endings) {
+            *hidden &= ending.is_none();
+        }
+        Fusion { endings, hidden }
+    }
+
+    /// Finds the gates, hides the comparisons that only they read, and counts what is left.
+    fn find_gates(&mut self) {
+        let facts = self.facts;
+        for (id, node) in facts.graph.nodes_with_ids() {
+            if let Some(gate) = self.gate(node) {
+                self.gates.insert(id, gate);
+            }
+        }
+        // The inner part of a pattern is no gate of its own.
+        let inner: Vec<NodeId> = self.gates.values().filter_map(|gate| gate.inner).collect();
+        for node in &inner {
+            self.gates.remove(node);
+            self.taken[node.index()] = true;
+            self.silent[node.index()] = true;
+        }
+        self.recorded = self.gates.values().filter_map(|gate| gate.activation).collect();
+        for (id, node) in facts.graph.nodes_with_ids().rev() {
+            let is_condition = matches!(
+                node.op,
+                Op::Greater(_) | Op::GreaterOrEqual(_) | Op::Less(_) | Op::LessOrEqual(_) | Op::And(_)
+            );
+            let output = node.outputs[0];
+            let only_gates = || {
+                facts.consumers(output).iter().all(|(consumer, position)| {
+                    self.taken[consumer.index()] || (*position == 0 && self.gates.contains_key(consumer))
+                })
+            };
+            if is_condition && !facts.is_output(output) && only_gates() {
+                self.taken[id.index()] = true;
+                self.silent[id.index()] = true;
+            }
+        }
+        for (id, node) in facts.graph.nodes_with_ids() {
+            match self.gates.get(&id) {
+                Some(gate) => self.uses[gate.main.index()] += 1,
+                None if self.taken[id.index()] => {}
+                None => {
+                    for input in node.inputs.iter().flatten() {
+                        self.uses[input.index()] += 1;
+                    }
+                }
+            }
+        }
+        for (id, _) in facts.graph.values() {
+            self.uses[id.index()] += usize::from(facts.is_output(id));
+        }
+    }
+
+    /// The gate that a node is, if it is one.
+    fn gate(&self, node: &Node) -> Option<Gate> {
+        let (facts, output) = (self.facts, node.outputs[0]);
+        facts.floats(output)?;
+        let (condition, main, other) = selection(node)?;
+        if !self.layouts.agree(facts, main, output) {
+            return None;
+        }
+        let (_, comparison) = facts.producer(condition)?;
+        let gate = |rule: GateRule, activation: Option<NodeId>, inner: Option<NodeId>, main: ValueId| {
+            let fits = activation
+                .is_none_or(|id| self.layouts.agree(facts, facts.graph.node(id).outputs[0], output));
+            fits.then_some(Gate { rule, main, activation, inner })
+        };
+        if !facts.is_zero(other) {
+            // Where(x > 0, g, alpha · g): the gradient of a leaky rectifier.
+            let (a, bound) = comparison_of(comparison, |op| matches!(op, Op::Greater(_)))?;
+            let (_, product) = facts.producer(other)?;
+            let alpha = scalar_factor(facts, product, main)?;
+            let (activation, leaky) = self.activation_of(a, |op| matches!(op, Op::LeakyRelu(_)))?;
+            let Op::LeakyRelu(op) = &leaky.op else { return None };
+            let fits = facts.is_zero(bound) && op.alpha.0 as f32 == alpha as f32;
+            let (inner, _) = facts.producer(other)?;
+            let inner = (facts.consumers(other).len() == 1 && !facts.is_output(other)).then_some(inner);
+            return fits.then(|| gate(GateRule::Leaky(alpha as f32), Some(activation), inner, main))?;
+        }
+        if let Some((a, bound)) = comparison_of(comparison, |op| matches!(op, Op::Greater(_)))
+            && facts.is_zero(bound)
+        {
+            if a == main {
+                return gate(GateRule::Rectified, None, None, main);
+            }
+            if let Some((id, relu)) = facts.producer(a)
+                && matches!(relu.op, Op::Relu(_))
+            {
+                return gate(GateRule::Gradient, Some(id), None, main);
+            }
+        }
+        // Where(x < high, Where(x > low, g, 0), 0): the gradient of a clip.
+        let (x, high) = comparison_of(comparison, |op| matches!(op, Op::Less(_) | Op::LessOrEqual(_)))?;
+        let (inner_id, inner) = facts.producer(main)?;
+        let (inner_condition, inner_main, inner_other) = selection(inner)?;
+        let (_, lower) = facts.producer(inner_condition)?;
+        let (inner_x, low) = comparison_of(lower, |op| matches!(op, Op::Greater(_) | Op::GreaterOrEqual(_)))?;
+        let (activation, clip) = self.activation_of(x, |op| matches!(op, Op::Clip(_)))?;
+        let bound = |index: usize| clip.inputs.get(index).copied().flatten();
+        let single = facts.consumers(main).len() == 1 && !facts.is_output(main);
+        let strict = matches!(comparison.op, Op::Less(_));
+        let fits = x == inner_x
+            && facts.is_zero(inner_other)
+            && single
+            && self.layouts.agree(facts, inner_main, output)
+            && strict == matches!(lower.op, Op::Greater(_))
+            && facts.scalar(low).is_some()
+            && bound(1).is_some_and(|id| facts.scalar(id) == facts.scalar(low))
+            && facts.scalar(high).is_some()
+            && bound(2).is_some_and(|id| facts.scalar(id) == facts.scalar(high))
+            && strict == is_strict(facts, clip);
+        fits.then(|| gate(GateRule::Gradient, Some(activation), Some(inner_id), inner_main))?
+    }
+
+    /// The activation of a kind that reads `x`.
+    fn activation_of(&self, x: ValueId, is: impl Fn(&Op) -> bool) -> Option<(NodeId, &'a Node)> {
+        let facts = self.facts;
+        let found = facts.consumers(x).iter().find(|(id, position)| {
+            *position == 0
+                && is(&facts.graph.node(*id).op)
+                && activation(facts, facts.graph.node(*id)).is_some()
+        });
+        found.map(|(id, _)| (*id, facts.graph.node(*id)))
+    }
+
+    /// The operands of a sum of two tensors of one shape, or of one and a constant along the lanes.
+    fn sum(&self, node: &Node) -> Option<(ValueId, Summand)> {
+        let Op::Add(_) = node.op else { return None };
+        let (a, b) = (node.inputs[0]?, node.inputs[1]?);
+        let output = node.outputs[0];
+        let shape = self.facts.floats(output)?;
+        let order = self.layouts.order(output)?;
+        if let Some((main, lanes)) = self.facts.lane_operand(node, order) {
+            return Some((main, Summand::Lanes(lanes)));
+        }
+        let whole = |id: ValueId| self.facts.floats(id) == Some(shape);
+        (whole(a) && whole(b)).then_some((a, Summand::Value(b)))
+    }
+
+    /// A cluster of one node.
+    fn start(&self, id: NodeId, node: &'a Node, anchor: Anchor) -> Option<Cluster> {
+        let facts = self.facts;
+        let input = |index: usize| node.inputs.get(index).copied().flatten();
+        let mut cluster = Cluster {
+            node: id,
+            anchor,
+            last: id,
+            input: input(0)?,
+            output: node.outputs[0],
+            input_scale: None,
+            output_scale: None,
+            bias: None,
+            addend: None,
+            record: None,
+            activation: None,
+            gate: None,
+            stage: Stage::Product,
+            joined: Vec::new(),
+        };
+        match &cluster.anchor {
+            Anchor::Convolution { .. } => {
+                if let Some(bias) = input(2) {
+                    let channels = *facts.floats(node.outputs[0])?.get(1)?;
+                    cluster.bias = Some(facts.vector(bias, channels)?);
+                }
+            }
+            Anchor::Dense { .. } => {
+                if let (Some(bias), Op::Gemm(gemm)) = (input(2), &node.op) {
+                    let bias = facts.along(bias, facts.floats(node.outputs[0])?, 1)?;
+                    cluster.bias = Some(bias.iter().map(|b| b * gemm.beta.0).collect());
+                }
+            }
+            Anchor::Scale => self.start_scale(&mut cluster, node)?,
+            Anchor::Finish => {
+                if let Some(gate) = self.gates.get(&id) {
+                    cluster.input = gate.main;
+                } else if let Some((main, _)) = self.sum(node) {
+                    cluster.input = main;
+                } else {
+                    activation(facts, node)?;
+                }
+                let main = cluster.input;
+                if !self.join(&mut cluster, id, node, main) {
+                    return None;
+                }
+            }
+            _ => {}
+        }
+        Some(cluster)
+    }
+
+    /// Makes a cluster of a node and as many of the following ones as fit.
+    fn grow(&mut self, id: NodeId, node: &'a Node, anchor: Anchor) {
+        let facts = self.facts;
+        let Some(mut cluster) = self.start(id, node, anchor) else { return };
+        if let Anchor::Convolution { .. } = cluster.anchor {
+            self.scale_input(&mut cluster);
+        }
+        self.taken[id.index()] = true;
+        // Positions of maxima are there when the pooling is done, not when what follows it is.
+        let mut may_grow = !matches!(cluster.anchor, Anchor::MaxPool { .. }) || node.outputs.len() < 2;
+        while may_grow {
+            let output = cluster.output;
+            if self.uses[output.index()] != 1 || facts.is_output(output) {
+                break;
+            }
+            let reader = facts.consumers(output).iter().find(|(reader, _)| !self.taken[reader.index()]);
+            let Some(&(reader, _)) = reader else { break };
+            may_grow = self.join(&mut cluster, reader, facts.graph.node(reader), output);
+            if may_grow {
+                self.taken[reader.index()] = true;
+                // A mask must be there when the activation is done.
+                may_grow = cluster.record.is_none();
+            }
+        }
+        self.clusters.push(cluster);
+    }
+
+    /// The values that a node reads as numbers.
+    fn reads(&self, id: NodeId, node: &Node) -> Vec<ValueId> {
+        match self.gates.get(&id) {
+            Some(gate) => vec![gate.main],
+            None => node.inputs.iter().copied().flatten().collect(),
+        }
+    }
+
+    /// For each node that no cluster has taken, whether a program can compute it.
+    fn elementwise(&self) -> Vec<bool> {
+        let facts = self.facts;
+        let graph = facts.graph;
+        let is_bool = |id: ValueId| graph.fact(id).dtype == DType::Bool;
+        let mut elementwise = vec![false; graph.nodes().len()];
+        loop {
+            let mut changed = false;
+            let previous = elementwise.clone();
+            for (id, node) in graph.nodes_with_ids() {
+                let output = node.outputs[0];
+                let shape = facts.shape(output).filter(|shape| !shape.contains(&0));
+                let computes = facts.floats(output).is_some() || is_bool(output);
+                let read = |&input: &ValueId| {
+                    facts.floats(input).is_some()
+                        || (is_bool(input)
+                            && facts.shape(input) == shape
+                            && facts.producer(input).is_some_and(|(id, _)| elementwise[id.index()]))
+                };
+                let fits = match &node.op {
+                    Op::Clip(_) => activation(facts, node).is_some(),
+                    Op::Cast(_) => facts.floats(output).is_some(),
+                    Op::BatchNormalization(_) => {
+                        let order = self.layouts.order(output);
+                        order.is_some_and(|order| order.lane_axis() == Some(1))
+                            && normalization(facts, node).is_some()
+                    }
+                    op => is_supported(op),
+                };
+                let consumed = |(reader, _): &(NodeId, usize)| {
+                    let first_round = previous.iter().all(|&node| !node);
+                    (first_round || previous[reader.index()])
+                        && facts.shape(graph.node(*reader).outputs[0]) == shape
+                };
+                // Truth values stay within programs.
+                let inner = !is_bool(output)
+                    || (!facts.is_output(output) && facts.consumers(output).iter().all(consumed));
+                let now = !self.taken[id.index()]
+                    && shape.is_some()
+                    && computes
+                    && fits
+                    && inner
+                    && self.reads(id, node).iter().all(read);
+                changed |= now != previous[id.index()];
+                elementwise[id.index()] = now;
+            }
+            if !changed {
+                return elementwise;
+            }
+        }
+    }
+
+    /// The steps of elementwise nodes: the node that each ends with, what it does, and the nodes that it computes.
+    fn elementwise_steps(&self) -> Vec<(NodeId, Ending, Vec<NodeId>)> {
+        let graph = self.facts.graph;
+        let mut elementwise = self.elementwise();
+        let mut stored = self.stored(&elementwise);
+        'again: loop {
+            let mut steps = Vec::new();
+            for (root, node) in graph.nodes_with_ids().filter(|(id, _)| elementwise[id.index()]) {
+                if !stored[root.index()] {
+                    continue;
+                }
+                let nodes = self.expression(root, &elementwise, &stored);
+                if let Some(cluster) = self.finish_of(&nodes) {
+                    steps.push((root, Ending::Cluster(Box::new(cluster)), nodes));
+                    continue;
+                }
+                match self.program_of(root, node, &nodes) {
+                    Some(expression) => steps.push((root, Ending::Program(expression, nodes.clone()), nodes)),
+                    None => {
+                        // Too long for one program: store something in the middle; or it cannot be written at all.
+                        let floats: Vec<NodeId> = (nodes.iter().copied())
+                            .filter(|&id| {
+                                id != root && self.facts.floats(graph.node(id).outputs[0]).is_some()
+                            })
+                            .collect();
+                        match floats.get(floats.len() / 2) {
+                            Some(middle) => stored[middle.index()] = true,
+                            None => {
+                                nodes.iter().for_each(|node| elementwise[node.index()] = false);
+                                stored = self.stored(&elementwise);
+                            }
+                        }
+                        continue 'again;
+                    }
+                }
+            }
+            return steps;
+        }
+    }
+
+    /// For each elementwise node, whether something other than a program of its own shape needs its result.
+    fn stored(&self, elementwise: &[bool]) -> Vec<bool> {
+        let facts = self.facts;
+        let mut stored = vec![false; elementwise.len()];
+        for (id, node) in facts.graph.nodes_with_ids().filter(|(id, _)| elementwise[id.index()]) {
+            let output = node.outputs[0];
+            stored[id.index()] = facts.floats(output).is_some()
+                && (facts.is_output(output)
+                    || self.recorded.contains(&id)
+                    || facts.consumers(output).iter().any(|&(reader, _)| {
+                        let other = facts.graph.node(reader);
+                        let reads =
+                            !self.silent[reader.index()] && self.reads(reader, other).contains(&output);
+                        reads && (!elementwise[reader.index()] || !self.together(output, other.outputs[0]))
+                    }));
+        }
+        stored
+    }
+
+    /// True if one program can compute a value on its way to another.
+    fn together(&self, inner: ValueId, outer: ValueId) -> bool {
+        let facts = self.facts;
+        match facts.floats(inner).is_some() && facts.floats(outer).is_some() {
+            true => self.layouts.agree(facts, inner, outer),
+            // Truth values take the order of the numbers around them.
+            false => facts.shape(inner) == facts.shape(outer),
+        }
+    }
+
+    /// The nodes that are computed on the way to a stored one, in their order.
+    fn expression(&self, root: NodeId, elementwise: &[bool], stored: &[bool]) -> Vec<NodeId> {
+        let (facts, graph) = (self.facts, self.facts.graph);
+        let output = graph.node(root).outputs[0];
+        let mut nodes = vec![root];
+        let mut next = 0;
+        while let Some(&id) = nodes.get(next) {
+            next += 1;
+            for input in self.reads(id, graph.node(id)) {
+                if let Some((producer, _)) = facts.producer(input) {
+                    let inside = elementwise[producer.index()]
+                        && !stored[producer.index()]
+                        && self.together(input, output)
+                        && !nodes.contains(&producer);
+                    if inside {
+                        nodes.push(producer);
+                    }
+                }
+            }
+        }
+        nodes.sort();
+        nodes
+    }
+
+    /// The epilogue that computes these nodes, if there is one.
+    fn finish_of(&self, nodes: &[NodeId]) -> Option<Cluster> {
+        let graph = self.facts.graph;
+        let (&first, rest) = nodes.split_first()?;
+        let node = graph.node(first);
+        let is_scale = matches!(self.layouts.anchors[first.index()], Some(Anchor::Scale));
+        let mut cluster = self.start(first, node, if is_scale { Anchor::Scale } else { Anchor::Finish })?;
+        for &id in rest {
+            let output = cluster.output;
+            let joins = self.uses[output.index()] == 1
+                && cluster.record.is_none()
+                && self.reads(id, graph.node(id)).contains(&output)
+                && self.join(&mut cluster, id, graph.node(id), output);
+            if !joins {
+                return None;
+            }
+        }
+        Some(cluster)
+    }
+
+    /// The program that computes these nodes, of which `root` is the last.
+    fn program_of(&self, root: NodeId, node: &Node, nodes: &[NodeId]) -> Option<Expression> {
+        let graph = self.facts.graph;
+        let mut writer = Writer::new(self.facts, self.layouts, node.outputs[0])?;
+        for &id in nodes {
+            match self.gates.get(&id) {
+                Some(gate) => {
+                    let kind = match gate.rule {
+                        GateRule::Gradient => GateKind::Gradient,
+                        GateRule::Guided => GateKind::Guided,
+                        GateRule::Rectified => GateKind::Rectified,
+                        GateRule::Leaky(slope) => GateKind::Leaky(slope),
+                    };
+                    let gate = GateNode { kind, main: gate.main, activation: gate.activation };
+                    writer.gate(graph.node(id), gate);
+                }
+                None => writer.node(graph.node(id))?,
+            }
+        }
+        let record = match self.recorded.contains(&root) {
+            true => Some((root, activation(self.facts, node)?.1)),
+            false => None,
+        };
+        writer.finish(node, record)
+    }
+
+    /// Sets the factor and summand of a scale.
+    fn start_scale(&self, cluster: &mut Cluster, node: &Node) -> Option<()> {
+        if let Op::BatchNormalization(_) = &node.op {
+            let (scale, bias) = normalization(self.facts, node)?;
+            cluster.output_scale = Some(scale);
+            cluster.bias = Some(bias);
+        } else {
+            let (main, scale) = self.facts.lane_operand(node, self.layouts.order(node.outputs[0])?)?;
+            cluster.input = main;
+            cluster.output_scale = Some(scale);
+        }
+        Some(())
+    }
+
+    /// Takes a factor for each channel of the input into the weights.
+    fn scale_input(&mut self, cluster: &mut Cluster) {
+        let (facts, input) = (self.facts, cluster.input);
+        let Some((id, node)) = facts.producer(input) else { return };
+        let (Op::Mul(_), 1, false) = (&node.op, self.uses[input.index()], self.taken[id.index()]) else {
+            return;
+        };
+        let Some(order) = self.layouts.order(input).filter(|order| order.lane_axis() == Some(1)) else {
+            return;
+        };
+        if let Some((main, scale)) = facts.lane_operand(node, order)
+            && scale.iter().all(|factor| factor.is_finite())
+            && self.layouts.agree(facts, main, input)
+        {
+            cluster.input = main;
+            cluster.input_scale = Some(scale);
+            cluster.joined.push("scale");
+            self.taken[id.index()] = true;
+        }
+    }
+
+    /// Tries to take a node, which reads `main`, into the epilogue.
+    fn join(&self, cluster: &mut Cluster, id: NodeId, node: &'a Node, main: ValueId) -> bool {
+        let (facts, output) = (self.facts, node.outputs[0]);
+        let is_start = cluster.node == id;
+        let by_lanes = self.works_by_lanes(cluster);
+        if !is_start && !self.layouts.agree(facts, main, output) {
+            return false;
+        }
+        if let Some(gate) = self.gates.get(&id) {
+            let before = cluster.stage <= Stage::GateBefore;
+            if gate.main != main || cluster.gate.is_some() || !by_lanes {
+                return false;
+            }
+            cluster.gate =
+                Some(ClusterGate { rule: gate.rule, activation: gate.activation, before_addend: before });
+            cluster.stage = if before { Stage::GateBefore } else { Stage::GateAfter };
+            cluster.joined.push("gate");
+        } else if let Some((function, rule)) = activation(facts, node) {
+            let recorded = self.recorded.contains(&id);
+            let fits = cluster.stage < Stage::Activation && (by_lanes || !recorded);
+            if !fits || node.inputs[0] != Some(main) {
+                return false;
+            }
+            cluster.activation = Some(function);
+            cluster.record = recorded.then_some((id, rule));
+            cluster.stage = Stage::Activation;
+            cluster.joined.push(activation_name(&node.op));
+        } else if let Op::BatchNormalization(_) = node.op {
+            let Some((scale, bias)) = normalization(facts, node) else { return false };
+            let channels = self.layouts.order(output).is_some_and(|order| order.lane_axis() == Some(1));
+            if cluster.stage != Stage::Product
+                || !channels
+                || !by_lanes
+                || !self.scale_output(cluster, &scale)
+            {
+                return false;
+            }
+            add_lanes(&mut cluster.bias, &bias);
+            cluster.joined.push("normalization");
+        } else if let Op::Mul(_) = node.op {
+            // A factor passes a gate that selects by a mask alone.
+            let gate = cluster.gate.is_none_or(|gate| gate.rule == GateRule::Gradient);
+            let factor = self.layouts.order(output).and_then(|order| facts.lane_operand(node, order));
+            let Some((factored, scale)) = factor else { return false };
+            let fits = factored == main && by_lanes && gate && cluster.stage <= Stage::GateBefore;
+            if !fits || !scale.iter().all(|factor| factor.is_finite()) || !self.scale_output(cluster, &scale)
+            {
+                return false;
+            }
+            cluster.joined.push("scale");
+        } else if let Some((a, summand)) = self.sum(node) {
+            match summand {
+                Summand::Lanes(lanes) => {
+                    if a != main || cluster.stage != Stage::Product || !by_lanes {
+                        return false;
+                    }
+                    add_lanes(&mut cluster.bias, &lanes);
+                    cluster.joined.push("bias");
+                }
+                Summand::Value(b) => {
+                    let other = if a == main { b } else { a };
+                    if cluster.stage >= Stage::Addend || (other == main && !is_start) {
+                        return false;
+                    }
+                    cluster.addend = Some(other);
+                    cluster.stage = Stage::Addend;
+                    cluster.joined.push("add");
+                }
+            }
+        } else {
+            return false;
+        }
+        cluster.last = id;
+        cluster.output = output;
+        true
+    }
+
+    /// True if the channels of the kernel are the lanes of its output: then masks and biases are laid out alike everywhere.
+    ///
+    /// An axis of length 1 is no lane, so it takes a tensor of one channel for this to fail.
+    fn works_by_lanes(&self, cluster: &Cluster) -> bool {
+        let output = self.facts.graph.node(cluster.node).outputs[0];
+        let lane = self.layouts.order(output).and_then(Order::lane_axis);
+        match cluster.anchor {
+            Anchor::Scale | Anchor::Finish => true,
+            Anchor::Dense { .. } => {
+                lane.is_some() && lane.map(|axis| axis + 1) == self.facts.floats(output).map(<[usize]>::len)
+            }
+            _ => lane == Some(1),
+        }
+    }
+
+    /// Multiplies what the cluster has so far; false if its kernel has no weights of its own to do so.
+    fn scale_output(&self, cluster: &mut Cluster, scale: &[f64]) -> bool {
+        if !matches!(cluster.anchor, Anchor::Convolution { .. } | Anchor::Scale) {
+            return false;
+        }
+        let factors = cluster.output_scale.get_or_insert_with(|| vec![1.0; scale.len()]);
+        factors.iter_mut().zip(scale).for_each(|(factor, scale)| *factor *= scale);
+        if let Some(bias) = &mut cluster.bias {
+            bias.iter_mut().zip(scale).for_each(|(bias, scale)| *bias *= scale);
+        }
+        true
+    }
+}
+
+/// What a sum adds.
+enum Summand {
+    Value(ValueId),
+    /// A number for each lane.
+    Lanes(Vec<f64>),
+}
+
+fn add_lanes(bias: &mut Option<Vec<f64>>, lanes: &[f64]) {
+    let sums = bias.get_or_insert_with(|| vec![0.0; lanes.len()]);
+    sums.iter_mut().zip(lanes).for_each(|(sum, lane)| *sum += lane);
+}
+
+/// Condition, value where it holds, value elsewhere.
+fn selection(node: &Node) -> Option<(ValueId, ValueId, ValueId)> {
+    match (&node.op, node.inputs.as_slice()) {
+        (Op::Where(_), [Some(condition), Some(main), Some(other)]) => Some((*condition, *main, *other)),
+        _ => None,
+    }
+}
+
+/// The operands of a comparison of a kind.
+fn comparison_of(node: &Node, is: impl Fn(&Op) -> bool) -> Option<(ValueId, ValueId)> {
+    match node.inputs.as_slice() {
+        [Some(a), Some(b)] if is(&node.op) => Some((*a, *b)),
+        _ => None,
+    }
+}
+
+/// The number that a product multiplies `main` by.
+fn scalar_factor(facts: &Facts, node: &Node, main: ValueId) -> Option<f64> {
+    match (&node.op, node.inputs.as_slice()) {
+        (Op::Mul(_), [Some(a), Some(b)]) if *a == main => facts.scalar(*b),
+        (Op::Mul(_), [Some(a), Some(b)]) if *b == main => facts.scalar(*a),
+        _ => None,
+    }
+}
+
+/// Whether the gradient of a clip stops at its bounds.
+fn is_strict(facts: &Facts, clip: &Node) -> bool {
+    let bound = |index: usize| clip.inputs.get(index).copied().flatten().and_then(|id| facts.scalar(id));
+    (bound(1), bound(2)) == (Some(0.0), Some(6.0))
+}
+
+/// The activation of an epilogue that a node is, and what its mask records.
+fn activation(facts: &Facts, node: &Node) -> Option<(Activation, RecordRule)> {
+    facts.floats(node.outputs[0])?;
+    match &node.op {
+        Op::Relu(_) => Some((Activation::Relu, RecordRule::Positive)),
+        Op::LeakyRelu(leaky) => Some((Activation::LeakyRelu(leaky.alpha.0 as f32), RecordRule::Positive)),
+        Op::Clip(_) => {
+            let bound = |index: usize, missing: f32| match node.inputs.get(index).copied().flatten() {
+                Some(id) => facts.scalar(id).map(|value| value as f32),
+                None => Some(missing),
+            };
+            let (low, high) = (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?);
+            let rule = match is_strict(facts, node) {
+                true => RecordRule::Between(low, high),
+                false => RecordRule::Within(low, high),
+            };
+            Some((Activation::Clip { low, high }, rule))
+        }
+        _ => None,
+    }
+}
+
+fn activation_name(op: &Op) -> &'static str {
+    match op {
+        Op::Relu(_) => "Relu",
+        Op::LeakyRelu(_) => "LeakyRelu",
+        _ => "Clip",
+    }
+}
+
+/// The factor and summand of each channel of a batch normalization.
+pub(crate) fn normalization(facts: &Facts, node: &Node) -> Option<(Vec<f64>, Vec<f64>)> {
+    let Op::BatchNormalization(op) = &node.op else { return None };
+    let channels = *facts.floats(node.outputs[0])?.get(1)?;
+    let vector = |index: usize| facts.vector(node.inputs.get(index).copied().flatten()?, channels);
+    let (scale, bias, mean, variance) = (vector(1)?, vector(2)?, vector(3)?, vector(4)?);
+    let factors: Vec<f64> = scale
+        .iter()
+        .zip(&variance)
+        .map(|(scale, variance)| scale / (variance + op.epsilon.0).sqrt())
+        .collect();
+    let summands =
+        bias.iter().zip(&mean).zip(&factors).map(|((bias, mean), factor)| bias - mean * factor).collect();
+    factors.iter().all(|factor| factor.is_finite()).then_some((factors, summands))
+}

@@ -1,0 +1,869 @@
+//! Turns nodes and clusters of nodes into steps on buffers.
+
+use super::anchor::{Anchor, Facts};
+use super::fuse::{Cluster, Ending, Fusion};
+use super::layout::{BufferId, Order, Place, strided_copy};
+use super::order::{Layouts, axis_of};
+use super::pack::{Packer, elements};
+use super::pointwise::{Expression, Leaf};
+use super::step::{
+    Argument, Buffer, BufferKind, Factor, Finish, GateStep, OperandStep, Region, Step, Target, TensorId, Work,
+};
+use crate::error::{Context, Error, Result, bail};
+use crate::graph::{Graph, Node, NodeId, Source, ValueId};
+use crate::op::{Op, OpDef};
+use crate::ops::layout::Identity;
+use ouzel_kernels::{MatrixProduct, View, mask_words};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Floats of one buffer beyond which no machine goes.
+const MOST_FLOATS: usize = 1 << 34;
+
+/// Where an output of a plan comes from.
+pub(crate) enum Exit {
+    Place(Place),
+    Argument(Argument),
+}
+
+/// The steps of a graph, before memory is shared out.
+pub(crate) struct Lowered {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) buffers: Vec<Buffer>,
+    pub(crate) tensors: usize,
+    pub(crate) exits: Vec<Exit>,
+}
+
+/// The steps that compute `outputs` from `inputs`.
+pub(crate) fn lower(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> Result<Lowered> {
+    let facts = Facts::new(graph, outputs);
+    let layouts = Layouts::new(&facts);
+    let fusion = Fusion::new(&facts, &layouts);
+    let mut lowerer = Lowerer {
+        facts: &facts,
+        layouts: &layouts,
+        packer: Packer::default(),
+        inputs: inputs.iter().enumerate().map(|(index, &id)| (id, index)).collect(),
+        steps: Vec::new(),
+        buffers: Vec::new(),
+        places: vec![None; graph.values().len()],
+        converted: HashMap::new(),
+        tensors: HashMap::new(),
+        masks: HashMap::new(),
+        positions: HashMap::new(),
+        planned: HashMap::new(),
+    };
+    lowerer.plan_joins(&fusion)?;
+    for (id, node) in graph.nodes_with_ids() {
+        match fusion.ending(id) {
+            Some(Ending::Cluster(cluster)) => lowerer.cluster(cluster),
+            Some(Ending::Program(expression, nodes)) => lowerer.program(node, expression, nodes),
+            None if fusion.is_hidden(id) => Ok(()),
+            None => lowerer.alone(node),
+        }
+        .context(|| node.title())?;
+    }
+    let exits = outputs.iter().map(|&id| lowerer.exit(id)).collect::<Result<_>>()?;
+    let Lowerer { steps, buffers, tensors, .. } = lowerer;
+    Ok(Lowered { steps, buffers, tensors: tensors.len(), exits })
+}
+
+struct Lowerer<'a> {
+    facts: &'a Facts<'a>,
+    layouts: &'a Layouts,
+    packer: Packer,
+    /// The number of each input of the plan.
+    inputs: HashMap<ValueId, usize>,
+    steps: Vec<Step>,
+    buffers: Vec<Buffer>,
+    /// Where each value lies that has been computed.
+    places: Vec<Option<Place>>,
+    /// Copies of values in other orders.
+    converted: HashMap<(ValueId, Order), Place>,
+    tensors: HashMap<ValueId, TensorId>,
+    /// The masks of activations.
+    masks: HashMap<NodeId, BufferId>,
+    /// The positions of maxima, by the value of the indices.
+    positions: HashMap<ValueId, BufferId>,
+    /// Places within joins for values that are yet to be computed.
+    planned: HashMap<ValueId, Place>,
+}
+
+impl<'a> Lowerer<'a> {
+    fn graph(&self) -> &'a Graph {
+        self.facts.graph
+    }
+
+    fn shape(&self, id: ValueId) -> Result<&'a [usize]> {
+        match self.facts.floats(id) {
+            Some(shape) => Ok(shape),
+            None => bail!(internal, "{} is no float32 tensor of known shape", self.graph().title(id)),
+        }
+    }
+
+    fn order(&self, id: ValueId) -> Result<Order> {
+        match self.layouts.order(id) {
+            Some(order) => Ok(order.clone()),
+            None => bail!(internal, "{} has no order", self.graph().title(id)),
+        }
+    }
+
+    fn buffer(&mut self, kind: BufferKind, len: usize) -> BufferId {
+        self.buffers.push(Buffer { kind, len });
+        self.buffers.len() - 1
+    }
+
+    /// A new place for a tensor.
+    fn new_place(&mut self, shape: &[usize], order: Order) -> Result<Place> {
+        let len = shape.iter().try_fold(1usize, |product, &length| product.checked_mul(length));
+        match len {
+            Some(len) if len <= MOST_FLOATS => {
+                let buffer = self.buffer(BufferKind::Floats, len);
+                Ok(Place::packed(buffer, shape, order))
+            }
+            _ => bail!(shape, "a tensor of shape {shape:?} does not fit into memory"),
+        }
+    }
+
+    /// The place of a value that is about to be computed from `sources`.
+    fn output_place(&mut self, id: ValueId, sources: &[BufferId]) -> Result<Place> {
+        let planned = self.planned.get(&id).filter(|place| !sources.contains(&place.buffer)).cloned();
+        let place = match planned {
+            Some(place) => place,
+            None => self.new_place(self.shape(id)?, self.order(id)?)?,
+        };
+        self.places[id.index()] = Some(place.clone());
+        Ok(place)
+    }
+
+    fn step(&mut self, title: String, work: Work) {
+        self.steps.push(Step { title, work });
+    }
+
+    /// Where a value lies.
+    fn place(&mut self, id: ValueId) -> Result<Place> {
+        if let Some(place) = &self.places[id.index()] {
+            return Ok(place.clone());
+        }
+        let (shape, order) = (self.shape(id)?, self.order(id)?);
+        let place = match &self.graph().value(id).source {
+            Source::Constant(constant) => {
+                let tensor = constant.read()?;
+                let values = elements(&tensor)?.into_owned();
+                let buffer = self.buffer(BufferKind::Constant(Arc::new(values)), tensor.len());
+                Place::packed(buffer, shape, order)
+            }
+            Source::Input => {
+                let Some(&input) = self.inputs.get(&id) else {
+                    bail!(input, "the input {} was not given", self.graph().title(id))
+                };
+                let to = self.new_place(shape, order)?;
+                self.step(format!("enter {}", self.graph().title(id)), Work::Enter { input, to: to.clone() });
+                to
+            }
+            Source::Node(_) => bail!(internal, "{} is not computed yet", self.graph().title(id)),
+        };
+        self.places[id.index()] = Some(place.clone());
+        Ok(place)
+    }
+
+    /// Where a value lies in a given order; it is copied there if it does not yet.
+    fn place_in(&mut self, id: ValueId, order: &Order, packed: bool) -> Result<Place> {
+        let shape = self.shape(id)?;
+        let order = order.settled(shape);
+        let fits = |place: &Place| place.order.same(&order, shape) && (!packed || place.is_packed());
+        if let Some(place) = self.places[id.index()].as_ref().filter(|place| fits(place)) {
+            return Ok(place.clone());
+        }
+        if let Some(place) = self.converted.get(&(id, order.clone())) {
+            return Ok(place.clone());
+        }
+        let to = match (&self.graph().value(id).source, self.inputs.get(&id)) {
+            // Inputs enter in whichever order is asked for.
+            (Source::Input, Some(&input)) => {
+                let to = self.new_place(shape, order.clone())?;
+                self.step(format!("enter {}", self.graph().title(id)), Work::Enter { input, to: to.clone() });
+                to
+            }
+            _ => {
+                let from = self.place(id)?;
+                if fits(&from) {
+                    return Ok(from);
+                }
+                match &self.buffers[from.buffer].kind {
+                    BufferKind::Constant(values) => {
+                        let (values, mut moved) = (values.clone(), vec![0.0; from.len()]);
+                        let to = Place::packed(0, shape, order.clone());
+                        let Some(copy) = from.copy_to(&to) else {
+                            bail!(unsupported, "a constant of shape {shape:?} has too many axes")
+                        };
+                        copy.run(&values, &mut moved);
+                        let buffer = self.buffer(BufferKind::Constant(Arc::new(moved)), to.len());
+                        Place { buffer, ..to }
+                    }
+                    _ => {
+                        let to = self.new_place(shape, order.clone())?;
+                        self.copy(format!("lay out {}", self.graph().title(id)), &from, &to)?;
+                        to
+                    }
+                }
+            }
+        };
+        self.converted.insert((id, order), to.clone());
+        Ok(to)
+    }
+
+    /// A step that copies one place to another.
+    fn copy(&mut self, title: String, from: &Place, to: &Place) -> Result<()> {
+        let work = match from.copy_to(to) {
+            Some(copy) => Work::Copy { copy, from: from.buffer, to: to.buffer },
+            None => Work::Reference {
+                op: Op::Identity(Identity),
+                inputs: vec![Some(Argument::Place(from.clone()))],
+                outputs: vec![Some(Target::Place(to.clone()))],
+            },
+        };
+        self.step(title, work);
+        Ok(())
+    }
+
+    /// What an output of the plan is read from.
+    fn exit(&mut self, id: ValueId) -> Result<Exit> {
+        if self.facts.floats(id).is_some() && self.graph().producer(id).is_some() {
+            return Ok(Exit::Place(self.place(id)?));
+        }
+        Ok(Exit::Argument(self.argument(id)?))
+    }
+
+    /// A value as the reference evaluation reads it.
+    fn argument(&mut self, id: ValueId) -> Result<Argument> {
+        Ok(match &self.graph().value(id).source {
+            Source::Constant(constant) => Argument::Constant(constant.clone()),
+            Source::Input => match self.inputs.get(&id) {
+                Some(&input) => Argument::Input(input),
+                None => bail!(input, "the input {} was not given", self.graph().title(id)),
+            },
+            Source::Node(_) if self.facts.floats(id).is_some() => Argument::Place(self.place(id)?),
+            Source::Node(_) => match self.tensors.get(&id) {
+                Some(&tensor) => Argument::Tensor(tensor),
+                None => bail!(internal, "{} is not computed yet", self.graph().title(id)),
+            },
+        })
+    }
+
+    fn title(&self, node: &Node) -> String {
+        match &node.provenance {
+            Some(provenance) => format!("{}: {} of {}", node.op.name(), provenance.rule, provenance.node),
+            None => node.title(),
+        }
+    }
+
+    /// A node by itself.
+    fn alone(&mut self, node: &Node) -> Result<()> {
+        if self.facts.floats(node.outputs[0]).is_some() && self.moves(node)? {
+            return Ok(());
+        }
+        if self.matrix_product(node)? {
+            return Ok(());
+        }
+        self.reference(node)
+    }
+
+    fn reference(&mut self, node: &Node) -> Result<()> {
+        let inputs: Vec<Option<Argument>> = (node.inputs.iter())
+            .map(|input| input.map(|id| self.argument(id)).transpose())
+            .collect::<Result<_>>()?;
+        let sources: Vec<BufferId> = (inputs.iter().flatten())
+            .filter_map(|input| match input {
+                Argument::Place(place) => Some(place.buffer),
+                _ => None,
+            })
+            .collect();
+        let mut outputs = Vec::with_capacity(node.outputs.len());
+        for &output in &node.outputs {
+            outputs.push(if self.facts.consumers(output).is_empty() && !self.facts.is_output(output) {
+                None
+            } else if self.facts.floats(output).is_some() {
+                Some(Target::Place(self.output_place(output, &sources)?))
+            } else {
+                let tensor = self.tensors.len();
+                self.tensors.insert(output, tensor);
+                Some(Target::Tensor(tensor))
+            });
+        }
+        self.step(self.title(node), Work::Reference { op: node.op.clone(), inputs, outputs });
+        Ok(())
+    }
+
+    /// Ops that only move elements: relabels memory where that is enough, else copies.
+    fn moves(&mut self, node: &Node) -> Result<bool> {
+        let output = node.outputs[0];
+        let shape = self.shape(output)?;
+        let Some(input) = node.inputs.first().copied().flatten() else { return Ok(false) };
+        let Some(from_shape) = self.facts.floats(input) else { return Ok(false) };
+        let order = self.order(output)?;
+        let relabeled = match &node.op {
+            Op::Identity(_) | Op::Dropout(_) | Op::Cast(_) if from_shape == shape => {
+                Some(self.place_in(input, &order, false)?)
+            }
+            Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) => {
+                let own = self.order(input)?;
+                let from = match own.reshaped(from_shape, shape) {
+                    Some(to) if to.same(&order, shape) => own,
+                    _ => Order::rows(from_shape.len()),
+                };
+                let relabeled = self.place_in(input, &from, true)?.relabeled(shape, order);
+                Some(relabeled)
+            }
+            Op::Transpose(_) => {
+                let own = self.order(input)?;
+                Some(self.place_in(input, &own, true)?.relabeled(shape, order))
+            }
+            _ => None,
+        };
+        if let Some(place) = relabeled {
+            if node.outputs.len() > 1 && !self.facts.consumers(node.outputs[1]).is_empty() {
+                return Ok(false);
+            }
+            self.places[output.index()] = Some(place);
+            return Ok(true);
+        }
+        match &node.op {
+            Op::Slice(_) => self.slice(node, input),
+            Op::Split(_) => self.split(node, input),
+            Op::Concat(_) => self.concat(node),
+            Op::Pad(_) => self.pad(node, input),
+            Op::Expand(_) => self.expand(node, input),
+            _ => Ok(false),
+        }
+    }
+
+    /// `count` elements of `axis` from `start` on: a part of the lanes without a copy, else a copy.
+    fn cut(
+        &mut self,
+        node: &Node,
+        input: ValueId,
+        output: ValueId,
+        starts: &[(usize, usize, usize)],
+    ) -> Result<()> {
+        let (shape, order) = (self.shape(output)?, self.order(output)?);
+        let from = self.place(input)?;
+        if let [(axis, start, 1)] = *starts {
+            let lanes = from.order.lane_axis() == Some(axis) && order.lane_axis() == Some(axis);
+            if lanes && order.same(&from.order, shape) && !self.is_constant(from.buffer) {
+                let place = Place { shape: shape.to_vec(), order, offset: from.offset + start, ..from };
+                self.places[output.index()] = Some(place);
+                return Ok(());
+            }
+        }
+        let mut strides = from.strides();
+        let mut offset = from.offset;
+        for &(axis, start, step) in starts {
+            offset += start * strides[axis];
+            strides[axis] *= step;
+        }
+        let to = self.output_place(output, &[from.buffer])?;
+        match strided_copy(shape, (&strides, offset), (&to.strides(), to.offset)) {
+            Some(copy) => {
+                self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: to.buffer });
+                Ok(())
+            }
+            None => bail!(unsupported, "a tensor of shape {shape:?} has too many axes to be cut"),
+        }
+    }
+
+    fn is_constant(&self, buffer: BufferId) -> bool {
+        matches!(self.buffers[buffer].kind, BufferKind::Constant(_))
+    }
+
+    fn slice(&mut self, node: &Node, input: ValueId) -> Result<bool> {
+        let numbers = |index: usize| {
+            let id = node.inputs.get(index).copied().flatten();
+            id.map(|id| self.graph().fact(id).known_integers())
+        };
+        let (Some(Some(starts)), Some(Some(_))) = (numbers(1), numbers(2)) else { return Ok(false) };
+        let rank = self.shape(input)?.len();
+        let axes = match numbers(3) {
+            Some(Some(axes)) => axes,
+            None => (0..starts.len() as i64).collect(),
+            Some(None) => return Ok(false),
+        };
+        let steps = match numbers(4) {
+            Some(Some(steps)) => steps,
+            None => vec![1; starts.len()],
+            Some(None) => return Ok(false),
+        };
+        let mut cuts = Vec::new();
+        for ((&start, &axis), &step) in starts.iter().zip(&axes).zip(&steps) {
+            let axis = crate::op::resolve_axis(axis, rank)?;
+            let length = self.shape(input)?[axis] as i64;
+            let start = (if start < 0 { start.saturating_add(length) } else { start }).clamp(0, length);
+            if step <= 0 || self.shape(node.outputs[0])?.contains(&0) {
+                return Ok(false);
+            }
+            cuts.push((axis, start as usize, usize::try_from(step).unwrap_or(usize::MAX)));
+        }
+        // A step beyond a single element is never taken.
+        for cut in &mut cuts {
+            if self.shape(node.outputs[0])?[cut.0] == 1 {
+                cut.2 = 1;
+            }
+        }
+        let whole = |&(axis, start, _): &(usize, usize, usize)| {
+            start == 0
+                && self.facts.floats(input).map(|s| s[axis])
+                    == self.facts.floats(node.outputs[0]).map(|s| s[axis])
+        };
+        let cuts: Vec<_> = cuts.iter().copied().filter(|cut| !whole(cut)).collect();
+        if self.shape(input)?.iter().filter(|&&length| length != 1).count() > ouzel_kernels::MOST_AXES {
+            return Ok(false);
+        }
+        self.cut(node, input, node.outputs[0], &cuts)?;
+        Ok(true)
+    }
+
+    fn split(&mut self, node: &Node, input: ValueId) -> Result<bool> {
+        let shape = self.shape(input)?;
+        let Some(axis) = axis_of(&node.op, shape.len()) else { return Ok(false) };
+        let parts: Option<Vec<usize>> =
+            node.outputs.iter().map(|&id| self.facts.floats(id).map(|shape| shape[axis])).collect();
+        let too_many = shape.iter().filter(|&&length| length != 1).count() > ouzel_kernels::MOST_AXES;
+        let Some(parts) = parts.filter(|parts| !parts.contains(&0) && !too_many) else { return Ok(false) };
+        let mut start = 0;
+        for (&output, part) in node.outputs.iter().zip(parts) {
+            self.cut(node, input, output, &[(axis, start, 1)])?;
+            start += part;
+        }
+        Ok(true)
+    }
+
+    /// Decides which values are computed right where a join wants them.
+    fn plan_joins(&mut self, fusion: &Fusion) -> Result<()> {
+        let graph = self.graph();
+        for (_, node) in graph.nodes_with_ids().rev() {
+            let output = node.outputs[0];
+            let (Op::Concat(_), Some(shape)) = (&node.op, self.facts.floats(output)) else { continue };
+            let order = self.order(output)?;
+            let lanes = axis_of(&node.op, shape.len()).filter(|&axis| order.lane_axis() == Some(axis));
+            let Some(axis) = lanes.filter(|_| !shape.contains(&0)) else { continue };
+            // A join may itself be part of a later one, or the beginning of one that is planned already.
+            let host = match self.planned.get(&output) {
+                Some(place) => place.clone(),
+                None => match self.beginning(node, axis)? {
+                    Some(place) => {
+                        self.planned.insert(output, place.clone());
+                        place
+                    }
+                    None => {
+                        let place = self.new_place(shape, order.clone())?;
+                        self.planned.insert(output, place.clone());
+                        place
+                    }
+                },
+            };
+            let mut offset = host.offset;
+            for &input in node.inputs.iter().flatten() {
+                let part = self.shape(input)?.to_vec();
+                let place = Place { shape: part.clone(), offset, ..host.clone() };
+                offset += part[axis];
+                let fits = self.order(input)?.same(&host.order, &part)
+                    && self.order(input)?.lane_axis() == Some(axis)
+                    && self.may_write_anywhere(input, fusion);
+                if fits {
+                    self.planned.entry(input).or_insert(place);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of a join whose parts all lie, one after the other, where a later join wants them.
+    fn beginning(&self, node: &Node, axis: usize) -> Result<Option<Place>> {
+        let Some(Some(first)) = node.inputs.first() else { return Ok(None) };
+        let Some(place) = self.planned.get(first) else { return Ok(None) };
+        let mut offset = place.offset;
+        for &input in node.inputs.iter().flatten() {
+            let part = self.shape(input)?;
+            match self.planned.get(&input) {
+                Some(other) if other.buffer == place.buffer && other.offset == offset => offset += part[axis],
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(Place { shape: self.shape(node.outputs[0])?.to_vec(), ..place.clone() }))
+    }
+
+    /// True if the step that computes a value can write it with gaps.
+    fn may_write_anywhere(&self, id: ValueId, fusion: &Fusion) -> bool {
+        let Some(producer) = self.graph().producer(id) else { return false };
+        match fusion.ending(producer) {
+            Some(Ending::Cluster(cluster)) => return !matches!(cluster.anchor, Anchor::Dense { .. }),
+            Some(Ending::Program(..)) => return true,
+            None => {}
+        }
+        let node = self.graph().node(producer);
+        matches!(node.op, Op::Concat(_))
+            || (node.outputs.len() == 1
+                && !matches!(
+                    node.op,
+                    Op::Identity(_)
+                        | Op::Dropout(_)
+                        | Op::Cast(_)
+                        | Op::Reshape(_)
+                        | Op::Flatten(_)
+                        | Op::Squeeze(_)
+                        | Op::Unsqueeze(_)
+                        | Op::Transpose(_)
+                        | Op::Slice(_)
+                        | Op::Split(_)
+                        | Op::MatMul(_)
+                        | Op::Pad(_)
+                ))
+    }
+
+    fn concat(&mut self, node: &Node) -> Result<bool> {
+        let output = node.outputs[0];
+        let shape = self.shape(output)?;
+        let Some(axis) = axis_of(&node.op, shape.len()) else { return Ok(false) };
+        let too_many = shape.iter().filter(|&&length| length != 1).count() > ouzel_kernels::MOST_AXES;
+        if too_many || node.inputs.iter().flatten().any(|&input| self.facts.floats(input).is_none()) {
+            return Ok(false);
+        }
+        let host = self.output_place(output, &[])?;
+        let mut start = 0;
+        for &input in node.inputs.iter().flatten() {
+            let from = self.place(input)?;
+            let length = from.shape[axis];
+            let part = Place { shape: from.shape.clone(), ..host.clone() };
+            let strides = host.strides();
+            let offset = host.offset + start * strides[axis];
+            let there = from.buffer == host.buffer && from.offset == offset && from.strides() == strides;
+            if !there && !from.shape.contains(&0) {
+                let copy = strided_copy(&part.shape, (&from.strides(), from.offset), (&strides, offset));
+                let Some(copy) = copy else { return Ok(false) };
+                self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: host.buffer });
+            }
+            start += length;
+        }
+        Ok(true)
+    }
+
+    fn pad(&mut self, node: &Node, input: ValueId) -> Result<bool> {
+        let Op::Pad(pad) = &node.op else { return Ok(false) };
+        let output = node.outputs[0];
+        let (from_shape, shape) = (self.shape(input)?, self.shape(output)?);
+        let integers = |index: usize| {
+            let id = node.inputs.get(index).copied().flatten();
+            id.map(|id| self.graph().fact(id).known_integers())
+        };
+        let Some(Some(pads)) = integers(1) else { return Ok(false) };
+        let value = match node.inputs.get(2).copied().flatten() {
+            None => Some(0.0),
+            Some(id) => self.facts.scalar(id),
+        };
+        let axes: Vec<i64> = match integers(3) {
+            Some(Some(axes)) => axes,
+            None => (0..shape.len() as i64).collect(),
+            Some(None) => return Ok(false),
+        };
+        let constant = pad.mode == crate::ops::pad::PadMode::Constant;
+        let few = shape.iter().filter(|&&length| length != 1).count() <= ouzel_kernels::MOST_AXES;
+        let (Some(value), true, true) = (value, constant && few, pads.iter().all(|&pad| pad >= 0)) else {
+            return Ok(false);
+        };
+        if from_shape.contains(&0) || pads.len() != 2 * axes.len() {
+            return Ok(false);
+        }
+        let from = self.place(input)?;
+        let to = self.output_place(output, &[from.buffer])?;
+        let mut offset = to.offset;
+        for (&axis, &pad) in axes.iter().zip(&pads) {
+            offset += pad as usize * to.strides()[crate::op::resolve_axis(axis, shape.len())?];
+        }
+        let copy = strided_copy(from_shape, (&from.strides(), from.offset), (&to.strides(), offset));
+        let Some(copy) = copy else { bail!(internal, "a pad has too many axes") };
+        self.step(self.title(node), Work::Fill { to: to.buffer, value: value as f32 });
+        self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: to.buffer });
+        Ok(true)
+    }
+
+    fn expand(&mut self, node: &Node, input: ValueId) -> Result<bool> {
+        let output = node.outputs[0];
+        let (from_shape, shape) = (self.shape(input)?, self.shape(output)?);
+        let few = shape.iter().filter(|&&length| length != 1).count() <= ouzel_kernels::MOST_AXES;
+        let Some(added) = shape.len().checked_sub(from_shape.len()).filter(|_| few && !shape.contains(&0))
+        else {
+            return Ok(false);
+        };
+        let from = self.place(input)?;
+        let own = from.strides();
+        let strides: Vec<usize> = (0..shape.len())
+            .map(|axis| match axis.checked_sub(added) {
+                Some(place) if from_shape[place] != 1 => own[place],
+                _ => 0,
+            })
+            .collect();
+        let to = self.output_place(output, &[from.buffer])?;
+        let copy = strided_copy(shape, (&strides, from.offset), (&to.strides(), to.offset));
+        let Some(copy) = copy else { bail!(internal, "an expansion has too many axes") };
+        self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: to.buffer });
+        Ok(true)
+    }
+
+    /// A product of two matrices that are both computed.
+    fn matrix_product(&mut self, node: &Node) -> Result<bool> {
+        let (a, b) = match (&node.op, node.inputs.as_slice()) {
+            (Op::MatMul(_), [Some(a), Some(b)]) => (*a, *b),
+            _ => return Ok(false),
+        };
+        let output = node.outputs[0];
+        let (Some(left), Some(right), Some(shape)) =
+            (self.facts.floats(a), self.facts.floats(b), self.facts.floats(output))
+        else {
+            return Ok(false);
+        };
+        let rank = shape.len();
+        if left.len() != rank || right.len() != rank || rank < 2 || shape.contains(&0) || left.contains(&0) {
+            return Ok(false);
+        }
+        let batch: usize = shape[..rank - 2].iter().product();
+        let (rows, depth, columns) = (shape[rank - 2], left[rank - 1], shape[rank - 1]);
+        let shared = |side: &[usize]| side[..rank - 2].iter().product::<usize>() == 1;
+        let whole = |side: &[usize]| side[..rank - 2] == shape[..rank - 2];
+        if !(whole(left) || shared(left)) || !(whole(right) || shared(right)) {
+            return Ok(false);
+        }
+        let mut factor = |id: ValueId, side: &[usize]| -> Result<Factor> {
+            let own = self.place(id)?;
+            // Leading axes must be walked by one stride.
+            let strides = own.strides();
+            let merges = (0..rank.saturating_sub(3))
+                .all(|axis| side[axis] == 1 || strides[axis] == strides[axis + 1] * side[axis + 1]);
+            let place = if merges { own } else { self.place_in(id, &Order::rows(rank), true)? };
+            let strides = place.strides();
+            let batch_stride = if rank < 3 || (shared(side) && batch != 1) { 0 } else { strides[rank - 3] };
+            Ok(Factor {
+                buffer: place.buffer,
+                offset: place.offset,
+                batch_stride,
+                row_stride: strides[rank - 2],
+                column_stride: strides[rank - 1],
+            })
+        };
+        let (left, right) = (factor(a, left)?, factor(b, right)?);
+        if self.order(output)? != Order::rows(rank).settled(shape) {
+            return Ok(false);
+        }
+        let to = self.new_place(shape, self.order(output)?)?;
+        self.places[output.index()] = Some(to.clone());
+        let product = Arc::new(MatrixProduct::new(batch, rows, depth, columns));
+        let scratch = self.buffer(BufferKind::Floats, product.scratch_len());
+        self.step(self.title(node), Work::MatrixProduct { product, left, right, to: to.buffer, scratch });
+        Ok(true)
+    }
+
+    /// The tensor as the kernel of an anchor sees it.
+    fn region(anchor: &Anchor, place: &Place) -> Region {
+        let view = match anchor {
+            Anchor::Dense { .. } => {
+                let lanes = place.shape.last().copied().unwrap_or(1);
+                View::packed(1, [1, 1, place.len().checked_div(lanes).unwrap_or(0)], lanes)
+            }
+            Anchor::Scale | Anchor::Finish => place.view(),
+            _ => place.spatial_view(),
+        };
+        Region { buffer: place.buffer, view }
+    }
+
+    /// Nodes that were joined, as one step.
+    fn cluster(&mut self, cluster: &Cluster) -> Result<()> {
+        let graph = self.graph();
+        let node = graph.node(cluster.node);
+        let anchor = &cluster.anchor;
+        let output_order = self.order(cluster.output)?;
+        let input_shape = self.shape(cluster.input)?;
+        let from = match anchor {
+            Anchor::Dense { .. } => {
+                let order = output_order.with_innermost(input_shape.len() - 1);
+                self.place_in(cluster.input, &order, true)?
+            }
+            Anchor::Scale | Anchor::Finish => self.place_in(cluster.input, &output_order, false)?,
+            _ => self.place_in(cluster.input, &Order::channels_last(input_shape.len()), false)?,
+        };
+        let addend = match cluster.addend {
+            Some(addend) => Some(self.place_in(addend, &output_order, false)?),
+            None => None,
+        };
+        let sources: Vec<BufferId> =
+            [Some(&from), addend.as_ref()].into_iter().flatten().map(|p| p.buffer).collect();
+        let to = self.output_place(cluster.output, &sources)?;
+        let (from, to_region) = (Self::region(anchor, &from), Self::region(anchor, &to));
+        let mut finish = Finish {
+            bias: cluster
+                .bias
+                .as_ref()
+                .map(|bias| Arc::new(bias.iter().map(|&value| value as f32).collect())),
+            addend: addend.map(|addend| Self::region(anchor, &addend)),
+            activation: cluster.activation,
+            ..Finish::default()
+        };
+        if let Some((activation, rule)) = cluster.record {
+            let words = to_region.view.pixels() * mask_words(to_region.view.channels);
+            let mask = self.buffer(BufferKind::Words, words);
+            self.masks.insert(activation, mask);
+            finish.record = Some((mask, rule));
+        }
+        if let Some(gate) = cluster.gate {
+            let mask = match gate.activation {
+                None => None,
+                Some(activation) => match self.masks.get(&activation) {
+                    Some(&mask) => Some(mask),
+                    None => bail!(internal, "a gate opens before its mask is recorded"),
+                },
+            };
+            let before_addend = gate.before_addend;
+            finish.gate = Some(GateStep { rule: gate.rule, mask, before_addend });
+        }
+        let to = to_region;
+        let work = match anchor {
+            Anchor::Convolution { .. } => {
+                let kernel = self.packer.convolution(graph, cluster)?;
+                Work::Convolution { kernel, from, to, finish }
+            }
+            Anchor::Scale => {
+                let factors = cluster.output_scale.as_deref().unwrap_or_default();
+                Work::Convolution { kernel: self.packer.scale(factors), from, to, finish }
+            }
+            Anchor::Dense { weight, transposed, alpha } => {
+                let (layer, backwards) = self.packer.dense(graph, *weight, *transposed, *alpha)?;
+                Work::Dense { layer, transposed: backwards, rows: to.view.pixels(), from, to, finish }
+            }
+            Anchor::MaxPool { window } => {
+                let indices = node.outputs.get(1).filter(|&&id| !self.facts.consumers(id).is_empty());
+                let positions = indices.map(|&indices| {
+                    let positions = self.buffer(BufferKind::Words, to.view.pixels() * to.view.channels);
+                    self.positions.insert(indices, positions);
+                    positions
+                });
+                Work::MaxPool { window: window.clone(), from, to, positions, finish }
+            }
+            Anchor::MaxPoolGradient { window, indices } => match self.positions.get(indices) {
+                Some(&positions) => {
+                    Work::MaxPoolGradient { window: window.clone(), from, positions, to, finish }
+                }
+                None => {
+                    return Err(Error::internal(
+                        "the positions of a max pooling were not recorded".to_owned(),
+                    ));
+                }
+            },
+            Anchor::AveragePool { window, count } => {
+                Work::AveragePool { window: window.clone(), count: *count, from, to, finish }
+            }
+            Anchor::AveragePoolGradient { window, count } => {
+                Work::AveragePoolGradient { window: window.clone(), count: *count, from, to, finish }
+            }
+            Anchor::Finish => Work::Finish { from, to, finish },
+        };
+        let joined: Vec<&str> = match anchor {
+            Anchor::Finish => cluster.joined.iter().skip(1).copied().collect(),
+            _ => cluster.joined.clone(),
+        };
+        let title = std::iter::once(self.title(node)).chain(joined.into_iter().map(str::to_owned));
+        let title = title.collect::<Vec<_>>().join(" + ");
+        self.step(title, work);
+        Ok(())
+    }
+
+    /// Elementwise nodes as one program.
+    fn program(&mut self, root: &Node, expression: &Expression, nodes: &[NodeId]) -> Result<()> {
+        let output = root.outputs[0];
+        let (shape, order) = (self.shape(output)?, self.order(output)?);
+        let mut operands = Vec::with_capacity(expression.leaves.len());
+        let mut sources = Vec::new();
+        for leaf in &expression.leaves {
+            let operand = match leaf {
+                Leaf::Lanes(values) => {
+                    let values = Arc::new(values.clone());
+                    OperandStep::PerChannel(self.buffer(BufferKind::Constant(values.clone()), values.len()))
+                }
+                Leaf::Mask(activation) => match self.masks.get(activation) {
+                    Some(&mask) => OperandStep::Bits(mask),
+                    None => bail!(internal, "a gate opens before its mask is recorded"),
+                },
+                Leaf::Value(id) => self.operand(*id, shape, &order)?,
+            };
+            if let OperandStep::Full(region) = &operand {
+                sources.push(region.buffer);
+            }
+            operands.push(operand);
+        }
+        let place = self.output_place(output, &sources)?;
+        let to = Region { buffer: place.buffer, view: place.view() };
+        let mut view = to.view;
+        let batch = shape.first().copied().unwrap_or(1);
+        if order.outermost(shape) == Some(0) && order.lane_axis() != Some(0) {
+            // Samples are told apart where that is possible, for operands with a number for each.
+            view.batch = batch;
+            view.size = [1, 1, view.size[2] / batch];
+        }
+        let mask = expression.record.map(|activation| {
+            let mask = self.buffer(BufferKind::Words, view.pixels() * mask_words(view.channels));
+            self.masks.insert(activation, mask);
+            mask
+        });
+        let mut names: Vec<&str> = nodes.iter().map(|&id| self.graph().node(id).op.name()).collect();
+        names.truncate(6);
+        let title = format!("{} [{}]", self.title(root), names.join(" "));
+        let program = expression.program.clone();
+        self.step(title, Work::Pointwise { program, shape: view, operands, to, mask });
+        Ok(())
+    }
+
+    /// A value as an operand of a program of some shape in some order.
+    fn operand(&mut self, id: ValueId, shape: &[usize], order: &Order) -> Result<OperandStep> {
+        let own = self.shape(id)?;
+        if own == shape {
+            let place = self.place_in(id, order, false)?;
+            return Ok(OperandStep::Full(Region { buffer: place.buffer, view: place.view() }));
+        }
+        let added = shape.len() - own.len();
+        let long: Vec<usize> =
+            (0..own.len()).filter(|&axis| own[axis] != 1).map(|axis| axis + added).collect();
+        let lane = order.lane_axis();
+        let others: Vec<usize> =
+            (0..shape.len()).filter(|&axis| shape[axis] != 1 && Some(axis) != lane).collect();
+        // The order of the operand that follows that of the result.
+        let following = order.without_front(added);
+        let by_sample = order.outermost(shape) == Some(0) && lane != Some(0);
+        if long.is_empty() {
+            return Ok(OperandStep::Scalar(self.place_in(id, &following, true)?.buffer));
+        }
+        if long.as_slice() == lane.as_slice() {
+            return Ok(OperandStep::PerChannel(self.place_in(id, &following, true)?.buffer));
+        }
+        if by_sample && added == 0 && long.len() == 2 && long[0] == 0 && Some(long[1]) == lane {
+            return Ok(OperandStep::PerSampleChannel(self.place_in(id, &following, true)?.buffer));
+        }
+        if long == others {
+            return Ok(OperandStep::PerPixel(self.place_in(id, &following, true)?.buffer));
+        }
+        // Anything else is repeated in memory.
+        let from = self.place(id)?;
+        let to = self.new_place(shape, order.clone())?;
+        let own_strides = from.strides();
+        let strides: Vec<usize> = (0..shape.len())
+            .map(|axis| match axis.checked_sub(added) {
+                Some(place) if own[place] != 1 => own_strides[place],
+                _ => 0,
+            })
+            .collect();
+        match strided_copy(shape, (&strides, from.offset), (&to.strides(), to.offset)) {
+            Some(copy) => self.step(
+                format!("repeat {}", self.graph().title(id)),
+                Work::Copy { copy, from: from.buffer, to: to.buffer },
+            ),
+            None => bail!(unsupported, "a tensor of shape {shape:?} has too many axes"),
+        }
+        Ok(OperandStep::Full(Region { buffer: to.buffer, view: to.view() }))
+    }
+}

@@ -1,0 +1,544 @@
+//! Elementwise nodes as programs: an expression is computed where its result is needed, and nothing in between is stored.
+
+use super::anchor::Facts;
+use super::layout::Order;
+use super::order::Layouts;
+use crate::graph::{Node, NodeId, ValueId};
+use crate::op::Op;
+use ouzel_kernels::{Binary, Instruction, MOST_REGISTERS, Program, RecordRule, Register, Unary};
+use std::collections::HashMap;
+
+/// Programs longer than this are cut in two.
+const MOST_INSTRUCTIONS: usize = 96;
+
+/// What a program reads, as a value of the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Leaf {
+    /// A value, broadcast to the result.
+    Value(ValueId),
+    /// A constant for each lane.
+    Lanes(Vec<f32>),
+    /// The mask of an activation.
+    Mask(NodeId),
+}
+
+/// A program and what it reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Expression {
+    pub(crate) program: Program,
+    pub(crate) leaves: Vec<Leaf>,
+    /// The program's second result is the mask of this activation, its first result.
+    pub(crate) record: Option<NodeId>,
+}
+
+/// How a gate selects, as far as a program must know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum GateKind {
+    Gradient,
+    Guided,
+    Rectified,
+    Leaky(f32),
+}
+
+/// A gate as part of an expression.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GateNode {
+    pub(crate) kind: GateKind,
+    pub(crate) main: ValueId,
+    pub(crate) activation: Option<NodeId>,
+}
+
+/// True for ops that [`Writer`] can write.
+pub(crate) fn is_supported(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Relu(_)
+            | Op::LeakyRelu(_)
+            | Op::PRelu(_)
+            | Op::ThresholdedRelu(_)
+            | Op::Clip(_)
+            | Op::Elu(_)
+            | Op::Selu(_)
+            | Op::Celu(_)
+            | Op::Gelu(_)
+            | Op::Sigmoid(_)
+            | Op::HardSigmoid(_)
+            | Op::HardSwish(_)
+            | Op::Swish(_)
+            | Op::Mish(_)
+            | Op::Softplus(_)
+            | Op::Softsign(_)
+            | Op::Tanh(_)
+            | Op::Neg(_)
+            | Op::Abs(_)
+            | Op::Exp(_)
+            | Op::Log(_)
+            | Op::Sqrt(_)
+            | Op::Reciprocal(_)
+            | Op::Erf(_)
+            | Op::Sin(_)
+            | Op::Cos(_)
+            | Op::Floor(_)
+            | Op::Ceil(_)
+            | Op::Round(_)
+            | Op::Sign(_)
+            | Op::Add(_)
+            | Op::Sub(_)
+            | Op::Mul(_)
+            | Op::Div(_)
+            | Op::Pow(_)
+            | Op::Max(_)
+            | Op::Min(_)
+            | Op::Sum(_)
+            | Op::Mean(_)
+            | Op::Equal(_)
+            | Op::Greater(_)
+            | Op::GreaterOrEqual(_)
+            | Op::Less(_)
+            | Op::LessOrEqual(_)
+            | Op::And(_)
+            | Op::Or(_)
+            | Op::Xor(_)
+            | Op::Not(_)
+            | Op::Where(_)
+            | Op::Cast(_)
+            | Op::BatchNormalization(_)
+    )
+}
+
+/// A number in a program before registers are shared out.
+type Number = usize;
+
+/// How a number is made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Make {
+    Load(usize),
+    Constant(f32),
+    Unary(Unary, Number),
+    Binary(Binary, Number, Number),
+    Select(Number, Number, Number),
+}
+
+impl Make {
+    fn sources(&self) -> [Option<Number>; 3] {
+        match *self {
+            Self::Load(_) | Self::Constant(_) => [None; 3],
+            Self::Unary(_, a) => [Some(a), None, None],
+            Self::Binary(_, a, b) => [Some(a), Some(b), None],
+            Self::Select(condition, a, b) => [Some(condition), Some(a), Some(b)],
+        }
+    }
+}
+
+/// Writes the program of some nodes.
+pub(crate) struct Writer<'a> {
+    facts: &'a Facts<'a>,
+    /// The shape of the result, which all nodes have.
+    shape: &'a [usize],
+    order: Order,
+    made: Vec<Make>,
+    leaves: Vec<Leaf>,
+    values: HashMap<ValueId, Number>,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(facts: &'a Facts<'a>, layouts: &Layouts, root: ValueId) -> Option<Self> {
+        let (shape, order) = (facts.floats(root)?, layouts.order(root)?.clone());
+        Some(Self { facts, shape, order, made: Vec::new(), leaves: Vec::new(), values: HashMap::new() })
+    }
+
+    fn make(&mut self, make: Make) -> Number {
+        // What is computed once is not computed again.
+        match self.made.iter().position(|made| *made == make) {
+            Some(number) => number,
+            None => {
+                self.made.push(make);
+                self.made.len() - 1
+            }
+        }
+    }
+
+    fn constant(&mut self, value: f64) -> Number {
+        self.make(Make::Constant(value as f32))
+    }
+
+    fn leaf(&mut self, leaf: Leaf) -> Number {
+        let index = match self.leaves.iter().position(|other| *other == leaf) {
+            Some(index) => index,
+            None => {
+                self.leaves.push(leaf);
+                self.leaves.len() - 1
+            }
+        };
+        self.make(Make::Load(index))
+    }
+
+    fn unary(&mut self, function: Unary, a: Number) -> Number {
+        self.make(Make::Unary(function, a))
+    }
+
+    fn binary(&mut self, function: Binary, a: Number, b: Number) -> Number {
+        self.make(Make::Binary(function, a, b))
+    }
+
+    fn select(&mut self, condition: Number, a: Number, b: Number) -> Number {
+        self.make(Make::Select(condition, a, b))
+    }
+
+    fn opposite(&mut self, a: Number) -> Number {
+        let one = self.constant(1.0);
+        self.binary(Binary::Subtract, one, a)
+    }
+
+    /// A value that a node reads.
+    fn read(&mut self, id: ValueId) -> Number {
+        if let Some(&number) = self.values.get(&id) {
+            return number;
+        }
+        let number = match self.facts.scalar(id) {
+            Some(value) => self.constant(value),
+            None => match self.order.lane_axis().and_then(|axis| self.facts.along(id, self.shape, axis)) {
+                Some(lanes) => self.leaf(Leaf::Lanes(lanes.iter().map(|&lane| lane as f32).collect())),
+                None => self.leaf(Leaf::Value(id)),
+            },
+        };
+        self.values.insert(id, number);
+        number
+    }
+
+    /// Writes a gate.
+    pub(crate) fn gate(&mut self, node: &Node, gate: GateNode) {
+        let main = self.read(gate.main);
+        let zero = self.constant(0.0);
+        let mask = gate.activation.map(|activation| self.leaf(Leaf::Mask(activation)));
+        let number = match (gate.kind, mask) {
+            (GateKind::Gradient, Some(mask)) => self.select(mask, main, zero),
+            (GateKind::Guided, Some(mask)) => {
+                let positive = self.binary(Binary::Greater, main, zero);
+                let positive = self.select(positive, main, zero);
+                self.select(mask, positive, zero)
+            }
+            (GateKind::Leaky(slope), Some(mask)) => {
+                let slope = self.constant(slope.into());
+                let scaled = self.binary(Binary::Multiply, main, slope);
+                self.select(mask, main, scaled)
+            }
+            _ => {
+                let positive = self.binary(Binary::Greater, main, zero);
+                self.select(positive, main, zero)
+            }
+        };
+        self.values.insert(node.outputs[0], number);
+    }
+
+    /// Writes a node; `None` if it cannot be written after all.
+    pub(crate) fn node(&mut self, node: &Node) -> Option<()> {
+        use Binary::{
+            Add, Divide, Equal, Greater, GreaterOrEqual, Maximum, Minimum, Multiply, Power, Subtract,
+        };
+        let inputs: Vec<ValueId> = node.inputs.iter().copied().flatten().collect();
+        let bound = |index: usize| node.inputs.get(index).copied().flatten();
+        let x = match &node.op {
+            // The vectors of a normalization are put together below.
+            Op::BatchNormalization(_) => self.read(*inputs.first()?),
+            _ => {
+                let first = self.read(*inputs.first()?);
+                inputs.iter().skip(1).for_each(|&input| {
+                    self.read(input);
+                });
+                first
+            }
+        };
+        let y = inputs.get(1).and_then(|id| self.values.get(id)).copied();
+        let number = match &node.op {
+            Op::Neg(_) => self.unary(Unary::Negate, x),
+            Op::Abs(_) => self.unary(Unary::Absolute, x),
+            Op::Exp(_) => self.unary(Unary::Exp, x),
+            Op::Log(_) => self.unary(Unary::Ln, x),
+            Op::Sqrt(_) => self.unary(Unary::SquareRoot, x),
+            Op::Reciprocal(_) => self.unary(Unary::Reciprocal, x),
+            Op::Erf(_) => self.unary(Unary::Erf, x),
+            Op::Sin(_) => self.unary(Unary::Sin, x),
+            Op::Cos(_) => self.unary(Unary::Cos, x),
+            Op::Floor(_) => self.unary(Unary::Floor, x),
+            Op::Ceil(_) => self.unary(Unary::Ceil, x),
+            Op::Round(_) => self.unary(Unary::Round, x),
+            Op::Sign(_) => self.unary(Unary::Sign, x),
+            Op::Tanh(_) => self.unary(Unary::Tanh, x),
+            Op::Sigmoid(_) => self.unary(Unary::Sigmoid, x),
+            Op::Cast(_) => x,
+            Op::Add(_) => self.binary(Add, x, y?),
+            Op::Sub(_) => self.binary(Subtract, x, y?),
+            Op::Mul(_) => self.binary(Multiply, x, y?),
+            Op::Div(_) => self.binary(Divide, x, y?),
+            Op::Pow(_) => match inputs.get(1).and_then(|&id| self.facts.scalar(id)) {
+                Some(1.0) => x,
+                Some(2.0) => self.binary(Multiply, x, x),
+                Some(3.0) => {
+                    let square = self.binary(Multiply, x, x);
+                    self.binary(Multiply, square, x)
+                }
+                Some(-1.0) => self.unary(Unary::Reciprocal, x),
+                _ => self.binary(Power, x, y?),
+            },
+            Op::Max(_) | Op::Min(_) | Op::Sum(_) | Op::Mean(_) => {
+                let function = match &node.op {
+                    Op::Max(_) => Maximum,
+                    Op::Min(_) => Minimum,
+                    _ => Add,
+                };
+                let mut total = x;
+                for id in &inputs[1..] {
+                    let other = self.values[id];
+                    total = self.binary(function, total, other);
+                }
+                if let Op::Mean(_) = &node.op {
+                    let share = self.constant(1.0 / inputs.len() as f64);
+                    total = self.binary(Multiply, total, share);
+                }
+                total
+            }
+            Op::Greater(_) => self.binary(Greater, x, y?),
+            Op::GreaterOrEqual(_) => self.binary(GreaterOrEqual, x, y?),
+            Op::Less(_) => self.binary(Greater, y?, x),
+            Op::LessOrEqual(_) => self.binary(GreaterOrEqual, y?, x),
+            Op::Equal(_) => self.binary(Equal, x, y?),
+            Op::And(_) => self.binary(Multiply, x, y?),
+            Op::Or(_) => self.binary(Maximum, x, y?),
+            Op::Xor(_) => {
+                let same = self.binary(Equal, x, y?);
+                self.opposite(same)
+            }
+            Op::Not(_) => self.opposite(x),
+            Op::Where(_) => {
+                let other = self.values[inputs.get(2)?];
+                self.select(x, y?, other)
+            }
+            Op::Relu(_) => {
+                let zero = self.constant(0.0);
+                self.binary(Maximum, x, zero)
+            }
+            Op::LeakyRelu(op) => {
+                let slope = self.constant(op.alpha.0);
+                self.leaky(x, slope)
+            }
+            Op::PRelu(_) => self.leaky(x, y?),
+            Op::ThresholdedRelu(op) => {
+                let (bound, zero) = (self.constant(op.alpha.0), self.constant(0.0));
+                let above = self.binary(Greater, x, bound);
+                self.select(above, x, zero)
+            }
+            Op::Clip(_) => {
+                let mut clipped = x;
+                for (index, function) in [(1, Maximum), (2, Minimum)] {
+                    if let Some(id) = bound(index) {
+                        self.facts.scalar(id)?;
+                        let limit = self.values[&id];
+                        clipped = self.binary(function, clipped, limit);
+                    }
+                }
+                clipped
+            }
+            Op::Elu(op) => self.exponential_unit(x, op.alpha.0, 1.0),
+            Op::Selu(op) => self.exponential_unit(x, op.alpha.0 * op.gamma.0, op.gamma.0),
+            Op::Celu(op) => {
+                let inverse = self.constant(1.0 / op.alpha.0);
+                let scaled = self.binary(Multiply, x, inverse);
+                let (one, alpha, zero) = (self.constant(1.0), self.constant(op.alpha.0), self.constant(0.0));
+                let exp = self.unary(Unary::Exp, scaled);
+                let left = self.binary(Subtract, exp, one);
+                let left = self.binary(Multiply, left, alpha);
+                let positive = self.binary(Greater, x, zero);
+                self.select(positive, x, left)
+            }
+            Op::HardSigmoid(op) => self.hard_sigmoid(x, op.alpha.0, op.beta.0),
+            Op::HardSwish(_) => {
+                let gate = self.hard_sigmoid(x, 1.0 / 6.0, 0.5);
+                self.binary(Multiply, x, gate)
+            }
+            Op::Swish(op) => {
+                let alpha = self.constant(op.alpha.0);
+                let scaled = if op.alpha.0 == 1.0 { x } else { self.binary(Multiply, x, alpha) };
+                let gate = self.unary(Unary::Sigmoid, scaled);
+                self.binary(Multiply, x, gate)
+            }
+            Op::Softplus(_) => self.softplus(x),
+            Op::Mish(_) => {
+                let soft = self.softplus(x);
+                let gate = self.unary(Unary::Tanh, soft);
+                self.binary(Multiply, x, gate)
+            }
+            Op::Softsign(_) => {
+                let (one, size) = (self.constant(1.0), self.unary(Unary::Absolute, x));
+                let scale = self.binary(Add, size, one);
+                self.binary(Divide, x, scale)
+            }
+            Op::Gelu(op) => {
+                let inner = match op.tanh {
+                    true => {
+                        let (root, cubic) = (self.constant(0.797_884_560_802_865_4), self.constant(0.044715));
+                        let square = self.binary(Multiply, x, x);
+                        let cube = self.binary(Multiply, square, x);
+                        let cube = self.binary(Multiply, cube, cubic);
+                        let sum = self.binary(Add, x, cube);
+                        let scaled = self.binary(Multiply, sum, root);
+                        self.unary(Unary::Tanh, scaled)
+                    }
+                    false => {
+                        let root = self.constant(std::f64::consts::FRAC_1_SQRT_2);
+                        let scaled = self.binary(Multiply, x, root);
+                        self.unary(Unary::Erf, scaled)
+                    }
+                };
+                let (half, one) = (self.constant(0.5), self.constant(1.0));
+                let (sum, scaled) = (self.binary(Add, inner, one), self.binary(Multiply, x, half));
+                self.binary(Multiply, scaled, sum)
+            }
+            Op::BatchNormalization(_) => {
+                let (scale, bias) = super::fuse::normalization(self.facts, node)?;
+                if self.order.lane_axis() != Some(1) {
+                    return None;
+                }
+                let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
+                let scale = self.leaf(Leaf::Lanes(narrow(scale)));
+                let bias = self.leaf(Leaf::Lanes(narrow(bias)));
+                let scaled = self.binary(Multiply, x, scale);
+                self.binary(Add, scaled, bias)
+            }
+            _ => return None,
+        };
+        self.values.insert(node.outputs[0], number);
+        Some(())
+    }
+
+    fn leaky(&mut self, x: Number, slope: Number) -> Number {
+        let zero = self.constant(0.0);
+        let negative = self.binary(Binary::Greater, zero, x);
+        let scaled = self.binary(Binary::Multiply, x, slope);
+        self.select(negative, scaled, x)
+    }
+
+    fn exponential_unit(&mut self, x: Number, left: f64, right: f64) -> Number {
+        let (one, zero) = (self.constant(1.0), self.constant(0.0));
+        let (left, right) = (self.constant(left), self.constant(right));
+        let exp = self.unary(Unary::Exp, x);
+        let below = self.binary(Binary::Subtract, exp, one);
+        let below = self.binary(Binary::Multiply, below, left);
+        let above = self.binary(Binary::Multiply, x, right);
+        let positive = self.binary(Binary::Greater, x, zero);
+        self.select(positive, above, below)
+    }
+
+    fn hard_sigmoid(&mut self, x: Number, alpha: f64, beta: f64) -> Number {
+        let (alpha, beta) = (self.constant(alpha), self.constant(beta));
+        let (zero, one) = (self.constant(0.0), self.constant(1.0));
+        let scaled = self.binary(Binary::Multiply, x, alpha);
+        let line = self.binary(Binary::Add, scaled, beta);
+        let raised = self.binary(Binary::Maximum, line, zero);
+        self.binary(Binary::Minimum, raised, one)
+    }
+
+    fn softplus(&mut self, x: Number) -> Number {
+        let (zero, one) = (self.constant(0.0), self.constant(1.0));
+        let size = self.unary(Unary::Absolute, x);
+        let negative = self.unary(Unary::Negate, size);
+        let exp = self.unary(Unary::Exp, negative);
+        let sum = self.binary(Binary::Add, exp, one);
+        let logarithm = self.unary(Unary::Ln, sum);
+        let positive = self.binary(Binary::Maximum, x, zero);
+        self.binary(Binary::Add, positive, logarithm)
+    }
+
+    /// The program that stores `root`, and the mask of the activation that made it; `None` if it needs too many registers.
+    pub(crate) fn finish(mut self, root: &Node, record: Option<(NodeId, RecordRule)>) -> Option<Expression> {
+        let mut stores = vec![*self.values.get(&root.outputs[0])?];
+        if let Some((_, rule)) = record {
+            let x = self.values.get(&root.inputs.first().copied()??).copied()?;
+            let bounds = match rule {
+                RecordRule::Positive => (Binary::Greater, 0.0, f32::INFINITY),
+                RecordRule::Between(low, high) => (Binary::Greater, low, high),
+                RecordRule::Within(low, high) => (Binary::GreaterOrEqual, low, high),
+            };
+            let (low, high) = (self.constant(bounds.1.into()), self.constant(bounds.2.into()));
+            let above = self.binary(bounds.0, x, low);
+            let below = self.binary(Binary::GreaterOrEqual, high, x);
+            let strictly = self.binary(bounds.0, high, x);
+            stores.push(match rule {
+                RecordRule::Positive => above,
+                RecordRule::Between(..) => self.binary(Binary::Multiply, above, strictly),
+                RecordRule::Within(..) => self.binary(Binary::Multiply, above, below),
+            });
+        }
+        let instructions = self.instructions(&stores)?;
+        let program = Program::new(instructions);
+        Some(Expression { program, leaves: self.leaves, record: record.map(|(id, _)| id) })
+    }
+
+    /// Shares registers out, in the order in which numbers are needed; `None` if there are not enough.
+    fn instructions(&self, stores: &[Number]) -> Option<Vec<Instruction>> {
+        // Only what the results depend on, each number as late as the order of making allows.
+        let mut needed = vec![false; self.made.len()];
+        for &store in stores {
+            needed[store] = true;
+        }
+        for number in (0..self.made.len()).rev() {
+            if needed[number] {
+                self.made[number].sources().into_iter().flatten().for_each(|source| needed[source] = true);
+            }
+        }
+        // Loads and constants go right before their first use.
+        let is_leaf = |number: Number| matches!(self.made[number], Make::Load(_) | Make::Constant(_));
+        let mut sequence: Vec<Number> = Vec::new();
+        for number in (0..self.made.len()).filter(|&number| needed[number] && !is_leaf(number)) {
+            for source in self.made[number].sources().into_iter().flatten() {
+                if is_leaf(source) && !sequence.contains(&source) {
+                    sequence.push(source);
+                }
+            }
+            sequence.push(number);
+        }
+        sequence.extend(stores.iter().filter(|&&store| is_leaf(store)));
+        if sequence.len() + stores.len() > MOST_INSTRUCTIONS {
+            return None;
+        }
+        let mut last_use = vec![0; self.made.len()];
+        for (place, &number) in sequence.iter().enumerate() {
+            self.made[number].sources().into_iter().flatten().for_each(|source| last_use[source] = place);
+        }
+        for &store in stores {
+            last_use[store] = usize::MAX;
+        }
+        let mut registers: Vec<Option<Register>> = vec![None; self.made.len()];
+        let mut free: Vec<Register> = (0..MOST_REGISTERS as Register).rev().collect();
+        let mut instructions = Vec::with_capacity(sequence.len() + stores.len());
+        for (place, &number) in sequence.iter().enumerate() {
+            let make = self.made[number];
+            let sources: Vec<Number> = make.sources().into_iter().flatten().collect();
+            let at = |source: Number| registers[source];
+            let inputs: Option<Vec<Register>> = sources.iter().map(|&source| at(source)).collect();
+            let inputs = inputs?;
+            for (index, &source) in sources.iter().enumerate() {
+                if last_use[source] == place && !sources[..index].contains(&source) {
+                    free.extend(registers[source]);
+                }
+            }
+            let to = free.pop()?;
+            registers[number] = Some(to);
+            instructions.push(match make {
+                Make::Load(operand) => Instruction::Load { to, operand },
+                Make::Constant(value) => Instruction::Constant { to, value },
+                Make::Unary(function, _) => Instruction::Unary { to, function, a: inputs[0] },
+                Make::Binary(function, ..) => {
+                    Instruction::Binary { to, function, a: inputs[0], b: inputs[1] }
+                }
+                Make::Select(..) => {
+                    Instruction::Select { to, condition: inputs[0], a: inputs[1], b: inputs[2] }
+                }
+            });
+        }
+        for (result, &store) in stores.iter().enumerate() {
+            instructions.push(Instruction::Store { result, from: registers[store]? });
+        }
+        Some(instructions)
+    }
+}
