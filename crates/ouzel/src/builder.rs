@@ -108,7 +108,8 @@ impl Builder {
 
     /// A constant of rank 0.
     pub fn scalar(&self, value: f64, dtype: DType) -> Var<'_> {
-        self.constant(Tensor::scalar(value).cast(dtype))
+        let id = self.graph.borrow_mut().add_constant("", Constant::scalar(value, dtype));
+        self.var(id)
     }
 
     /// A constant vector of int64.

@@ -1,7 +1,7 @@
 //! Reference evaluation of a graph: every node by its op's `run`, in the order of the graph. The oracle of the engine.
 
 use crate::error::{Context, Result, bail};
-use crate::graph::{Constant, Graph, Source, ValueId};
+use crate::graph::{Graph, Source, ValueId};
 use crate::op::{Inputs, OpDef};
 use crate::tensor::{DType, Tensor};
 
@@ -89,11 +89,7 @@ pub fn in_float64(graph: &Graph) -> Result<Graph> {
                 wide.add_input(&value.name, fact);
             }
             Source::Constant(constant) => {
-                let constant = match constant.fact().dtype {
-                    DType::F32 => Constant::new(constant.read()?.cast(DType::F64)),
-                    _ => constant.clone(),
-                };
-                wide.add_constant(&value.name, constant);
+                wide.add_constant(&value.name, constant.in_float64()?);
             }
             Source::Node(_) if id.index() < made => wide.set_name(id, &value.name),
             Source::Node(node_id) => {

@@ -143,13 +143,34 @@ struct ConstantInner {
     fact: Fact,
     tensor: OnceLock<Tensor>,
     stored: Option<Box<dyn Stored>>,
+    /// The number that a scalar was rounded from.
+    exact: Option<f64>,
 }
 
 impl Constant {
     /// A constant that is in memory.
     pub fn new(tensor: Tensor) -> Self {
         let fact = Fact::of(&tensor);
-        Self(Arc::new(ConstantInner { fact, tensor: OnceLock::from(tensor), stored: None }))
+        Self(Arc::new(ConstantInner { fact, tensor: OnceLock::from(tensor), stored: None, exact: None }))
+    }
+
+    /// A constant of rank 0, which keeps the number that it is rounded from.
+    pub fn scalar(value: f64, dtype: DType) -> Self {
+        let tensor = Tensor::scalar(value).cast(dtype);
+        let (fact, tensor) = (Fact::of(&tensor), OnceLock::from(tensor));
+        Self(Arc::new(ConstantInner { fact, tensor, stored: None, exact: Some(value) }))
+    }
+
+    /// The same constant in float64, if it is in float32: a scalar as it was before it was rounded.
+    ///
+    /// # Errors
+    /// If the file cannot be read any more.
+    pub(crate) fn in_float64(&self) -> Result<Self> {
+        Ok(match (self.fact().dtype, self.0.exact) {
+            (DType::F32, Some(exact)) => Self::scalar(exact, DType::F64),
+            (DType::F32, None) => Self::new(self.read()?.cast(DType::F64)),
+            _ => self.clone(),
+        })
     }
 
     /// A constant that is read when it is needed; small ones are read at once.
@@ -159,7 +180,7 @@ impl Constant {
             return Ok(Self::new(stored.load()?));
         }
         let fact = Fact::new(dtype, shape.iter().map(|&length| length.into()).collect());
-        Ok(Self(Arc::new(ConstantInner { fact, tensor: OnceLock::new(), stored: Some(stored) })))
+        Ok(Self(Arc::new(ConstantInner { fact, tensor: OnceLock::new(), stored: Some(stored), exact: None })))
     }
 
     /// Element type, shape and content.
