@@ -61,3 +61,26 @@ impl fmt::Display for Reference<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Builder, DType, Fact, Graph, gradient, rules::RuleSet};
+
+    #[test]
+    fn a_backward_graph_says_where_each_node_comes_from() {
+        let builder = Builder::new(Graph::default());
+        let x = builder.input("x", Fact::new(DType::F32, vec![2.into()]));
+        let (x, y) = (x.id().unwrap(), x.relu().id().unwrap());
+        let mut backward = gradient(builder.finish().unwrap(), y, &[x], &RuleSet::new()).unwrap();
+        backward.graph.outputs = backward.values;
+        let expected = "\
+input 'x' : float32[2]
+%1 = Relu('x') : float32[2]
+%4 = Expand(1.0, [2]) : float32[2]
+%6 = Greater(%1, 0.0) : bool[2]  # gradient of Relu
+%8 = Where(%6, %4, 0.0) : float32[2]  # gradient of Relu
+output %8
+";
+        assert_eq!(backward.graph.to_string(), expected);
+    }
+}

@@ -333,3 +333,21 @@ fn inputs_that_do_not_fit_are_errors() {
     assert!(error.to_string().contains("'x'"), "{error}");
     assert!(plan.run(&[]).is_err());
 }
+
+#[test]
+fn nothing_is_rounded_to_float32_on_the_way_to_float64() {
+    let builder = Builder::default();
+    let x = builder.input("x", Fact::new(DType::F32, vec![]));
+    // Folded: a product of constants that float32 cannot hold.
+    let third = x.scalar_like(1.0 / 3.0);
+    let y = (x * (third * third)).id().unwrap();
+    let graph = builder.finish().unwrap();
+    let input = graph.inputs()[0];
+    let run = |precision| {
+        let plan = Plan::new(&graph, &[(input, vec![])], &[y], precision).unwrap();
+        plan.run(&[Tensor::scalar(1.0f32)]).unwrap()[0].to_f64().sum()
+    };
+    assert_eq!(run(Precision::F64), (1.0 / 3.0) * (1.0 / 3.0));
+    let third = 1.0f32 / 3.0;
+    assert_eq!(run(Precision::F32), f64::from(third * third));
+}
