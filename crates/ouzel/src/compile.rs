@@ -20,9 +20,11 @@ mod fuse;
 pub(crate) mod layout;
 pub(crate) mod lower;
 pub(crate) mod memory;
+mod moves;
 mod order;
 pub(crate) mod pack;
 mod pointwise;
+mod reduce;
 pub(crate) mod step;
 #[cfg(test)]
 mod tests;

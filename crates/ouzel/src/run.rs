@@ -13,7 +13,7 @@ use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn, ShapeBuilder};
 use ouzel_kernels as kernels;
 use ouzel_kernels::{
     Addend, Epilogue, Gate, Level, Matrices, Operand, average_pool, average_pool_gradient, finish, max_pool,
-    max_pool_gradient,
+    max_pool_gradient, reduce_channels, reduce_pixels, softmax,
 };
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -277,6 +277,22 @@ impl<'a> Runner<'a> {
                 }
                 self.put(output);
                 self.put_words(mask);
+                Ok(())
+            }
+            Work::Reduce { reduction, lanes, from, to } => {
+                let mut output = self.take(*to)?;
+                let input = self.floats(from.buffer);
+                match lanes {
+                    true => reduce_channels(level, *reduction, input, &from.view, &mut output.values),
+                    false => reduce_pixels(level, *reduction, input, &from.view, &mut output.values),
+                }
+                self.put(output);
+                Ok(())
+            }
+            Work::Softmax { kind, from, to } => {
+                let mut output = self.take(to.buffer)?;
+                softmax(level, *kind, self.floats(from.buffer), &from.view, &mut output.values, &to.view);
+                self.put(output);
                 Ok(())
             }
             Work::Fill { to, value } => {

@@ -102,8 +102,10 @@ struct Fuser<'a> {
     gates: HashMap<NodeId, Gate>,
     /// Activations whose masks gates ask for.
     recorded: HashSet<NodeId>,
-    /// How often each value is read as numbers.
+    /// How often each value is read as numbers, outputs of the plan included.
     uses: Vec<usize>,
+    /// The nodes that read each value as numbers.
+    readers: Vec<Vec<NodeId>>,
     taken: Vec<bool>,
     /// Nodes that only say where gates open: nothing reads them as numbers.
     silent: Vec<bool>,
@@ -119,6 +121,7 @@ impl<'a> Fuser<'a> {
             gates: HashMap::new(),
             recorded: HashSet::new(),
             uses: vec![0; facts.graph.values().len()],
+            readers: vec![Vec::new(); facts.graph.values().len()],
             taken: vec![false; count],
             silent: vec![false; count],
             clusters: Vec::new(),
@@ -187,15 +190,10 @@ impl<'a> Fuser<'a> {
                 self.silent[id.index()] = true;
             }
         }
-        for (id, node) in facts.graph.nodes_with_ids() {
-            match self.gates.get(&id) {
-                Some(gate) => self.uses[gate.main.index()] += 1,
-                None if self.taken[id.index()] => {}
-                None => {
-                    for input in node.inputs.iter().flatten() {
-                        self.uses[input.index()] += 1;
-                    }
-                }
+        for (id, node) in facts.graph.nodes_with_ids().filter(|(id, _)| !self.silent[id.index()]) {
+            for input in self.reads(id, node) {
+                self.uses[input.index()] += 1;
+                self.readers[input.index()].push(id);
             }
         }
         for (id, _) in facts.graph.values() {
@@ -356,8 +354,8 @@ impl<'a> Fuser<'a> {
             if self.uses[output.index()] != 1 || facts.is_output(output) {
                 break;
             }
-            let reader = facts.consumers(output).iter().find(|(reader, _)| !self.taken[reader.index()]);
-            let Some(&(reader, _)) = reader else { break };
+            let reader = self.readers[output.index()].iter().find(|reader| !self.taken[reader.index()]);
+            let Some(&reader) = reader else { break };
             may_grow = self.join(&mut cluster, reader, facts.graph.node(reader), output);
             if may_grow {
                 self.taken[reader.index()] = true;
@@ -397,7 +395,7 @@ impl<'a> Fuser<'a> {
                 };
                 let fits = match &node.op {
                     Op::Clip(_) => activation(facts, node).is_some(),
-                    Op::Cast(_) => facts.floats(output).is_some(),
+                    Op::Cast(_) | Op::Expand(_) => facts.floats(output).is_some(),
                     Op::BatchNormalization(_) => {
                         let order = self.layouts.order(output);
                         order.is_some_and(|order| order.lane_axis() == Some(1))
@@ -410,6 +408,8 @@ impl<'a> Fuser<'a> {
                     (first_round || previous[reader.index()])
                         && facts.shape(graph.node(*reader).outputs[0]) == shape
                 };
+                // Where to expand to is no number.
+                let inputs = if let Op::Expand(_) = node.op { 1 } else { usize::MAX };
                 // Truth values stay within programs.
                 let inner = !is_bool(output)
                     || (!facts.is_output(output) && facts.consumers(output).iter().all(consumed));
@@ -418,7 +418,7 @@ impl<'a> Fuser<'a> {
                     && computes
                     && fits
                     && inner
-                    && self.reads(id, node).iter().all(read);
+                    && self.reads(id, node).iter().take(inputs).all(read);
                 changed |= now != previous[id.index()];
                 elementwise[id.index()] = now;
             }
@@ -440,6 +440,9 @@ impl<'a> Fuser<'a> {
                     continue;
                 }
                 let nodes = self.expression(root, &elementwise, &stored);
+                if let (Op::Expand(_), [_]) = (&node.op, nodes.as_slice()) {
+                    continue;
+                }
                 if let Some(cluster) = self.finish_of(&nodes) {
                     steps.push((root, Ending::Cluster(Box::new(cluster)), nodes));
                     continue;
@@ -477,11 +480,9 @@ impl<'a> Fuser<'a> {
             stored[id.index()] = facts.floats(output).is_some()
                 && (facts.is_output(output)
                     || self.recorded.contains(&id)
-                    || facts.consumers(output).iter().any(|&(reader, _)| {
-                        let other = facts.graph.node(reader);
-                        let reads =
-                            !self.silent[reader.index()] && self.reads(reader, other).contains(&output);
-                        reads && (!elementwise[reader.index()] || !self.together(output, other.outputs[0]))
+                    || self.readers[output.index()].iter().any(|reader| {
+                        let other = facts.graph.node(*reader);
+                        !elementwise[reader.index()] || !self.together(output, other.outputs[0])
                     }));
         }
         stored

@@ -65,6 +65,18 @@ impl Order {
         Self(self.0.iter().filter_map(|axis| axis.checked_sub(count)).collect())
     }
 
+    /// Axes next to each other in memory for which `is` says the same, as one: what it says, and the number of elements.
+    pub(crate) fn runs(&self, shape: &[usize], is: impl Fn(usize) -> bool) -> Vec<(bool, usize)> {
+        let mut runs: Vec<(bool, usize)> = Vec::new();
+        for axis in self.long(shape) {
+            match runs.last_mut() {
+                Some((kind, count)) if *kind == is(axis) => *count *= shape[axis],
+                _ => runs.push((is(axis), shape[axis])),
+            }
+        }
+        runs
+    }
+
     /// The same order but for one axis, which becomes the innermost.
     pub(crate) fn with_innermost(&self, axis: usize) -> Self {
         Self(self.0.iter().copied().filter(|&other| other != axis).chain([axis]).collect())

@@ -3,17 +3,17 @@
 use super::anchor::{Anchor, Facts};
 use super::fuse::{Cluster, Ending, Fusion};
 use super::layout::{BufferId, Order, Place, strided_copy};
-use super::order::{Layouts, axis_of};
+use super::order::Layouts;
 use super::pack::{Packer, elements};
 use super::pointwise::{Expression, Leaf};
 use super::step::{
-    Argument, Buffer, BufferKind, Factor, Finish, GateStep, OperandStep, Region, Step, Target, TensorId, Work,
+    Argument, Buffer, BufferKind, Finish, GateStep, OperandStep, Region, Step, Target, TensorId, Work,
 };
 use crate::error::{Context, Error, Result, bail};
 use crate::graph::{Graph, Node, NodeId, Source, ValueId};
 use crate::op::{Op, OpDef};
 use crate::ops::layout::Identity;
-use ouzel_kernels::{MatrixProduct, View, mask_words};
+use ouzel_kernels::{View, mask_words};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -68,16 +68,16 @@ pub(crate) fn lower(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> R
     Ok(Lowered { steps, buffers, tensors: tensors.len(), exits })
 }
 
-struct Lowerer<'a> {
-    facts: &'a Facts<'a>,
+pub(super) struct Lowerer<'a> {
+    pub(super) facts: &'a Facts<'a>,
     layouts: &'a Layouts,
     packer: Packer,
     /// The number of each input of the plan.
     inputs: HashMap<ValueId, usize>,
     steps: Vec<Step>,
-    buffers: Vec<Buffer>,
+    pub(super) buffers: Vec<Buffer>,
     /// Where each value lies that has been computed.
-    places: Vec<Option<Place>>,
+    pub(super) places: Vec<Option<Place>>,
     /// Copies of values in other orders.
     converted: HashMap<(ValueId, Order), Place>,
     tensors: HashMap<ValueId, TensorId>,
@@ -86,35 +86,35 @@ struct Lowerer<'a> {
     /// The positions of maxima, by the value of the indices.
     positions: HashMap<ValueId, BufferId>,
     /// Places within joins for values that are yet to be computed.
-    planned: HashMap<ValueId, Place>,
+    pub(super) planned: HashMap<ValueId, Place>,
 }
 
 impl<'a> Lowerer<'a> {
-    fn graph(&self) -> &'a Graph {
+    pub(super) fn graph(&self) -> &'a Graph {
         self.facts.graph
     }
 
-    fn shape(&self, id: ValueId) -> Result<&'a [usize]> {
+    pub(super) fn shape(&self, id: ValueId) -> Result<&'a [usize]> {
         match self.facts.floats(id) {
             Some(shape) => Ok(shape),
             None => bail!(internal, "{} is no float32 tensor of known shape", self.graph().title(id)),
         }
     }
 
-    fn order(&self, id: ValueId) -> Result<Order> {
+    pub(super) fn order(&self, id: ValueId) -> Result<Order> {
         match self.layouts.order(id) {
             Some(order) => Ok(order.clone()),
             None => bail!(internal, "{} has no order", self.graph().title(id)),
         }
     }
 
-    fn buffer(&mut self, kind: BufferKind, len: usize) -> BufferId {
+    pub(super) fn buffer(&mut self, kind: BufferKind, len: usize) -> BufferId {
         self.buffers.push(Buffer { kind, len });
         self.buffers.len() - 1
     }
 
     /// A new place for a tensor.
-    fn new_place(&mut self, shape: &[usize], order: Order) -> Result<Place> {
+    pub(super) fn new_place(&mut self, shape: &[usize], order: Order) -> Result<Place> {
         let len = shape.iter().try_fold(1usize, |product, &length| product.checked_mul(length));
         match len {
             Some(len) if len <= MOST_FLOATS => {
@@ -126,7 +126,7 @@ impl<'a> Lowerer<'a> {
     }
 
     /// The place of a value that is about to be computed from `sources`.
-    fn output_place(&mut self, id: ValueId, sources: &[BufferId]) -> Result<Place> {
+    pub(super) fn output_place(&mut self, id: ValueId, sources: &[BufferId]) -> Result<Place> {
         let planned = self.planned.get(&id).filter(|place| !sources.contains(&place.buffer)).cloned();
         let place = match planned {
             Some(place) => place,
@@ -136,12 +136,12 @@ impl<'a> Lowerer<'a> {
         Ok(place)
     }
 
-    fn step(&mut self, title: String, work: Work) {
+    pub(super) fn step(&mut self, title: String, work: Work) {
         self.steps.push(Step { title, work });
     }
 
     /// Where a value lies.
-    fn place(&mut self, id: ValueId) -> Result<Place> {
+    pub(super) fn place(&mut self, id: ValueId) -> Result<Place> {
         if let Some(place) = &self.places[id.index()] {
             return Ok(place.clone());
         }
@@ -168,7 +168,7 @@ impl<'a> Lowerer<'a> {
     }
 
     /// Where a value lies in a given order; it is copied there if it does not yet.
-    fn place_in(&mut self, id: ValueId, order: &Order, packed: bool) -> Result<Place> {
+    pub(super) fn place_in(&mut self, id: ValueId, order: &Order, packed: bool) -> Result<Place> {
         let shape = self.shape(id)?;
         let order = order.settled(shape);
         let fits = |place: &Place| place.order.same(&order, shape) && (!packed || place.is_packed());
@@ -214,7 +214,7 @@ impl<'a> Lowerer<'a> {
     }
 
     /// A step that copies one place to another.
-    fn copy(&mut self, title: String, from: &Place, to: &Place) -> Result<()> {
+    pub(super) fn copy(&mut self, title: String, from: &Place, to: &Place) -> Result<()> {
         let work = match from.copy_to(to) {
             Some(copy) => Work::Copy { copy, from: from.buffer, to: to.buffer },
             None => Work::Reference {
@@ -251,7 +251,7 @@ impl<'a> Lowerer<'a> {
         })
     }
 
-    fn title(&self, node: &Node) -> String {
+    pub(super) fn title(&self, node: &Node) -> String {
         match &node.provenance {
             Some(provenance) => format!("{}: {} of {}", node.op.name(), provenance.rule, provenance.node),
             None => node.title(),
@@ -263,7 +263,8 @@ impl<'a> Lowerer<'a> {
         if self.facts.floats(node.outputs[0]).is_some() && self.moves(node)? {
             return Ok(());
         }
-        if self.matrix_product(node)? {
+        let is_float = self.facts.floats(node.outputs[0]).is_some();
+        if is_float && (self.reduce(node)? || self.softmax(node)? || self.matrix_product(node)?) {
             return Ok(());
         }
         self.reference(node)
@@ -293,372 +294,6 @@ impl<'a> Lowerer<'a> {
         }
         self.step(self.title(node), Work::Reference { op: node.op.clone(), inputs, outputs });
         Ok(())
-    }
-
-    /// Ops that only move elements: relabels memory where that is enough, else copies.
-    fn moves(&mut self, node: &Node) -> Result<bool> {
-        let output = node.outputs[0];
-        let shape = self.shape(output)?;
-        let Some(input) = node.inputs.first().copied().flatten() else { return Ok(false) };
-        let Some(from_shape) = self.facts.floats(input) else { return Ok(false) };
-        let order = self.order(output)?;
-        let relabeled = match &node.op {
-            Op::Identity(_) | Op::Dropout(_) | Op::Cast(_) if from_shape == shape => {
-                Some(self.place_in(input, &order, false)?)
-            }
-            Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) => {
-                let own = self.order(input)?;
-                let from = match own.reshaped(from_shape, shape) {
-                    Some(to) if to.same(&order, shape) => own,
-                    _ => Order::rows(from_shape.len()),
-                };
-                let relabeled = self.place_in(input, &from, true)?.relabeled(shape, order);
-                Some(relabeled)
-            }
-            Op::Transpose(_) => {
-                let own = self.order(input)?;
-                Some(self.place_in(input, &own, true)?.relabeled(shape, order))
-            }
-            _ => None,
-        };
-        if let Some(place) = relabeled {
-            if node.outputs.len() > 1 && !self.facts.consumers(node.outputs[1]).is_empty() {
-                return Ok(false);
-            }
-            self.places[output.index()] = Some(place);
-            return Ok(true);
-        }
-        match &node.op {
-            Op::Slice(_) => self.slice(node, input),
-            Op::Split(_) => self.split(node, input),
-            Op::Concat(_) => self.concat(node),
-            Op::Pad(_) => self.pad(node, input),
-            Op::Expand(_) => self.expand(node, input),
-            _ => Ok(false),
-        }
-    }
-
-    /// `count` elements of `axis` from `start` on: a part of the lanes without a copy, else a copy.
-    fn cut(
-        &mut self,
-        node: &Node,
-        input: ValueId,
-        output: ValueId,
-        starts: &[(usize, usize, usize)],
-    ) -> Result<()> {
-        let (shape, order) = (self.shape(output)?, self.order(output)?);
-        let from = self.place(input)?;
-        if let [(axis, start, 1)] = *starts {
-            let lanes = from.order.lane_axis() == Some(axis) && order.lane_axis() == Some(axis);
-            if lanes && order.same(&from.order, shape) && !self.is_constant(from.buffer) {
-                let place = Place { shape: shape.to_vec(), order, offset: from.offset + start, ..from };
-                self.places[output.index()] = Some(place);
-                return Ok(());
-            }
-        }
-        let mut strides = from.strides();
-        let mut offset = from.offset;
-        for &(axis, start, step) in starts {
-            offset += start * strides[axis];
-            strides[axis] *= step;
-        }
-        let to = self.output_place(output, &[from.buffer])?;
-        match strided_copy(shape, (&strides, offset), (&to.strides(), to.offset)) {
-            Some(copy) => {
-                self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: to.buffer });
-                Ok(())
-            }
-            None => bail!(unsupported, "a tensor of shape {shape:?} has too many axes to be cut"),
-        }
-    }
-
-    fn is_constant(&self, buffer: BufferId) -> bool {
-        matches!(self.buffers[buffer].kind, BufferKind::Constant(_))
-    }
-
-    fn slice(&mut self, node: &Node, input: ValueId) -> Result<bool> {
-        let numbers = |index: usize| {
-            let id = node.inputs.get(index).copied().flatten();
-            id.map(|id| self.graph().fact(id).known_integers())
-        };
-        let (Some(Some(starts)), Some(Some(_))) = (numbers(1), numbers(2)) else { return Ok(false) };
-        let rank = self.shape(input)?.len();
-        let axes = match numbers(3) {
-            Some(Some(axes)) => axes,
-            None => (0..starts.len() as i64).collect(),
-            Some(None) => return Ok(false),
-        };
-        let steps = match numbers(4) {
-            Some(Some(steps)) => steps,
-            None => vec![1; starts.len()],
-            Some(None) => return Ok(false),
-        };
-        let mut cuts = Vec::new();
-        for ((&start, &axis), &step) in starts.iter().zip(&axes).zip(&steps) {
-            let axis = crate::op::resolve_axis(axis, rank)?;
-            let length = self.shape(input)?[axis] as i64;
-            let start = (if start < 0 { start.saturating_add(length) } else { start }).clamp(0, length);
-            if step <= 0 || self.shape(node.outputs[0])?.contains(&0) {
-                return Ok(false);
-            }
-            cuts.push((axis, start as usize, usize::try_from(step).unwrap_or(usize::MAX)));
-        }
-        // A step beyond a single element is never taken.
-        for cut in &mut cuts {
-            if self.shape(node.outputs[0])?[cut.0] == 1 {
-                cut.2 = 1;
-            }
-        }
-        let whole = |&(axis, start, _): &(usize, usize, usize)| {
-            start == 0
-                && self.facts.floats(input).map(|s| s[axis])
-                    == self.facts.floats(node.outputs[0]).map(|s| s[axis])
-        };
-        let cuts: Vec<_> = cuts.iter().copied().filter(|cut| !whole(cut)).collect();
-        if self.shape(input)?.iter().filter(|&&length| length != 1).count() > ouzel_kernels::MOST_AXES {
-            return Ok(false);
-        }
-        self.cut(node, input, node.outputs[0], &cuts)?;
-        Ok(true)
-    }
-
-    fn split(&mut self, node: &Node, input: ValueId) -> Result<bool> {
-        let shape = self.shape(input)?;
-        let Some(axis) = axis_of(&node.op, shape.len()) else { return Ok(false) };
-        let parts: Option<Vec<usize>> =
-            node.outputs.iter().map(|&id| self.facts.floats(id).map(|shape| shape[axis])).collect();
-        let too_many = shape.iter().filter(|&&length| length != 1).count() > ouzel_kernels::MOST_AXES;
-        let Some(parts) = parts.filter(|parts| !parts.contains(&0) && !too_many) else { return Ok(false) };
-        let mut start = 0;
-        for (&output, part) in node.outputs.iter().zip(parts) {
-            self.cut(node, input, output, &[(axis, start, 1)])?;
-            start += part;
-        }
-        Ok(true)
-    }
-
-    /// Decides which values are computed right where a join wants them.
-    fn plan_joins(&mut self, fusion: &Fusion) -> Result<()> {
-        let graph = self.graph();
-        for (_, node) in graph.nodes_with_ids().rev() {
-            let output = node.outputs[0];
-            let (Op::Concat(_), Some(shape)) = (&node.op, self.facts.floats(output)) else { continue };
-            let order = self.order(output)?;
-            let lanes = axis_of(&node.op, shape.len()).filter(|&axis| order.lane_axis() == Some(axis));
-            let Some(axis) = lanes.filter(|_| !shape.contains(&0)) else { continue };
-            // A join may itself be part of a later one, or the beginning of one that is planned already.
-            let host = match self.planned.get(&output) {
-                Some(place) => place.clone(),
-                None => match self.beginning(node, axis)? {
-                    Some(place) => {
-                        self.planned.insert(output, place.clone());
-                        place
-                    }
-                    None => {
-                        let place = self.new_place(shape, order.clone())?;
-                        self.planned.insert(output, place.clone());
-                        place
-                    }
-                },
-            };
-            let mut offset = host.offset;
-            for &input in node.inputs.iter().flatten() {
-                let part = self.shape(input)?.to_vec();
-                let place = Place { shape: part.clone(), offset, ..host.clone() };
-                offset += part[axis];
-                let fits = self.order(input)?.same(&host.order, &part)
-                    && self.order(input)?.lane_axis() == Some(axis)
-                    && self.may_write_anywhere(input, fusion);
-                if fits {
-                    self.planned.entry(input).or_insert(place);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The place of a join whose parts all lie, one after the other, where a later join wants them.
-    fn beginning(&self, node: &Node, axis: usize) -> Result<Option<Place>> {
-        let Some(Some(first)) = node.inputs.first() else { return Ok(None) };
-        let Some(place) = self.planned.get(first) else { return Ok(None) };
-        let mut offset = place.offset;
-        for &input in node.inputs.iter().flatten() {
-            let part = self.shape(input)?;
-            match self.planned.get(&input) {
-                Some(other) if other.buffer == place.buffer && other.offset == offset => offset += part[axis],
-                _ => return Ok(None),
-            }
-        }
-        Ok(Some(Place { shape: self.shape(node.outputs[0])?.to_vec(), ..place.clone() }))
-    }
-
-    /// True if the step that computes a value can write it with gaps.
-    fn may_write_anywhere(&self, id: ValueId, fusion: &Fusion) -> bool {
-        let Some(producer) = self.graph().producer(id) else { return false };
-        match fusion.ending(producer) {
-            Some(Ending::Cluster(cluster)) => return !matches!(cluster.anchor, Anchor::Dense { .. }),
-            Some(Ending::Program(..)) => return true,
-            None => {}
-        }
-        let node = self.graph().node(producer);
-        matches!(node.op, Op::Concat(_))
-            || (node.outputs.len() == 1
-                && !matches!(
-                    node.op,
-                    Op::Identity(_)
-                        | Op::Dropout(_)
-                        | Op::Cast(_)
-                        | Op::Reshape(_)
-                        | Op::Flatten(_)
-                        | Op::Squeeze(_)
-                        | Op::Unsqueeze(_)
-                        | Op::Transpose(_)
-                        | Op::Slice(_)
-                        | Op::Split(_)
-                        | Op::MatMul(_)
-                        | Op::Pad(_)
-                ))
-    }
-
-    fn concat(&mut self, node: &Node) -> Result<bool> {
-        let output = node.outputs[0];
-        let shape = self.shape(output)?;
-        let Some(axis) = axis_of(&node.op, shape.len()) else { return Ok(false) };
-        let too_many = shape.iter().filter(|&&length| length != 1).count() > ouzel_kernels::MOST_AXES;
-        if too_many || node.inputs.iter().flatten().any(|&input| self.facts.floats(input).is_none()) {
-            return Ok(false);
-        }
-        let host = self.output_place(output, &[])?;
-        let mut start = 0;
-        for &input in node.inputs.iter().flatten() {
-            let from = self.place(input)?;
-            let length = from.shape[axis];
-            let part = Place { shape: from.shape.clone(), ..host.clone() };
-            let strides = host.strides();
-            let offset = host.offset + start * strides[axis];
-            let there = from.buffer == host.buffer && from.offset == offset && from.strides() == strides;
-            if !there && !from.shape.contains(&0) {
-                let copy = strided_copy(&part.shape, (&from.strides(), from.offset), (&strides, offset));
-                let Some(copy) = copy else { return Ok(false) };
-                self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: host.buffer });
-            }
-            start += length;
-        }
-        Ok(true)
-    }
-
-    fn pad(&mut self, node: &Node, input: ValueId) -> Result<bool> {
-        let Op::Pad(pad) = &node.op else { return Ok(false) };
-        let output = node.outputs[0];
-        let (from_shape, shape) = (self.shape(input)?, self.shape(output)?);
-        let integers = |index: usize| {
-            let id = node.inputs.get(index).copied().flatten();
-            id.map(|id| self.graph().fact(id).known_integers())
-        };
-        let Some(Some(pads)) = integers(1) else { return Ok(false) };
-        let value = match node.inputs.get(2).copied().flatten() {
-            None => Some(0.0),
-            Some(id) => self.facts.scalar(id),
-        };
-        let axes: Vec<i64> = match integers(3) {
-            Some(Some(axes)) => axes,
-            None => (0..shape.len() as i64).collect(),
-            Some(None) => return Ok(false),
-        };
-        let constant = pad.mode == crate::ops::pad::PadMode::Constant;
-        let few = shape.iter().filter(|&&length| length != 1).count() <= ouzel_kernels::MOST_AXES;
-        let (Some(value), true, true) = (value, constant && few, pads.iter().all(|&pad| pad >= 0)) else {
-            return Ok(false);
-        };
-        if from_shape.contains(&0) || pads.len() != 2 * axes.len() {
-            return Ok(false);
-        }
-        let from = self.place(input)?;
-        let to = self.output_place(output, &[from.buffer])?;
-        let mut offset = to.offset;
-        for (&axis, &pad) in axes.iter().zip(&pads) {
-            offset += pad as usize * to.strides()[crate::op::resolve_axis(axis, shape.len())?];
-        }
-        let copy = strided_copy(from_shape, (&from.strides(), from.offset), (&to.strides(), offset));
-        let Some(copy) = copy else { bail!(internal, "a pad has too many axes") };
-        self.step(self.title(node), Work::Fill { to: to.buffer, value: value as f32 });
-        self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: to.buffer });
-        Ok(true)
-    }
-
-    fn expand(&mut self, node: &Node, input: ValueId) -> Result<bool> {
-        let output = node.outputs[0];
-        let (from_shape, shape) = (self.shape(input)?, self.shape(output)?);
-        let few = shape.iter().filter(|&&length| length != 1).count() <= ouzel_kernels::MOST_AXES;
-        let Some(added) = shape.len().checked_sub(from_shape.len()).filter(|_| few && !shape.contains(&0))
-        else {
-            return Ok(false);
-        };
-        let from = self.place(input)?;
-        let own = from.strides();
-        let strides: Vec<usize> = (0..shape.len())
-            .map(|axis| match axis.checked_sub(added) {
-                Some(place) if from_shape[place] != 1 => own[place],
-                _ => 0,
-            })
-            .collect();
-        let to = self.output_place(output, &[from.buffer])?;
-        let copy = strided_copy(shape, (&strides, from.offset), (&to.strides(), to.offset));
-        let Some(copy) = copy else { bail!(internal, "an expansion has too many axes") };
-        self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: to.buffer });
-        Ok(true)
-    }
-
-    /// A product of two matrices that are both computed.
-    fn matrix_product(&mut self, node: &Node) -> Result<bool> {
-        let (a, b) = match (&node.op, node.inputs.as_slice()) {
-            (Op::MatMul(_), [Some(a), Some(b)]) => (*a, *b),
-            _ => return Ok(false),
-        };
-        let output = node.outputs[0];
-        let (Some(left), Some(right), Some(shape)) =
-            (self.facts.floats(a), self.facts.floats(b), self.facts.floats(output))
-        else {
-            return Ok(false);
-        };
-        let rank = shape.len();
-        if left.len() != rank || right.len() != rank || rank < 2 || shape.contains(&0) || left.contains(&0) {
-            return Ok(false);
-        }
-        let batch: usize = shape[..rank - 2].iter().product();
-        let (rows, depth, columns) = (shape[rank - 2], left[rank - 1], shape[rank - 1]);
-        let shared = |side: &[usize]| side[..rank - 2].iter().product::<usize>() == 1;
-        let whole = |side: &[usize]| side[..rank - 2] == shape[..rank - 2];
-        if !(whole(left) || shared(left)) || !(whole(right) || shared(right)) {
-            return Ok(false);
-        }
-        let mut factor = |id: ValueId, side: &[usize]| -> Result<Factor> {
-            let own = self.place(id)?;
-            // Leading axes must be walked by one stride.
-            let strides = own.strides();
-            let merges = (0..rank.saturating_sub(3))
-                .all(|axis| side[axis] == 1 || strides[axis] == strides[axis + 1] * side[axis + 1]);
-            let place = if merges { own } else { self.place_in(id, &Order::rows(rank), true)? };
-            let strides = place.strides();
-            let batch_stride = if rank < 3 || (shared(side) && batch != 1) { 0 } else { strides[rank - 3] };
-            Ok(Factor {
-                buffer: place.buffer,
-                offset: place.offset,
-                batch_stride,
-                row_stride: strides[rank - 2],
-                column_stride: strides[rank - 1],
-            })
-        };
-        let (left, right) = (factor(a, left)?, factor(b, right)?);
-        if self.order(output)? != Order::rows(rank).settled(shape) {
-            return Ok(false);
-        }
-        let to = self.new_place(shape, self.order(output)?)?;
-        self.places[output.index()] = Some(to.clone());
-        let product = Arc::new(MatrixProduct::new(batch, rows, depth, columns));
-        let scratch = self.buffer(BufferKind::Floats, product.scratch_len());
-        self.step(self.title(node), Work::MatrixProduct { product, left, right, to: to.buffer, scratch });
-        Ok(true)
     }
 
     /// The tensor as the kernel of an anchor sees it.

@@ -2,6 +2,7 @@
 
 use super::anchor::{Anchor, Facts};
 use super::layout::Order;
+use super::reduce::reduction;
 use crate::graph::{Node, ValueId};
 use crate::op::{Op, resolve_axis};
 
@@ -107,6 +108,14 @@ fn following(facts: &Facts, node: &Node, orders: &[Option<Order>]) -> Option<Ord
             let spreads = output.len() >= 3 && shape?[2..].iter().all(|&length| length == 1);
             if spreads { Some(Order::channels_last(output.len())) } else { order(first).cloned() }
         }
+        Op::ReduceSum(_) | Op::ReduceMean(_) | Op::ReduceMax(_) | Op::ReduceMin(_) => {
+            let shape = shape?;
+            let (_, axes) = reduction(&node.op, shape.len())?;
+            let kept: Vec<usize> =
+                (0..shape.len()).map(|axis| if axes.contains(&axis) { 1 } else { shape[axis] }).collect();
+            order(first)?.settled(&kept).reshaped(&kept, output)
+        }
+        Op::Softmax(_) | Op::LogSoftmax(_) => order(first).cloned(),
         Op::MatMul(_) => {
             let (_, other) = (first, input(1)?);
             let own = order(first)?;

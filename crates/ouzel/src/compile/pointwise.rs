@@ -102,6 +102,7 @@ pub(crate) fn is_supported(op: &Op) -> bool {
             | Op::Not(_)
             | Op::Where(_)
             | Op::Cast(_)
+            | Op::Expand(_)
             | Op::BatchNormalization(_)
     )
 }
@@ -240,7 +241,7 @@ impl<'a> Writer<'a> {
         let bound = |index: usize| node.inputs.get(index).copied().flatten();
         let x = match &node.op {
             // The vectors of a normalization are put together below.
-            Op::BatchNormalization(_) => self.read(*inputs.first()?),
+            Op::BatchNormalization(_) | Op::Expand(_) => self.read(*inputs.first()?),
             _ => {
                 let first = self.read(*inputs.first()?);
                 inputs.iter().skip(1).for_each(|&input| {
@@ -266,7 +267,7 @@ impl<'a> Writer<'a> {
             Op::Sign(_) => self.unary(Unary::Sign, x),
             Op::Tanh(_) => self.unary(Unary::Tanh, x),
             Op::Sigmoid(_) => self.unary(Unary::Sigmoid, x),
-            Op::Cast(_) => x,
+            Op::Cast(_) | Op::Expand(_) => x,
             Op::Add(_) => self.binary(Add, x, y?),
             Op::Sub(_) => self.binary(Subtract, x, y?),
             Op::Mul(_) => self.binary(Multiply, x, y?),

@@ -4,8 +4,8 @@ use super::layout::{BufferId, Place};
 use crate::graph::Constant;
 use crate::op::Op;
 use ouzel_kernels::{
-    Activation, AverageCount, Convolution, Dense, GateRule, MatrixProduct, Program, RecordRule, StridedCopy,
-    View, Window,
+    Activation, AverageCount, Convolution, Dense, GateRule, MatrixProduct, Program, RecordRule, Reduction,
+    SoftmaxKind, StridedCopy, View, Window,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -188,6 +188,18 @@ pub(crate) enum Work {
         to: Region,
         mask: Option<BufferId>,
     },
+    /// A reduction of the lanes, or of the pixels of each sample.
+    Reduce {
+        reduction: Reduction,
+        lanes: bool,
+        from: Region,
+        to: BufferId,
+    },
+    Softmax {
+        kind: SoftmaxKind,
+        from: Region,
+        to: Region,
+    },
     /// Fills a buffer.
     Fill {
         to: BufferId,
@@ -296,6 +308,7 @@ impl Step {
             | Work::Dense { from, to, .. }
             | Work::AveragePool { from, to, .. }
             | Work::AveragePoolGradient { from, to, .. }
+            | Work::Softmax { from, to, .. }
             | Work::Finish { from, to, .. } => {
                 visit(from.buffer, Read);
                 visit(to.buffer, Write);
@@ -306,6 +319,10 @@ impl Step {
                 if let Some(mask) = mask {
                     visit(*mask, Write);
                 }
+            }
+            Work::Reduce { from, to, .. } => {
+                visit(from.buffer, Read);
+                visit(*to, Write);
             }
             Work::Fill { to, .. } => visit(*to, Write),
             Work::Copy { from, to, .. } => {
