@@ -105,7 +105,9 @@ fn main() -> Result<()> {
             let (_, timings) = plan.run_timed(&input)?;
             match least.is_empty() {
                 true => least = timings.steps().to_vec(),
-                false => least.iter_mut().zip(timings.steps()).for_each(|(old, new)| old.1 = old.1.min(new.1)),
+                false => {
+                    least.iter_mut().zip(timings.steps()).for_each(|(old, new)| old.1 = old.1.min(new.1))
+                }
             }
         }
         for (title, time) in &least {
