@@ -5,7 +5,7 @@ use crate::error::{Result, bail};
 use crate::evaluate::{evaluate, in_float64};
 use crate::graph::{Graph, ValueId};
 use crate::rewrite::{bind, simplify};
-use crate::run::Program;
+use crate::run::{Program, Stage};
 use crate::tensor::{DType, Tensor};
 use layout::BufferId;
 use lower::{Exit, Lowered};
@@ -25,6 +25,7 @@ mod order;
 pub(crate) mod pack;
 mod pointwise;
 mod reduce;
+mod stage;
 pub(crate) mod step;
 #[cfg(test)]
 mod tests;
@@ -78,6 +79,8 @@ pub struct Plan {
     graph: Graph,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
+    /// The inputs that may come later than the others, by number.
+    late: Vec<usize>,
     precision: Precision,
     /// The steps of the engine; float64 has none.
     program: Option<Program>,
@@ -94,6 +97,22 @@ impl Plan {
         outputs: &[ValueId],
         precision: Precision,
     ) -> Result<Self> {
+        Self::staged(graph, inputs, &[], outputs, precision)
+    }
+
+    /// As [`Plan::new`], for inputs of which those in `late` come later, and more than once: [`Plan::start`] computes what does not
+    /// depend on them, so that many targets share one forward pass.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn staged(
+        graph: &Graph,
+        inputs: &[(ValueId, Vec<usize>)],
+        late: &[ValueId],
+        outputs: &[ValueId],
+        precision: Precision,
+    ) -> Result<Self> {
+        let late: Vec<usize> = (0..inputs.len()).filter(|&index| late.contains(&inputs[index].0)).collect();
         let mut bindings = Bindings::new();
         for (id, shape) in inputs {
             bind(&graph.value(*id).name, graph.fact(*id), shape, &mut bindings)?;
@@ -106,10 +125,10 @@ impl Plan {
         let inputs = inputs.iter().map(|(id, _)| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
         let outputs = outputs.iter().map(|id| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
         let program = match precision {
-            Precision::F32 => Some(program(&simple.graph, &inputs, &outputs)?),
+            Precision::F32 => Some(program(&simple.graph, &inputs, &late, &outputs)?),
             Precision::F64 => None,
         };
-        Ok(Self { graph: simple.graph, inputs, outputs, precision, program })
+        Ok(Self { graph: simple.graph, inputs, outputs, late, precision, program })
     }
 
     /// The graph that runs.
@@ -127,6 +146,24 @@ impl Plan {
             Some(program) => program.run(inputs, None),
             None => self.evaluate(inputs),
         }
+    }
+
+    /// Computes what does not depend on late inputs. `inputs` are the others, in their order.
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub fn start(&self, inputs: &[Tensor]) -> Result<Started<'_>> {
+        let early = (0..self.inputs.len()).filter(|index| !self.late.contains(index));
+        if inputs.len() + self.late.len() != self.inputs.len() {
+            bail!(input, "expected {} inputs, found {}", self.inputs.len() - self.late.len(), inputs.len());
+        }
+        let mut all: Vec<Option<Tensor>> = vec![None; self.inputs.len()];
+        for (index, tensor) in early.zip(inputs) {
+            self.check_input(index, tensor)?;
+            all[index] = Some(tensor.clone());
+        }
+        let stage = self.program.as_ref().map(|program| program.start(&all)).transpose()?;
+        Ok(Started { plan: self, inputs: all, stage })
     }
 
     /// Computes the outputs and measures each step.
@@ -163,19 +200,59 @@ impl Plan {
         if inputs.len() != self.inputs.len() {
             bail!(input, "expected {} inputs, found {}", self.inputs.len(), inputs.len());
         }
-        for (&id, tensor) in self.inputs.iter().zip(inputs) {
-            let (fact, name) = (self.graph.fact(id), &self.graph.value(id).name);
-            let narrow = |dtype: DType| if dtype == DType::F64 { DType::F32 } else { dtype };
-            let fits = match self.precision {
-                Precision::F32 => fact.dtype == tensor.dtype(),
-                Precision::F64 => narrow(fact.dtype) == narrow(tensor.dtype()),
-            };
-            let expected: Vec<_> = tensor.shape().iter().map(|&length| length.into()).collect();
-            if !fits || fact.shape != expected {
-                bail!(input, "input '{name}': expected {fact}, found {}{:?}", tensor.dtype(), tensor.shape());
-            }
+        inputs.iter().enumerate().try_for_each(|(index, tensor)| self.check_input(index, tensor))
+    }
+
+    fn check_input(&self, index: usize, tensor: &Tensor) -> Result<()> {
+        let id = self.inputs[index];
+        let (fact, name) = (self.graph.fact(id), &self.graph.value(id).name);
+        let narrow = |dtype: DType| if dtype == DType::F64 { DType::F32 } else { dtype };
+        let fits = match self.precision {
+            Precision::F32 => fact.dtype == tensor.dtype(),
+            Precision::F64 => narrow(fact.dtype) == narrow(tensor.dtype()),
+        };
+        let expected: Vec<_> = tensor.shape().iter().map(|&length| length.into()).collect();
+        if !fits || fact.shape != expected {
+            bail!(input, "input '{name}': expected {fact}, found {}{:?}", tensor.dtype(), tensor.shape());
         }
         Ok(())
+    }
+}
+
+/// A plan that waits for its late inputs.
+pub struct Started<'p> {
+    plan: &'p Plan,
+    inputs: Vec<Option<Tensor>>,
+    /// What has been computed; nothing in float64, which is evaluated at the end.
+    stage: Option<Stage<'p>>,
+}
+
+impl Started<'_> {
+    /// Computes the outputs for late inputs, given in their order.
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub fn finish(&mut self, late: &[Tensor]) -> Result<Vec<Tensor>> {
+        if late.len() != self.plan.late.len() {
+            bail!(input, "expected {} late inputs, found {}", self.plan.late.len(), late.len());
+        }
+        for (&index, tensor) in self.plan.late.iter().zip(late) {
+            self.plan.check_input(index, tensor)?;
+            self.inputs[index] = Some(tensor.clone());
+        }
+        match &mut self.stage {
+            Some(stage) => stage.finish(&self.inputs),
+            None => {
+                let inputs: Vec<Tensor> = self.inputs.iter().flatten().cloned().collect();
+                self.plan.evaluate(&inputs)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Started<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Started").field("plan", self.plan).finish_non_exhaustive()
     }
 }
 
@@ -224,7 +301,7 @@ impl fmt::Display for Timings {
 }
 
 /// The engine's steps for a graph.
-fn program(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> Result<Program> {
+fn program(graph: &Graph, inputs: &[ValueId], late: &[usize], outputs: &[ValueId]) -> Result<Program> {
     let level = match Level::detect() {
         Ok(level) => level,
         Err(error) => bail!(option, "OUZEL_SIMD: {error}"),
@@ -236,27 +313,8 @@ fn program(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> Result<Pro
             Exit::Argument(_) => None,
         })
         .collect();
-    let allocation = memory::allocate(&steps, &buffers, &kept, 0);
-    let dropped = dropped(&steps, tensors, &exits);
-    Ok(Program::new(steps, allocation, dropped, tensors, exits, weights, level))
-}
-
-/// For each step, the tensors that no later step reads.
-fn dropped(steps: &[Step], tensors: usize, exits: &[Exit]) -> Vec<Vec<usize>> {
-    let mut last: Vec<Option<usize>> = vec![None; tensors];
-    for (index, step) in steps.iter().enumerate() {
-        step.each_tensor_read(|tensor| last[tensor] = Some(index));
-    }
-    for exit in exits {
-        if let Exit::Argument(step::Argument::Tensor(tensor)) = exit {
-            last[*tensor] = None;
-        }
-    }
-    let mut dropped = vec![Vec::new(); steps.len()];
-    for (tensor, last) in last.into_iter().enumerate() {
-        if let Some(index) = last {
-            dropped[index].push(tensor);
-        }
-    }
-    dropped
+    let (steps, first_late) = stage::late_last(steps, late);
+    let allocation = memory::allocate(&steps, &buffers, &kept, first_late);
+    let dropped = stage::dropped(&steps, tensors, &exits, first_late);
+    Ok(Program::new(steps, first_late, allocation, dropped, tensors, exits, weights, level))
 }

@@ -30,7 +30,7 @@ mod tensor;
 pub use attribution::{Attribution, LossValue};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
 pub use builder::{Builder, Operand, Var};
-pub use compile::{Plan, Precision, Timings, simd_level};
+pub use compile::{Plan, Precision, Started, Timings, simd_level};
 pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};

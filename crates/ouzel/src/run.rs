@@ -15,6 +15,7 @@ use ouzel_kernels::{
     Addend, Epilogue, Gate, Level, Matrices, Operand, average_pool, average_pool_gradient, finish, max_pool,
     max_pool_gradient, reduce_channels, reduce_pixels, softmax,
 };
+use std::ops::Range;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -28,19 +29,24 @@ struct Workspace {
 /// The steps of a plan, with memory shared out.
 pub(crate) struct Program {
     pub(crate) steps: Vec<Step>,
-    pub(crate) allocation: Allocation,
+    /// The number of steps that do not depend on late inputs.
+    first_late: usize,
+    allocation: Allocation,
     /// For each step, the tensors that no later step reads.
-    pub(crate) dropped: Vec<Vec<usize>>,
-    pub(crate) tensors: usize,
-    pub(crate) exits: Vec<Exit>,
+    dropped: Vec<Vec<usize>>,
+    tensors: usize,
+    exits: Vec<Exit>,
     weights: Vec<Packed>,
-    pub(crate) level: Level,
+    level: Level,
+    /// The memory of runs that have ended.
     idle: Mutex<Vec<Workspace>>,
 }
 
 impl Program {
+    #[allow(clippy::too_many_arguments, reason = "each is a different product of compilation")]
     pub(crate) fn new(
         steps: Vec<Step>,
+        first_late: usize,
         allocation: Allocation,
         dropped: Vec<Vec<usize>>,
         tensors: usize,
@@ -48,7 +54,8 @@ impl Program {
         weights: Vec<Packed>,
         level: Level,
     ) -> Self {
-        Self { steps, allocation, dropped, tensors, exits, weights, level, idle: Mutex::new(Vec::new()) }
+        let idle = Mutex::new(Vec::new());
+        Self { steps, first_late, allocation, dropped, tensors, exits, weights, level, idle }
     }
 
     fn workspace(&self) -> Workspace {
@@ -60,12 +67,24 @@ impl Program {
         })
     }
 
-    /// Runs all steps. `timings` receives the time of each.
-    pub(crate) fn run(&self, inputs: &[Tensor], mut timings: Option<&mut [Duration]>) -> Result<Vec<Tensor>> {
-        let mut workspace = self.workspace();
-        for (index, step) in self.steps.iter().enumerate() {
+    fn release(&self, workspace: Workspace) {
+        if let Ok(mut idle) = self.idle.lock() {
+            idle.push(workspace);
+        }
+    }
+
+    /// Runs some of the steps. `timings` receives the time of each.
+    fn run_steps(
+        &self,
+        range: Range<usize>,
+        workspace: &mut Workspace,
+        inputs: &[Option<Tensor>],
+        mut timings: Option<&mut [Duration]>,
+    ) -> Result<()> {
+        for index in range {
+            let step = &self.steps[index];
             let start = timings.is_some().then(Instant::now);
-            Runner { program: self, workspace: &mut workspace, inputs }.step(step).context(|| &step.title)?;
+            Runner { program: self, workspace, inputs }.step(step).context(|| &step.title)?;
             for &tensor in &self.dropped[index] {
                 workspace.tensors[tensor] = None;
             }
@@ -73,19 +92,60 @@ impl Program {
                 timings[index] += start.elapsed();
             }
         }
-        let runner = Runner { program: self, workspace: &mut workspace, inputs };
-        let outputs = self.exits.iter().map(|exit| runner.exit(exit)).collect();
-        if let Ok(mut idle) = self.idle.lock() {
-            idle.push(workspace);
-        }
+        Ok(())
+    }
+
+    fn outputs(&self, workspace: &mut Workspace, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
+        let runner = Runner { program: self, workspace, inputs };
+        self.exits.iter().map(|exit| runner.exit(exit)).collect()
+    }
+
+    /// Runs all steps. `timings` receives the time of each.
+    pub(crate) fn run(&self, inputs: &[Tensor], timings: Option<&mut [Duration]>) -> Result<Vec<Tensor>> {
+        let inputs: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
+        let mut workspace = self.workspace();
+        self.run_steps(0..self.steps.len(), &mut workspace, &inputs, timings)?;
+        let outputs = self.outputs(&mut workspace, &inputs);
+        self.release(workspace);
         outputs
+    }
+
+    /// Runs the steps that do not depend on late inputs.
+    pub(crate) fn start(&self, inputs: &[Option<Tensor>]) -> Result<Stage<'_>> {
+        let mut workspace = self.workspace();
+        self.run_steps(0..self.first_late, &mut workspace, inputs, None)?;
+        Ok(Stage { program: self, workspace: Some(workspace) })
+    }
+}
+
+/// A run that waits for late inputs.
+pub(crate) struct Stage<'p> {
+    program: &'p Program,
+    workspace: Option<Workspace>,
+}
+
+impl Stage<'_> {
+    /// Runs the other steps; may be called again, for other late inputs.
+    pub(crate) fn finish(&mut self, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
+        let Some(workspace) = &mut self.workspace else { bail!(internal, "a stage has lost its memory") };
+        let program = self.program;
+        program.run_steps(program.first_late..program.steps.len(), workspace, inputs, None)?;
+        program.outputs(workspace, inputs)
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        if let Some(workspace) = self.workspace.take() {
+            self.program.release(workspace);
+        }
     }
 }
 
 struct Runner<'a> {
     program: &'a Program,
     workspace: &'a mut Workspace,
-    inputs: &'a [Tensor],
+    inputs: &'a [Option<Tensor>],
 }
 
 /// Floats that are taken out of their slot while a step writes them.
@@ -328,7 +388,7 @@ impl<'a> Runner<'a> {
     }
 
     fn input(&self, index: usize) -> Result<&Tensor> {
-        match self.inputs.get(index) {
+        match self.inputs.get(index).and_then(Option::as_ref) {
             Some(tensor) => Ok(tensor),
             None => bail!(input, "input {index} was not given"),
         }

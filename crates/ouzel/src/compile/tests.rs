@@ -351,3 +351,31 @@ fn nothing_is_rounded_to_float32_on_the_way_to_float64() {
     let third = 1.0f32 / 3.0;
     assert_eq!(run(Precision::F32), f64::from(third * third));
 }
+
+#[test]
+fn targets_that_come_later_share_the_forward_pass() {
+    let builder = Builder::new(Graph::default());
+    let float = |shape: &[usize]| Fact::new(DType::F32, shape.iter().map(|&length| length.into()).collect());
+    let x = builder.input("x", float(&[2, 3, 24, 24]));
+    let target = builder.input("target", float(&[2, 10]));
+    let net = Net { builder: &builder, numbers: Numbers::new() };
+    let scores = residual(&net, x);
+    let loss = (scores * target).id().unwrap();
+    let (x, target) = (x.id().unwrap(), target.id().unwrap());
+    let gradient = gradient(builder.finish().unwrap(), loss, &[x], &RuleSet::new()).unwrap();
+    let shapes = [(x, vec![2, 3, 24, 24]), (target, vec![2, 10])];
+    let wanted = [gradient.values[0], loss];
+    let numbers = Numbers::new();
+    let input = numbers.tensor(&[2, 3, 24, 24]);
+    for precision in [Precision::F32, Precision::F64] {
+        let plan = Plan::new(&gradient.graph, &shapes, &wanted, precision).unwrap();
+        let staged = Plan::staged(&gradient.graph, &shapes, &[target], &wanted, precision).unwrap();
+        let mut started = staged.start(std::slice::from_ref(&input)).unwrap();
+        for _ in 0..3 {
+            let weights = numbers.tensor(&[2, 10]);
+            let expected = plan.run(&[input.clone(), weights.clone()]).unwrap();
+            assert_eq!(started.finish(&[weights]).unwrap(), expected);
+        }
+        assert!(started.finish(&[]).is_err());
+    }
+}
