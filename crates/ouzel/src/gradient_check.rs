@@ -96,6 +96,26 @@ impl Sample {
     }
 }
 
+impl Sample {
+    /// The op, and its inputs in float32: each with whether it was drawn, or left out.
+    pub(crate) fn in_float32(&self) -> (Op, Vec<Option<(Tensor, bool)>>) {
+        let mut random = Random(11);
+        let narrow = |tensor: &Tensor| match tensor.dtype() {
+            DType::F64 => tensor.cast(DType::F32),
+            _ => tensor.clone(),
+        };
+        let inputs = self.inputs.iter().map(|input| match input {
+            SampleInput::Absent => None,
+            SampleInput::Given(tensor) => Some((narrow(tensor), false)),
+            SampleInput::Drawn(shape, domain) => {
+                Some((narrow(&Tensor::from(domain.draw(shape, &mut random))), true))
+            }
+        });
+        let inputs = inputs.collect();
+        (self.op.clone(), inputs)
+    }
+}
+
 /// The outputs of an op on given inputs; what is inferred of them must agree.
 pub(crate) fn outputs(op: impl Into<Op>, inputs: &[Tensor]) -> Vec<Tensor> {
     let mut graph = Graph::default();

@@ -38,7 +38,8 @@ impl Lowerer<'_> {
             _ => None,
         };
         if let Some(place) = relabeled {
-            if node.outputs.len() > 1 && !self.facts.consumers(node.outputs[1]).is_empty() {
+            let other = node.outputs.get(1);
+            if other.is_some_and(|&id| self.facts.is_output(id) || !self.facts.consumers(id).is_empty()) {
                 return Ok(false);
             }
             self.places[output.index()] = Some(place);

@@ -3,7 +3,7 @@
 use super::{Plan, Precision};
 use crate::backprop::gradient;
 use crate::builder::{Builder, Var};
-use crate::graph::{Fact, Graph, ValueId};
+use crate::graph::{Constant, Fact, Graph, ValueId};
 use crate::op::{Op, Real};
 use crate::ops::activation::{Clip, HardSwish, LeakyRelu};
 use crate::ops::convolution::{Conv, ConvTranspose};
@@ -378,4 +378,86 @@ fn targets_that_come_later_share_the_forward_pass() {
         }
         assert!(started.finish(&[]).is_err());
     }
+}
+
+/// The engine and the reference on one op and its gradient, for every way in which constants and inputs can be dealt out.
+fn check_op(name: &str, op: &Op, inputs: &[Option<(Tensor, bool)>], constants: usize) {
+    let mut graph = Graph::default();
+    let mut given = Vec::new();
+    let ids: Vec<Option<ValueId>> = (inputs.iter().enumerate())
+        .map(|(index, input)| {
+            let (tensor, drawn) = input.as_ref()?;
+            Some(match *drawn && constants >> index & 1 == 0 {
+                true => {
+                    let dims = tensor.shape().iter().map(|&length| length.into()).collect();
+                    let id = graph.add_input("x", Fact::new(tensor.dtype(), dims));
+                    given.push((id, tensor.clone()));
+                    id
+                }
+                false => graph.add_constant("", Constant::new(tensor.clone())),
+            })
+        })
+        .collect();
+    let Ok(node) = graph.add_node("", op.clone(), &ids) else { return };
+    let mut wanted = graph.node(node).outputs.clone();
+    let builder = Builder::new(graph);
+    let numbers = Numbers::new();
+    let mut loss = None;
+    for &output in &wanted {
+        let y = builder.var(output);
+        let shape: Option<Vec<usize>> = crate::dim::known_shape(&y.shape());
+        if let (DType::F32, Some(shape)) = (y.dtype(), shape) {
+            let term = (y * builder.constant(numbers.tensor(&shape))).sum();
+            loss = Some(loss.map_or(term, |sum| sum + term));
+        }
+    }
+    let wrt: Vec<ValueId> = given.iter().map(|(id, _)| *id).collect();
+    let loss = loss.map(|loss| loss.id().unwrap());
+    let mut graph = builder.finish().unwrap();
+    if let Some(Ok(gradient)) = loss.map(|loss| gradient(graph.clone(), loss, &wrt, &RuleSet::new())) {
+        graph = gradient.graph;
+        wanted.extend(gradient.values);
+    }
+    let shapes: Vec<(ValueId, Vec<usize>)> =
+        given.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
+    let tensors: Vec<Tensor> = given.into_iter().map(|(_, tensor)| tensor).collect();
+    let run = |precision| {
+        let plan =
+            Plan::new(&graph, &shapes, &wanted, precision).unwrap_or_else(|e| panic!("{name}: {e}\n{graph}"));
+        let outputs = plan.run(&tensors).unwrap_or_else(|error| panic!("{name}: {error}\n{graph}"));
+        (outputs, plan.to_string())
+    };
+    let ((found, steps), (expected, _)) = (run(Precision::F32), run(Precision::F64));
+    for (place, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let error = relative_error(found, expected);
+        // Not-a-number and infinity are where they are in the reference.
+        let same = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan());
+        let fits = match error.is_finite() {
+            true => error < 1e-4,
+            false => found
+                .to_f64()
+                .iter()
+                .zip(&expected.to_f64())
+                .all(|(&a, &b)| same(a, b) || (a - b).abs() <= 1e-4 * (1.0 + b.abs())),
+        };
+        assert!(fits, "{name} {op:?}, result {place}: relative error {error:.1e}\n{steps}\n{graph}");
+    }
+}
+
+#[test]
+fn every_op_on_the_list_and_its_gradient() {
+    let mut failed = Vec::new();
+    for (name, samples) in crate::op::samples() {
+        for sample in &samples {
+            let (op, inputs) = sample.in_float32();
+            for constants in [0, 0b10, 0b110, 0b1] {
+                let checked = || check_op(name, &op, &inputs, constants);
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(checked)).is_err() {
+                    failed.push(name);
+                }
+            }
+        }
+    }
+    failed.dedup();
+    assert!(failed.is_empty(), "{failed:?}");
 }
