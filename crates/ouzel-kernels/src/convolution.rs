@@ -4,6 +4,7 @@ use crate::depthwise;
 use crate::epilogue::{Epilogue, Finish, WORD};
 use crate::few;
 use crate::level::{Kernel, Level};
+use crate::packed::Packed;
 use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, block_width, packed_width};
 use crate::vector::Simd;
 use crate::view::View;
@@ -96,9 +97,6 @@ pub(crate) fn gradient_taps(shape: &ConvolutionShape, axis: usize, phase: usize)
         .collect()
 }
 
-/// Floats of a cache line.
-const LINE_ELEMENTS: usize = 16;
-
 /// The order of packed weights, and with it the kernel that reads them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packing {
@@ -171,9 +169,7 @@ pub struct Convolution {
     /// Step of the output within a pass.
     pub(crate) output_step: [usize; 3],
     pub(crate) passes: Vec<Pass>,
-    weights: Vec<f32>,
-    /// Where the weights begin, at a cache line.
-    aligned: usize,
+    weights: Packed,
 }
 
 impl Convolution {
@@ -202,8 +198,36 @@ impl Convolution {
         let (inputs, outputs) = (shape.input_channels / shape.groups, shape.output_channels / shape.groups);
         let mut convolution = Convolution::without_weights(shape);
         convolution.packing = packing;
-        pack(&mut convolution.weights, packing, shape, &taps, inputs, outputs, weight);
-        convolution.align()
+        let length = shape.groups * packing.len(shape.taps() * inputs, inputs.max(1), outputs);
+        convolution.weights = Packed::zeros(length);
+        pack(convolution.weights.as_mut_slice(), packing, shape, &taps, inputs, outputs, weight);
+        convolution
+    }
+
+    /// A convolution of single pixels whose weights are given output by output: `fill(first, rows)` writes those of some outputs from
+    /// `first` on, `[output][input]`.
+    pub(crate) fn with_rows(
+        input_channels: usize,
+        output_channels: usize,
+        fill: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Convolution {
+        let shape = ConvolutionShape::new(input_channels, output_channels, [1; 3]);
+        shape.check();
+        let mut convolution = Convolution::without_weights(&shape);
+        convolution.weights = Packed::zeros(packed_width(output_channels) * input_channels);
+        if input_channels == 0 {
+            return convolution;
+        }
+        let blocks = convolution.weights.as_mut_slice().par_chunks_mut(BLOCK * input_channels).enumerate();
+        blocks.for_each_init(Vec::new, |rows, (block, packed)| {
+            let first = block * BLOCK;
+            let count = BLOCK.min(output_channels - first);
+            rows.resize(count * input_channels, 0.0);
+            fill(first, rows);
+            let width = block_width(output_channels - first);
+            interleave(packed, width, count, |lane, input| rows[lane * input_channels + input]);
+        });
+        convolution
     }
 
     /// A convolution that can only be run with the weights of others.
@@ -217,27 +241,13 @@ impl Convolution {
             input_step: shape.stride,
             output_step: [1; 3],
             passes: vec![Pass { start: [0; 3], taps, weights: 0 }],
-            weights: Vec::new(),
-            aligned: 0,
+            weights: Packed::zeros(0),
         }
     }
 
     /// The packed weights.
     pub(crate) fn weights(&self) -> &[f32] {
-        &self.weights[self.aligned..]
-    }
-
-    /// Moves the weights by a few elements so that they begin at a cache line, which halves the lines that a vector touches.
-    fn align(mut self) -> Convolution {
-        let length = self.weights.len();
-        self.weights.reserve_exact(LINE_ELEMENTS);
-        let shift = self.weights.as_ptr().align_offset(LINE_ELEMENTS * size_of::<f32>());
-        if shift < LINE_ELEMENTS {
-            self.weights.resize(length + shift, 0.0);
-            self.weights.copy_within(..length, shift);
-            self.aligned = shift;
-        }
-        self
+        self.weights.as_slice()
     }
 
     /// The gradient with respect to the input of the convolution that `shape` describes: `run` takes the gradient of the output (as its
@@ -253,18 +263,22 @@ impl Convolution {
         let count = shape.taps();
         let packing = Packing::best(shape.groups, inputs, outputs);
         let length = shape.groups * packing.len(count * inputs, inputs, outputs);
-        let mut packed = Vec::with_capacity(length + LINE_ELEMENTS);
+        let mut packed = Packed::zeros(length);
+        let mut begin = 0;
         let mut passes = Vec::new();
         let phases = shape.stride;
         for start in (0..phases[0])
             .flat_map(|z| (0..phases[1]).flat_map(move |y| (0..phases[2]).map(move |x| [z, y, x])))
         {
             let taps = [0, 1, 2].map(|axis| gradient_taps(shape, axis, start[axis]));
-            let begin = packed.len();
-            pack(&mut packed, packing, shape, &taps, inputs, outputs, |group, output, input, tap| {
+            let depth = taps.iter().map(|taps| taps.len()).product::<usize>() * inputs;
+            let end = begin + shape.groups * packing.len(depth, inputs.max(1), outputs);
+            let part = &mut packed.as_mut_slice()[begin..end];
+            pack(part, packing, shape, &taps, inputs, outputs, |group, output, input, tap| {
                 weights[((group * inputs + input) * outputs + output) * count + tap]
             });
             passes.push(Pass { start, taps: taps.map(offsets), weights: begin });
+            begin = end;
         }
         Convolution {
             input_channels: shape.output_channels,
@@ -275,9 +289,7 @@ impl Convolution {
             output_step: shape.stride,
             passes,
             weights: packed,
-            aligned: 0,
         }
-        .align()
     }
 
     /// A transposed convolution; weights in ONNX's order `[input channel][output channel / groups][depth][height][width]`, and
@@ -380,9 +392,9 @@ fn check_weights(shape: &ConvolutionShape, weights: &[f32]) {
     assert_eq!(weights.len(), expected, "number of weights of {shape:?}");
 }
 
-/// Appends the weights of one pass.
+/// Packs the weights of one pass.
 fn pack(
-    packed: &mut Vec<f32>,
+    packed: &mut [f32],
     packing: Packing,
     shape: &ConvolutionShape,
     taps: &[Vec<(usize, isize)>; 3],
@@ -396,17 +408,13 @@ fn pack(
         .flat_map(|z| taps[1].iter().map(move |y| (z, y)))
         .flat_map(|(z, y)| taps[2].iter().map(move |x| (z.0 * kernel[1] + y.0) * kernel[2] + x.0))
         .collect();
-    let begin = packed.len();
     let depth = order.len() * inputs;
-    let group_len = packing.len(depth, inputs.max(1), outputs);
-    packed.reserve_exact(shape.groups * group_len + LINE_ELEMENTS);
-    packed.resize(begin + shape.groups * group_len, 0.0);
-    if group_len == 0 {
+    if packed.is_empty() || depth == 0 {
         return;
     }
     match packing {
         Packing::Depthwise => {
-            for (tap, row) in order.iter().zip(packed[begin..].chunks_exact_mut(shape.groups)) {
+            for (tap, row) in order.iter().zip(packed.chunks_exact_mut(shape.groups)) {
                 for (group, value) in row.iter_mut().enumerate() {
                     *value = weight(group, 0, 0, *tap);
                 }
@@ -414,7 +422,7 @@ fn pack(
             return;
         }
         Packing::FewOutputs => {
-            let taps = packed[begin..].chunks_exact_mut(few::packed_tap(inputs, outputs));
+            let taps = packed.chunks_exact_mut(few::packed_tap(inputs, outputs));
             for (tap, row) in order.iter().zip(taps) {
                 for input in 0..inputs {
                     for output in 0..outputs {
@@ -427,19 +435,29 @@ fn pack(
         }
         Packing::Blocks => {}
     }
-    let groups = packed[begin..].par_chunks_mut(packed_width(outputs) * depth).enumerate();
+    let groups = packed.par_chunks_mut(packed_width(outputs) * depth).enumerate();
     groups.for_each(|(group, packed)| {
         packed.par_chunks_mut(BLOCK * depth).enumerate().for_each(|(block, packed)| {
             let first = block * BLOCK;
-            let width = block_width(outputs - first);
-            for (position, row) in packed.chunks_exact_mut(width).enumerate() {
-                let (tap, input) = (order[position / inputs], position % inputs);
-                for (lane, value) in row.iter_mut().enumerate().take(outputs - first) {
-                    *value = weight(group, first + lane, input, tap);
-                }
-            }
+            let count = BLOCK.min(outputs - first);
+            interleave(packed, block_width(outputs - first), count, |lane, position| {
+                weight(group, first + lane, position % inputs, order[position / inputs])
+            });
         });
     });
+}
+
+/// Writes `count` lanes of rows of `width`, some rows at a time, so that both what is read and what is written stays in the cache.
+#[inline(always)]
+fn interleave(packed: &mut [f32], width: usize, count: usize, value: impl Fn(usize, usize) -> f32) {
+    const ROWS: usize = 16;
+    for (chunk, rows) in packed.chunks_mut(ROWS * width).enumerate() {
+        for lane in 0..count {
+            for (row, values) in rows.chunks_exact_mut(width).enumerate() {
+                values[lane] = value(lane, chunk * ROWS + row);
+            }
+        }
+    }
 }
 
 /// How a pass is cut into tasks: a number of chunks of tiles of pixels times a number of runs of blocks of channels.

@@ -70,6 +70,16 @@ impl Dense {
         Dense { inputs, outputs, convolution }
     }
 
+    /// Packs a layer whose weights are given output by output: `fill(first, rows)` writes those of some outputs from `first` on, as
+    /// `[output][input]`. No more than a few outputs are asked for at a time, so that a large layer can be read from a file piece by
+    /// piece; several threads ask at once.
+    ///
+    /// # Panics
+    /// If the sizes are too large.
+    pub fn from_rows(inputs: usize, outputs: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Dense {
+        Dense { inputs, outputs, convolution: Convolution::with_rows(inputs, outputs, fill) }
+    }
+
     /// Number of inputs.
     pub fn inputs(&self) -> usize {
         self.inputs

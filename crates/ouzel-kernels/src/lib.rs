@@ -89,6 +89,7 @@ mod function;
 mod layout;
 mod level;
 mod matrix;
+mod packed;
 mod peak;
 mod pool;
 mod program;

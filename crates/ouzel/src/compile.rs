@@ -229,7 +229,7 @@ fn program(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> Result<Pro
         Ok(level) => level,
         Err(error) => bail!(option, "OUZEL_SIMD: {error}"),
     };
-    let Lowered { steps, buffers, tensors, exits } = lower::lower(graph, inputs, outputs)?;
+    let Lowered { steps, buffers, tensors, exits, weights } = lower::lower(graph, inputs, outputs)?;
     let kept: Vec<BufferId> = (exits.iter())
         .filter_map(|exit| match exit {
             Exit::Place(place) => Some(place.buffer),
@@ -238,7 +238,7 @@ fn program(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> Result<Pro
         .collect();
     let allocation = memory::allocate(&steps, &buffers, &kept, 0);
     let dropped = dropped(&steps, tensors, &exits);
-    Ok(Program::new(steps, allocation, dropped, tensors, exits, level))
+    Ok(Program::new(steps, allocation, dropped, tensors, exits, weights, level))
 }
 
 /// For each step, the tensors that no later step reads.

@@ -4,8 +4,10 @@ use crate::dim::{Dim, Shape, display_shape, known_shape};
 use crate::error::{Context, Result, bail};
 use crate::op::{Inputs, Op, OpDef};
 use crate::tensor::{DType, Tensor};
+use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A value of one [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -131,6 +133,11 @@ impl fmt::Display for Fact {
 pub(crate) trait Stored: Send + Sync {
     /// Reads the elements.
     fn load(&self) -> Result<Tensor>;
+
+    /// Reads float32 elements from `first` on; false if they are not stored as such.
+    fn read_floats(&self, _first: usize, _out: &mut [f32]) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// A tensor that is part of the graph; it may still lie in the model's file.
@@ -145,20 +152,34 @@ struct ConstantInner {
     stored: Option<Box<dyn Stored>>,
     /// The number that a scalar was rounded from.
     exact: Option<f64>,
+    /// Forms of the elements that kernels read, made once for all plans.
+    forms: Mutex<HashMap<Vec<u64>, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Constant {
     /// A constant that is in memory.
     pub fn new(tensor: Tensor) -> Self {
         let fact = Fact::of(&tensor);
-        Self(Arc::new(ConstantInner { fact, tensor: OnceLock::from(tensor), stored: None, exact: None }))
+        Self(Arc::new(ConstantInner {
+            fact,
+            tensor: OnceLock::from(tensor),
+            stored: None,
+            exact: None,
+            forms: Mutex::default(),
+        }))
     }
 
     /// A constant of rank 0, which keeps the number that it is rounded from.
     pub fn scalar(value: f64, dtype: DType) -> Self {
         let tensor = Tensor::scalar(value).cast(dtype);
         let (fact, tensor) = (Fact::of(&tensor), OnceLock::from(tensor));
-        Self(Arc::new(ConstantInner { fact, tensor, stored: None, exact: Some(value) }))
+        Self(Arc::new(ConstantInner {
+            fact,
+            tensor,
+            stored: None,
+            exact: Some(value),
+            forms: Mutex::default(),
+        }))
     }
 
     /// The same constant in float64, if it is in float32: a scalar as it was before it was rounded.
@@ -180,7 +201,8 @@ impl Constant {
             return Ok(Self::new(stored.load()?));
         }
         let fact = Fact::new(dtype, shape.iter().map(|&length| length.into()).collect());
-        Ok(Self(Arc::new(ConstantInner { fact, tensor: OnceLock::new(), stored: Some(stored), exact: None })))
+        let (tensor, forms) = (OnceLock::new(), Mutex::default());
+        Ok(Self(Arc::new(ConstantInner { fact, tensor, stored: Some(stored), exact: None, forms })))
     }
 
     /// Element type, shape and content.
@@ -209,6 +231,26 @@ impl Constant {
             (Some(tensor), _) => Ok(tensor.clone()),
             (None, Some(stored)) => stored.load(),
             (None, None) => bail!(internal, "a constant has neither elements nor a place to read them from"),
+        }
+    }
+
+    /// Reads float32 elements from `first` on, straight from where they are stored; false if that cannot be done.
+    pub(crate) fn read_floats(&self, first: usize, out: &mut [f32]) -> Result<bool> {
+        match (self.0.tensor.get(), &self.0.stored) {
+            (None, Some(stored)) => stored.read_floats(first, out),
+            _ => Ok(false),
+        }
+    }
+
+    /// A form of the elements that was kept under this key.
+    pub(crate) fn form(&self, key: &[u64]) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.0.forms.lock().ok()?.get(key).cloned()
+    }
+
+    /// Keeps a form of the elements for as long as the constant lives.
+    pub(crate) fn keep_form(&self, key: Vec<u64>, form: Arc<dyn Any + Send + Sync>) {
+        if let Ok(mut forms) = self.0.forms.lock() {
+            forms.insert(key, form);
         }
     }
 

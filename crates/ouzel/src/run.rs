@@ -3,7 +3,7 @@
 use crate::compile::layout::{BufferId, Order, Place};
 use crate::compile::lower::Exit;
 use crate::compile::memory::{Allocation, Memory};
-use crate::compile::pack::elements;
+use crate::compile::pack::{Packed, elements};
 use crate::compile::step::{Argument, Factor, Finish, OperandStep, Region, Step, Target, Work};
 use crate::error::{Context, Result, bail};
 use crate::graph::Fact;
@@ -33,6 +33,7 @@ pub(crate) struct Program {
     pub(crate) dropped: Vec<Vec<usize>>,
     pub(crate) tensors: usize,
     pub(crate) exits: Vec<Exit>,
+    weights: Vec<Packed>,
     pub(crate) level: Level,
     idle: Mutex<Vec<Workspace>>,
 }
@@ -44,9 +45,10 @@ impl Program {
         dropped: Vec<Vec<usize>>,
         tensors: usize,
         exits: Vec<Exit>,
+        weights: Vec<Packed>,
         level: Level,
     ) -> Self {
-        Self { steps, allocation, dropped, tensors, exits, level, idle: Mutex::new(Vec::new()) }
+        Self { steps, allocation, dropped, tensors, exits, weights, level, idle: Mutex::new(Vec::new()) }
     }
 
     fn workspace(&self) -> Workspace {
@@ -191,12 +193,14 @@ impl<'a> Runner<'a> {
                 }
                 Ok(())
             }
-            Work::Convolution { kernel, from, to, finish } => {
+            Work::Convolution { weights, from, to, finish } => {
+                let kernel = self.program.weights[*weights].convolution()?;
                 self.finished(to, finish, None, |own, output, _, epilogue| {
                     kernel.run(level, own.floats(from.buffer), &from.view, output, &to.view, epilogue);
                 })
             }
-            Work::Dense { layer, transposed, rows, from, to, finish } => {
+            Work::Dense { weights, transposed, rows, from, to, finish } => {
+                let layer = self.program.weights[*weights].dense()?;
                 self.finished(to, finish, None, |own, output, _, epilogue| {
                     let input = own.floats(from.buffer);
                     match transposed {

@@ -4,7 +4,7 @@ use super::anchor::{Anchor, Facts};
 use super::fuse::{Cluster, Ending, Fusion};
 use super::layout::{BufferId, Order, Place, strided_copy};
 use super::order::Layouts;
-use super::pack::{Packer, elements};
+use super::pack::{Packed, Packer, elements};
 use super::pointwise::{Expression, Leaf};
 use super::step::{
     Argument, Buffer, BufferKind, Finish, GateStep, OperandStep, Region, Step, Target, TensorId, Work,
@@ -32,6 +32,7 @@ pub(crate) struct Lowered {
     pub(crate) buffers: Vec<Buffer>,
     pub(crate) tensors: usize,
     pub(crate) exits: Vec<Exit>,
+    pub(crate) weights: Vec<Packed>,
 }
 
 /// The steps that compute `outputs` from `inputs`.
@@ -64,8 +65,8 @@ pub(crate) fn lower(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> R
         .context(|| node.title())?;
     }
     let exits = outputs.iter().map(|&id| lowerer.exit(id)).collect::<Result<_>>()?;
-    let Lowerer { steps, buffers, tensors, .. } = lowerer;
-    Ok(Lowered { steps, buffers, tensors: tensors.len(), exits })
+    let Lowerer { steps, buffers, tensors, packer, .. } = lowerer;
+    Ok(Lowered { steps, buffers, tensors: tensors.len(), exits, weights: packer.finish()? })
 }
 
 pub(super) struct Lowerer<'a> {
@@ -361,16 +362,16 @@ impl<'a> Lowerer<'a> {
         let to = to_region;
         let work = match anchor {
             Anchor::Convolution { .. } => {
-                let kernel = self.packer.convolution(graph, cluster)?;
-                Work::Convolution { kernel, from, to, finish }
+                let weights = self.packer.convolution(graph, cluster)?;
+                Work::Convolution { weights, from, to, finish }
             }
             Anchor::Scale => {
                 let factors = cluster.output_scale.as_deref().unwrap_or_default();
-                Work::Convolution { kernel: self.packer.scale(factors), from, to, finish }
+                Work::Convolution { weights: self.packer.scale(factors), from, to, finish }
             }
             Anchor::Dense { weight, transposed, alpha } => {
-                let (layer, backwards) = self.packer.dense(graph, *weight, *transposed, *alpha)?;
-                Work::Dense { layer, transposed: backwards, rows: to.view.pixels(), from, to, finish }
+                let (weights, backwards) = self.packer.dense(graph, *weight, *transposed, *alpha)?;
+                Work::Dense { weights, transposed: backwards, rows: to.view.pixels(), from, to, finish }
             }
             Anchor::MaxPool { window } => {
                 let indices = node.outputs.get(1).filter(|&&id| !self.facts.consumers(id).is_empty());

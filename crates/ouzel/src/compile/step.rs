@@ -1,11 +1,12 @@
 //! The steps of a plan: kernel calls and reference evaluations on places in buffers.
 
 use super::layout::{BufferId, Place};
+use super::pack::WeightsId;
 use crate::graph::Constant;
 use crate::op::Op;
 use ouzel_kernels::{
-    Activation, AverageCount, Convolution, Dense, GateRule, MatrixProduct, Program, RecordRule, Reduction,
-    SoftmaxKind, StridedCopy, View, Window,
+    Activation, AverageCount, GateRule, MatrixProduct, Program, RecordRule, Reduction, SoftmaxKind,
+    StridedCopy, View, Window,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -125,14 +126,14 @@ pub(crate) enum Work {
         outputs: Vec<Option<Target>>,
     },
     Convolution {
-        kernel: Arc<Convolution>,
+        weights: WeightsId,
         from: Region,
         to: Region,
         finish: Finish,
     },
     /// A dense layer, or the gradient of one.
     Dense {
-        layer: Arc<Dense>,
+        weights: WeightsId,
         transposed: bool,
         rows: usize,
         from: Region,

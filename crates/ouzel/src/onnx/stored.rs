@@ -293,6 +293,24 @@ impl crate::graph::Stored for Stored {
     fn load(&self) -> Result<Tensor> {
         Stored::load(self)
     }
+
+    fn read_floats(&self, first: usize, out: &mut [f32]) -> Result<bool> {
+        let (Place::File(file, offset), Encoding::F32) = (&self.place, self.encoding) else {
+            return Ok(false);
+        };
+        if first.checked_add(out.len()).is_none_or(|end| end > self.len()) {
+            return Err(Error::internal("elements beyond the end of a tensor were asked for"));
+        }
+        let mut rest = &mut *out;
+        let decode = little(f32::from_le_bytes);
+        file.read(*offset + 4 * first as u64, 4 * rest.len(), |bytes| {
+            let (block, tail) = std::mem::take(&mut rest).split_at_mut(bytes.len() / 4);
+            rest = tail;
+            decode(bytes, block)
+        })
+        .context(|| label(&self.name))?;
+        Ok(true)
+    }
 }
 
 impl fmt::Debug for Stored {
