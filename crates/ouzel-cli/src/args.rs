@@ -135,7 +135,7 @@ pub struct TargetArgs {
     /// Explain probabilities, not the logits before a final softmax
     #[arg(long)]
     pub keep_softmax: bool,
-    /// Instead of a target: weighted losses, as [[loss]] entries of a TOML file
+    /// Instead of a target: weighted losses, as `[[loss]]` entries of a TOML file
     ///
     /// kind is activation_maximization (layer, filters, channel_axis), lp_norm (p) or total_variation (beta); each may
     /// have a weight. With keras-vis's signs, activation_maximization with weight -1 raises the activation.
@@ -155,7 +155,7 @@ pub struct MethodArgs {
     /// The method; 'ouzel methods' describes them
     #[arg(long, value_name = "NAME", default_value = METHODS[0].name, value_parser = Choice::of(METHODS.iter().map(|method| method.name)))]
     pub method: String,
-    /// Another backward rule for activation functions: none, guided, rectified (also relu, deconv), or the [[rule]]
+    /// Another backward rule for activation functions: none, guided, rectified (also relu, deconv), or the `[[rule]]`
     /// rows of a TOML file
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "none", value_parser = modifier)]
     pub backprop_modifier: String,

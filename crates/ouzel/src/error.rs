@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a request could not be answered.
 ///
 /// The message names the file, node, tensor or option at fault, what was expected, what was found, and what to do.
-/// The enclosing circumstances (the node, then the file) are added with [`Context::context`] on the way up.
+/// The enclosing circumstances (the node, then the file) are added on the way up.
 ///
 /// Cheap to clone; the cause, if there is one, is reachable through [`std::error::Error::source`].
 #[derive(Clone)]

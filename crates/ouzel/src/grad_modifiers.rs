@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// keras-vis's small constant: keeps `invert` and `small_values` off the pole at a gradient of 0.
-pub const EPSILON: f64 = 1e-7;
+const EPSILON: f64 = 1e-7;
 
 type Function = dyn Fn(ArrayD<f64>) -> ArrayD<f64> + Send + Sync;
 
@@ -22,7 +22,7 @@ type Function = dyn Fn(ArrayD<f64>) -> ArrayD<f64> + Send + Sync;
 /// | `invert` | `1 / (g + ε)` | not symmetric, with a pole at `g = -ε`; kept for keras-vis |
 /// | `small_values` | `abs(1 / (g + ε))` | what keeps the target as it is |
 ///
-/// `ε` is [`EPSILON`]. A gradient of exactly 0 becomes 1e7 under `small_values`, so its map is nearly binary.
+/// `ε` is 1e-7. A gradient of exactly 0 becomes 1e7 under `small_values`, so its map is nearly binary.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum GradModifier {
