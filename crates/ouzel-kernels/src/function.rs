@@ -87,6 +87,19 @@ pub(crate) fn sigmoid<S: Simd>(simd: S, x: f32) -> f32 {
     1.0 / (1.0 + exp(simd, -x))
 }
 
+/// x · sigmoid(x)
+#[inline(always)]
+pub(crate) fn silu<S: Simd>(simd: S, x: f32) -> f32 {
+    x / (1.0 + exp(simd, -x))
+}
+
+/// The derivative of x · sigmoid(x).
+#[inline(always)]
+pub(crate) fn silu_slope<S: Simd>(simd: S, x: f32) -> f32 {
+    let s = sigmoid(simd, x);
+    s * simd.multiply_add_one(x, 1.0 - s, 1.0)
+}
+
 /// The error function.
 #[inline(always)]
 pub(crate) fn erf<S: Simd>(simd: S, x: f32) -> f32 {

@@ -37,6 +37,10 @@ pub enum Unary {
     Tanh,
     /// 1 / (1 + e⁻ˣ)
     Sigmoid,
+    /// x / (1 + e⁻ˣ), the sigmoid linear unit.
+    Silu,
+    /// The derivative of [`Unary::Silu`].
+    SiluSlope,
     /// The error function.
     Erf,
     /// The next lower integer.
@@ -535,6 +539,8 @@ fn unary<S: Simd>(
         Unary::Ln => each!(|x| function::ln(simd, x)),
         Unary::Tanh => each!(|x| function::tanh(simd, x)),
         Unary::Sigmoid => each!(|x| function::sigmoid(simd, x)),
+        Unary::Silu => each!(|x| function::silu(simd, x)),
+        Unary::SiluSlope => each!(|x| function::silu_slope(simd, x)),
         Unary::Erf => each!(|x| function::erf(simd, x)),
         Unary::Floor => each!(|x| x.floor()),
         Unary::Ceil => each!(|x| x.ceil()),

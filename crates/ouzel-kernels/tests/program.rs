@@ -108,3 +108,33 @@ fn not_a_number_stays() {
 fn unset_registers_panic() {
     Program::new(vec![Instruction::Store { result: 0, from: 3 }]);
 }
+
+#[test]
+fn sigmoid_linear_unit_and_its_slope() {
+    let xs: Vec<f32> = (-60..=60).map(|n| n as f32 / 4.0).collect();
+    let view = View::packed(1, [1, 1, xs.len()], 1);
+    let exact = |x: f64| {
+        let s = 1.0 / (1.0 + (-x).exp());
+        (x * s, s * (1.0 + x * (1.0 - s)))
+    };
+    for level in Level::available() {
+        for (function, slope) in [(Unary::Silu, false), (Unary::SiluSlope, true)] {
+            let program = Program::new(vec![
+                Instruction::Load { to: 0, operand: 0 },
+                Instruction::Unary { to: 1, function, a: 0 },
+                Instruction::Store { result: 0, from: 1 },
+            ]);
+            let mut ys = vec![0.0; xs.len()];
+            program.run(level, &view, &[Operand::Full(&xs, view)], &mut [Target::Full(&mut ys, view)]);
+            for (x, y) in xs.iter().zip(&ys) {
+                let (value, derivative) = exact(f64::from(*x));
+                let expected = if slope { derivative } else { value };
+                let error = (f64::from(*y) - expected).abs();
+                assert!(
+                    error <= 1e-6 * expected.abs().max(0.01),
+                    "{function:?} of {x}: {y}, expected {expected}"
+                );
+            }
+        }
+    }
+}

@@ -179,7 +179,60 @@ impl<'a> Writer<'a> {
     }
 
     fn binary(&mut self, function: Binary, a: Number, b: Number) -> Number {
-        self.make(Make::Binary(function, a, b))
+        match function {
+            Binary::Multiply if self.is_sigmoid(b, a) => self.unary(Unary::Silu, a),
+            Binary::Multiply if self.is_sigmoid(a, b) => self.unary(Unary::Silu, b),
+            Binary::Add => match self.silu_slope(a, b).or_else(|| self.silu_slope(b, a)) {
+                Some((factor, x)) => {
+                    let slope = self.unary(Unary::SiluSlope, x);
+                    self.make(Make::Binary(Binary::Multiply, factor, slope))
+                }
+                None => self.make(Make::Binary(function, a, b)),
+            },
+            _ => self.make(Make::Binary(function, a, b)),
+        }
+    }
+
+    fn is_sigmoid(&self, number: Number, of: Number) -> bool {
+        self.made[number] == Make::Unary(Unary::Sigmoid, of)
+    }
+
+    /// g and x, if the sum of two numbers is g · s + g · x · s · (1 - s) with s = sigmoid(x): the gradient of x · sigmoid(x).
+    fn silu_slope(&self, first: Number, second: Number) -> Option<(Number, Number)> {
+        let Make::Binary(Binary::Multiply, a, b) = self.made[first] else { return None };
+        [(a, b), (b, a)].into_iter().find_map(|(g, s)| {
+            let Make::Unary(Unary::Sigmoid, x) = self.made[s] else { return None };
+            let mut factors = Vec::new();
+            self.factors(second, g, &mut factors);
+            let rest = factors.iter().position(|&factor| self.is_opposite(factor, s))?;
+            factors.remove(rest);
+            factors.sort_unstable();
+            let mut expected = [g, x, s];
+            expected.sort_unstable();
+            (factors == expected).then_some((g, x))
+        })
+    }
+
+    /// The factors of a product; `whole` is not taken apart.
+    fn factors(&self, number: Number, whole: Number, factors: &mut Vec<Number>) {
+        match self.made[number] {
+            Make::Binary(Binary::Multiply, a, b) if number != whole => {
+                self.factors(a, whole, factors);
+                self.factors(b, whole, factors);
+            }
+            _ => factors.push(number),
+        }
+    }
+
+    /// True for 1 - s, however it is written.
+    fn is_opposite(&self, number: Number, s: Number) -> bool {
+        let is_one = |number: Number| self.made[number] == Make::Constant(1.0);
+        let is_negative = |number: Number| self.made[number] == Make::Unary(Unary::Negate, s);
+        match self.made[number] {
+            Make::Binary(Binary::Add, a, b) => (is_one(a) && is_negative(b)) || (is_one(b) && is_negative(a)),
+            Make::Binary(Binary::Subtract, a, b) => is_one(a) && b == s,
+            _ => false,
+        }
     }
 
     fn select(&mut self, condition: Number, a: Number, b: Number) -> Number {
