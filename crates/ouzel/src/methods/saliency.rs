@@ -227,7 +227,8 @@ impl Saliency {
         let mut kinds: BTreeMap<&str, (usize, Option<&'static str>)> = BTreeMap::new();
         for &id in &coverage.default {
             let node = graph.node(id);
-            if node.op.family() == "activation" {
+            // Erf is how exporters spell GELU out.
+            if node.op.family() == "activation" || node.op.name() == "Erf" {
                 let rectifier = BackpropModifier::rectifier_name(graph, node);
                 let entry = kinds.entry(node.op.name()).or_insert((0, rectifier));
                 entry.0 += 1;
