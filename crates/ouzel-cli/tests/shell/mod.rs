@@ -1,5 +1,5 @@
 //! Runs the real binary in a folder of its own.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, reason = "shared by test files that each use a part of it")]
 
 use ndarray::{Array, ArrayD, Dimension};
 use ndarray_npy::{ReadNpyExt, ReadableElement, WritableElement, WriteNpyExt};

@@ -3,7 +3,7 @@
 /// A generator of reproducible random numbers (SplitMix64).
 pub struct Random(pub u64);
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared by test files that each use a part of it")]
 impl Random {
     /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
@@ -41,7 +41,7 @@ impl Random {
 }
 
 /// Runs `work` in pools of 1, 2 and 3 threads and asserts that the results have equal bits.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared by test files that each use a part of it")]
 pub fn same_for_all_threads(work: impl Fn() -> Vec<f32> + Send + Sync) -> Vec<f32> {
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
@@ -55,7 +55,7 @@ pub fn same_for_all_threads(work: impl Fn() -> Vec<f32> + Send + Sync) -> Vec<f3
 }
 
 /// Whether two slices have the same bits.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared by test files that each use a part of it")]
 pub fn equal_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
