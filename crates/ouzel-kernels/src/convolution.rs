@@ -145,8 +145,8 @@ pub(crate) struct Pass {
 /// stride that writes every so many pixels. A transposed convolution is the gradient of a convolution, see
 /// [`Convolution::transposed`].
 ///
-/// Every output element is one chain of multiply-adds over the taps in row-major order (in falling order for the gradient) and over
-/// the input channels, whatever the batch, the number of threads and the position.
+/// Every output element is added up over the taps in row-major order (in falling order for the gradient) and over the input channels,
+/// in chains of multiply-adds of at most 256, whatever the batch, the number of threads and the position.
 ///
 /// ```
 /// use ouzel_kernels::{Convolution, ConvolutionShape, Epilogue, Level, View};

@@ -46,7 +46,7 @@ impl<'a> Matrices<'a> {
 
 /// A batch of products `output[b] = left[b] · right[b]`, planned once.
 ///
-/// Every element is one chain of multiply-adds over the inner dimension.
+/// Every element is the sum of chains of at most 256 multiply-adds over the inner dimension.
 ///
 /// ```
 /// use ouzel_kernels::{Level, Matrices, MatrixProduct};
