@@ -270,8 +270,8 @@ pub struct OutputArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Running")]
 pub struct RunArgs {
-    /// f32 is fast; f64 is the reference evaluation, slow and exact
-    #[arg(long, value_name = "P", default_value = "f32", value_parser = Choice::of(["f32", "f64"]).try_map(parsed::<Precision>))]
+    /// f32 is fast; f32-direct does without Winograd's convolution; f64 is the reference evaluation, slow and exact
+    #[arg(long, value_name = "P", default_value = "f32", value_parser = Choice::of(["f32", "f32-direct", "f64"]).try_map(parsed::<Precision>))]
     pub precision: Precision,
     /// How many threads compute [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]

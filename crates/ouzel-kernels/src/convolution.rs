@@ -8,6 +8,7 @@ use crate::packed::Packed;
 use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, block_width, packed_width};
 use crate::vector::Simd;
 use crate::view::View;
+use crate::winograd::{self, TAPS};
 use rayon::prelude::*;
 
 /// The attributes of a convolution, seen from its forward direction.
@@ -44,6 +45,17 @@ impl ConvolutionShape {
             dilation: [1; 3],
             padding: [0; 3],
         }
+    }
+
+    /// Whether the convolution, forward and transposed, can be computed by Winograd's algorithm: 3×3, one group, no stride, no dilation.
+    pub fn has_winograd(&self) -> bool {
+        winograd::fits(self)
+    }
+
+    /// Whether Winograd's algorithm is the faster one where the result has this size. Depends on the shapes of one sample alone, so
+    /// that neither batch nor threads change the bits of a result.
+    pub fn suits_winograd(&self, size: [usize; 3]) -> bool {
+        winograd::fits(self) && winograd::is_faster(self.input_channels, self.output_channels, size)
     }
 
     /// Number of taps of the kernel.
@@ -106,6 +118,8 @@ pub(crate) enum Packing {
     FewOutputs,
     /// `[tap][channel]`, where each channel is convolved by itself.
     Depthwise,
+    /// As the module `winograd` says.
+    Winograd,
 }
 
 impl Packing {
@@ -126,6 +140,7 @@ impl Packing {
             Packing::Blocks => packed_width(outputs) * depth,
             Packing::FewOutputs => few::packed_tap(inputs, outputs) * (depth / inputs),
             Packing::Depthwise => depth,
+            Packing::Winograd => winograd::weights_len(inputs, outputs),
         }
     }
 }
@@ -311,6 +326,37 @@ impl Convolution {
         Convolution::forward(&shape.reversed(), weights)
     }
 
+    /// As [`Convolution::forward`], by Winograd's algorithm, which rounds a little differently and takes up to 2.25 times less work.
+    ///
+    /// # Panics
+    /// If the shape is not usable, the weights are not as many as it says, or [`ConvolutionShape::has_winograd`] does not hold.
+    pub fn forward_by_winograd(shape: &ConvolutionShape, weights: &[f32]) -> Convolution {
+        assert!(shape.has_winograd(), "no Winograd convolution for {shape:?}");
+        shape.check();
+        check_weights(shape, weights);
+        let inputs = shape.input_channels;
+        Convolution::with_weights(shape, Packing::Winograd, |_, output, input, tap| {
+            weights[(output * inputs + input) * TAPS + tap]
+        })
+    }
+
+    /// As [`Convolution::transposed`], by Winograd's algorithm.
+    ///
+    /// # Panics
+    /// As [`Convolution::forward_by_winograd`].
+    pub fn transposed_by_winograd(shape: &ConvolutionShape, weights: &[f32]) -> Convolution {
+        assert!(shape.has_winograd(), "no Winograd convolution for {shape:?}");
+        shape.check();
+        check_weights(shape, weights);
+        let outputs = shape.output_channels;
+        // Without a stride, this is a convolution with turned weights.
+        let [_, height, width] = shape.padding;
+        let turned = ConvolutionShape { padding: [0, 2 - height, 2 - width], ..shape.clone() };
+        Convolution::with_weights(&turned, Packing::Winograd, |_, output, input, tap| {
+            weights[(input * outputs + output) * TAPS + TAPS - 1 - tap]
+        })
+    }
+
     /// Computes the output.
     ///
     /// Output positions may be as many as the caller likes: the input counts as zero outside of its view, which is how the padding at
@@ -352,8 +398,10 @@ impl Convolution {
         let threads = rayon::current_num_threads();
         let work =
             Work { convolution: self, weights, level, input, input_view, output_view, finish, threads };
-        if self.packing == Packing::Depthwise {
-            return depthwise::run(&work);
+        match self.packing {
+            Packing::Depthwise => return depthwise::run(&work),
+            Packing::Winograd => return winograd::run(&work),
+            Packing::Blocks | Packing::FewOutputs => {}
         }
         let total: usize = self.passes.iter().map(|pass| work.plan(pass).tasks).sum();
         let run = |mut index: usize| {
@@ -432,6 +480,10 @@ fn pack(
                 }
             }
             return;
+        }
+        Packing::Winograd => {
+            let weight = |output, input, tap| weight(0, output, input, tap);
+            return winograd::pack(packed, inputs, outputs, weight);
         }
         Packing::Blocks => {}
     }

@@ -36,6 +36,9 @@ pub enum Precision {
     /// 32-bit floating point, by the engine.
     #[default]
     F32,
+    /// The same with every convolution summed up as its definition says. Otherwise 3×3 convolutions may take Winograd's
+    /// algorithm F(2×2, 3×3), which is faster, about as exact, and rounds the four outputs of a tile in different ways.
+    F32Direct,
     /// 64-bit floating point, by the reference evaluation: slow and exact.
     F64,
 }
@@ -46,8 +49,9 @@ impl FromStr for Precision {
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "f32" => Ok(Self::F32),
+            "f32-direct" => Ok(Self::F32Direct),
             "f64" => Ok(Self::F64),
-            other => bail!(option, "unknown precision '{other}': expected f32 or f64"),
+            other => bail!(option, "unknown precision '{other}': expected f32, f32-direct or f64"),
         }
     }
 }
@@ -56,6 +60,7 @@ impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
+            Self::F32Direct => "f32-direct",
             Self::F64 => "f64",
         })
     }
@@ -119,14 +124,14 @@ impl Plan {
         }
         // Widened before anything is folded, so that no constant is computed in float32.
         let simple = match precision {
-            Precision::F32 => simplify(graph, outputs, &bindings)?,
+            Precision::F32 | Precision::F32Direct => simplify(graph, outputs, &bindings)?,
             Precision::F64 => simplify(&in_float64(graph)?, outputs, &bindings)?,
         };
         let inputs = inputs.iter().map(|(id, _)| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
         let outputs = outputs.iter().map(|id| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
         let program = match precision {
-            Precision::F32 => Some(program(&simple.graph, &inputs, &late, &outputs)?),
             Precision::F64 => None,
+            precision => Some(program(&simple.graph, &inputs, &late, &outputs, precision)?),
         };
         Ok(Self { graph: simple.graph, inputs, outputs, late, precision, program })
     }
@@ -208,7 +213,7 @@ impl Plan {
         let (fact, name) = (self.graph.fact(id), &self.graph.value(id).name);
         let narrow = |dtype: DType| if dtype == DType::F64 { DType::F32 } else { dtype };
         let fits = match self.precision {
-            Precision::F32 => fact.dtype == tensor.dtype(),
+            Precision::F32 | Precision::F32Direct => fact.dtype == tensor.dtype(),
             Precision::F64 => narrow(fact.dtype) == narrow(tensor.dtype()),
         };
         let expected: Vec<_> = tensor.shape().iter().map(|&length| length.into()).collect();
@@ -301,12 +306,19 @@ impl fmt::Display for Timings {
 }
 
 /// The engine's steps for a graph.
-fn program(graph: &Graph, inputs: &[ValueId], late: &[usize], outputs: &[ValueId]) -> Result<Program> {
+fn program(
+    graph: &Graph,
+    inputs: &[ValueId],
+    late: &[usize],
+    outputs: &[ValueId],
+    precision: Precision,
+) -> Result<Program> {
     let level = match Level::detect() {
         Ok(level) => level,
         Err(error) => bail!(option, "OUZEL_SIMD: {error}"),
     };
-    let Lowered { steps, buffers, tensors, exits, weights } = lower::lower(graph, inputs, outputs)?;
+    let Lowered { steps, buffers, tensors, exits, weights } =
+        lower::lower(graph, inputs, outputs, precision)?;
     let kept: Vec<BufferId> = (exits.iter())
         .filter_map(|exit| match exit {
             Exit::Place(place) => Some(place.buffer),

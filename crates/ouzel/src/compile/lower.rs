@@ -1,5 +1,6 @@
 //! Turns nodes and clusters of nodes into steps on buffers.
 
+use super::Precision;
 use super::anchor::{Anchor, Facts};
 use super::fuse::{Cluster, Ending, Fusion};
 use super::layout::{BufferId, Order, Place, strided_copy};
@@ -36,14 +37,19 @@ pub(crate) struct Lowered {
 }
 
 /// The steps that compute `outputs` from `inputs`.
-pub(crate) fn lower(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> Result<Lowered> {
+pub(crate) fn lower(
+    graph: &Graph,
+    inputs: &[ValueId],
+    outputs: &[ValueId],
+    precision: Precision,
+) -> Result<Lowered> {
     let facts = Facts::new(graph, outputs);
     let layouts = Layouts::new(&facts);
     let fusion = Fusion::new(&facts, &layouts);
     let mut lowerer = Lowerer {
         facts: &facts,
         layouts: &layouts,
-        packer: Packer::default(),
+        packer: Packer::new(precision),
         inputs: inputs.iter().enumerate().map(|(index, &id)| (id, index)).collect(),
         steps: Vec::new(),
         buffers: Vec::new(),
@@ -362,7 +368,7 @@ impl<'a> Lowerer<'a> {
         let to = to_region;
         let work = match anchor {
             Anchor::Convolution { .. } => {
-                let weights = self.packer.convolution(graph, cluster)?;
+                let weights = self.packer.convolution(graph, cluster, to.view.size)?;
                 Work::Convolution { weights, from, to, finish }
             }
             Anchor::Scale => {

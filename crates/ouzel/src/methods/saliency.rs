@@ -198,7 +198,7 @@ impl Saliency {
         let mut wanted = gradients;
         wanted.extend(value_ids);
         wanted.extend_from_slice(also);
-        let plan = Plan::new(&full, shapes, &wanted, self.precision)?;
+        let plan = Plan::new(&full, shapes, &wanted, self.arithmetic())?;
         let title = |node: &crate::graph::NodeId| full.node(*node).title();
         Ok(SaliencyPlan {
             model: model.clone(),
@@ -210,6 +210,15 @@ impl Saliency {
             default_gradient: coverage.default.iter().map(title).collect(),
             warnings: self.left_alone(&full, &coverage),
         })
+    }
+
+    /// What is computed in: modifiers with a pole at a gradient of 0 show where it is exactly 0, or where ties were, so that
+    /// they get the direct convolution.
+    fn arithmetic(&self) -> Precision {
+        match (self.precision, &self.grad_modifier) {
+            (Precision::F32, GradModifier::Invert | GradModifier::SmallValues) => Precision::F32Direct,
+            (precision, _) => precision,
+        }
     }
 
     /// Says which activation functions a modifier did not touch.
@@ -367,6 +376,8 @@ pub fn visualize_saliency(
 
 /// keras-vis's `visualize_saliency_with_losses`: which parts of the input change a weighted sum of losses.
 ///
+/// As in keras-vis, convolutions are direct: `Precision::F32` means [`Precision::F32Direct`] here.
+///
 /// # Errors
 /// As [`Saliency::attribute`].
 pub fn visualize_saliency_with_losses(
@@ -375,6 +386,10 @@ pub fn visualize_saliency_with_losses(
     seed_input: &Input,
     options: &Saliency,
 ) -> Result<SaliencyMap> {
+    let mut options = options.clone();
+    if options.precision == Precision::F32 {
+        options.precision = Precision::F32Direct;
+    }
     let attribution = options.attribute(model, losses, seed_input)?;
     let maps = attribution.maps(&options.grad_modifier, options.keep_dims)?;
     let map = if maps.ndim() > 0 && maps.shape()[0] == 1 { maps.index_axis_move(Axis(0), 0) } else { maps };
