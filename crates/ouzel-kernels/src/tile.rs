@@ -180,7 +180,7 @@ impl Cut {
             let part = channels.div_ceil(channels.div_ceil(SEGMENT));
             return Cut { stretches: taps, length: channels, part, segment: 0 };
         }
-        let segment = if row == 0 { 1 } else { SEGMENT / row * row };
+        let segment = SEGMENT / row.max(1) * row.max(1);
         match patches.contiguous && patches.inside[2] {
             true => Cut { stretches: usize::from(row > 0), length: row, part: SEGMENT, segment },
             false => Cut { stretches: taps, length: channels, part: SEGMENT, segment },
