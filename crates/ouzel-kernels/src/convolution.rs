@@ -526,6 +526,8 @@ struct Plan<'a> {
     tasks: usize,
     /// Whether the runs of one chunk follow each other, rather than the chunks of one run.
     chunk_major: bool,
+    /// Whether each output pixel depends on the input pixel of the same number alone, as in a 1×1 convolution.
+    is_plain: bool,
     /// Whether to ask for the inputs of the next tile while a tile is computed: where each is read once and comes from afar.
     asks_ahead: bool,
 }
@@ -612,6 +614,10 @@ impl<'a> Work<'a> {
         let runs = blocks.div_ceil(blocks_per_run);
         let weights = blocks.saturating_mul(BLOCK * depth);
         let asks_ahead = pass.taps.iter().all(|taps| taps.len() == 1) && self.input.len() > ASKING_ELEMENTS;
+        let is_plain = pass.taps.iter().all(|taps| taps[..] == [0])
+            && self.convolution.input_step == [1; 3]
+            && self.convolution.output_step == [1; 3]
+            && self.input_view.size == self.output_view.size;
         let chunk_major = weights.saturating_mul(chunks) < self.input.len().saturating_mul(runs);
         Plan {
             pass,
@@ -623,6 +629,7 @@ impl<'a> Work<'a> {
             runs,
             tasks: chunks * runs,
             chunk_major,
+            is_plain,
             asks_ahead,
         }
     }
@@ -677,6 +684,13 @@ impl Task<'_> {
         let (size, steps) = (view.size, tile.patches.steps);
         let taps = &plan.pass.taps;
         tile.pixels = pixels;
+        if plan.is_plain {
+            for p in 0..pixels {
+                tile.patches.base[p] = (first + p) * view.pixel_stride + view.channel_offset;
+                tile.output[p] = first + p;
+            }
+            return;
+        }
         let counts = plan.counts;
         let (row, mut x) = (first / counts[2], first % counts[2]);
         let (plane, mut y) = (row / counts[1], row % counts[1]);

@@ -79,6 +79,17 @@ impl Program {
         range: Range<usize>,
         workspace: &mut Workspace,
         inputs: &[Option<Tensor>],
+        timings: Option<&mut [Duration]>,
+    ) -> Result<()> {
+        // On a thread of the pool: from outside, each step would wake one up and wait for it.
+        rayon::scope(|_| self.run_steps_here(range, workspace, inputs, timings))
+    }
+
+    fn run_steps_here(
+        &self,
+        range: Range<usize>,
+        workspace: &mut Workspace,
+        inputs: &[Option<Tensor>],
         mut timings: Option<&mut [Duration]>,
     ) -> Result<()> {
         for index in range {
