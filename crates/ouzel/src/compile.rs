@@ -81,6 +81,8 @@ pub struct Plan {
     outputs: Vec<ValueId>,
     /// The inputs that may come later than the others, by number.
     late: Vec<usize>,
+    /// For each value, whether it depends on a late input.
+    is_late: Vec<bool>,
     precision: Precision,
     /// The steps of the engine; float64 has none.
     program: Option<Program>,
@@ -128,7 +130,8 @@ impl Plan {
             Precision::F32 => Some(program(&simple.graph, &inputs, &late, &outputs)?),
             Precision::F64 => None,
         };
-        Ok(Self { graph: simple.graph, inputs, outputs, late, precision, program })
+        let is_late = depends_on(&simple.graph, late.iter().map(|&index| inputs[index]));
+        Ok(Self { graph: simple.graph, inputs, outputs, late, is_late, precision, program })
     }
 
     /// The graph that runs.
@@ -162,8 +165,23 @@ impl Plan {
             self.check_input(index, tensor)?;
             all[index] = Some(tensor.clone());
         }
-        let stage = self.program.as_ref().map(|program| program.start(&all)).transpose()?;
-        Ok(Started { plan: self, inputs: all, stage })
+        let is_late: Vec<bool> = self.outputs.iter().map(|id| self.is_late[id.index()]).collect();
+        let (state, early) = match &self.program {
+            Some(program) => {
+                let mut stage = program.start(&all)?;
+                let early = stage.early(&all, &is_late)?;
+                (State::Engine(stage), early)
+            }
+            None => {
+                let wanted = self.early_values();
+                let values = evaluate(&self.graph, &self.widened(&all), &wanted)?;
+                let known: Vec<(ValueId, Tensor)> = wanted.into_iter().zip(values).collect();
+                let find = |id: &ValueId| known.iter().find(|(known, _)| known == id).map(|it| it.1.clone());
+                let early = self.outputs.iter().map(find).collect();
+                (State::Reference(known), early)
+            }
+        };
+        Ok(Started { plan: self, inputs: all, early, state })
     }
 
     /// Computes the outputs and measures each step.
@@ -187,13 +205,34 @@ impl Plan {
     }
 
     fn evaluate(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let inputs: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
+        evaluate(&self.graph, &self.widened(&inputs), &self.outputs)
+    }
+
+    /// The inputs that are there, as the reference evaluation takes them.
+    fn widened(&self, inputs: &[Option<Tensor>]) -> Vec<(ValueId, Tensor)> {
         let widened = |tensor: &Tensor| match (self.precision, tensor.dtype()) {
             (Precision::F64, DType::F32) => tensor.cast(DType::F64),
             _ => tensor.clone(),
         };
-        let inputs: Vec<(ValueId, Tensor)> =
-            self.inputs.iter().zip(inputs).map(|(&id, tensor)| (id, widened(tensor))).collect();
-        evaluate(&self.graph, &inputs, &self.outputs)
+        let given = self.inputs.iter().zip(inputs);
+        given.filter_map(|(&id, tensor)| Some((id, widened(tensor.as_ref()?)))).collect()
+    }
+
+    /// The computed values that do not depend on late inputs, and that the outputs or values that do are read from.
+    fn early_values(&self) -> Vec<ValueId> {
+        let is_late = |id: &ValueId| self.is_late[id.index()];
+        let late_nodes = self.graph.nodes().iter().filter(|node| node.outputs.iter().any(is_late));
+        let mut values: Vec<ValueId> = late_nodes
+            .flat_map(|node| node.inputs.iter().flatten())
+            .filter(|id| self.graph.producer(**id).is_some())
+            .chain(&self.outputs)
+            .copied()
+            .filter(|id| !is_late(id))
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        values
     }
 
     fn check(&self, inputs: &[Tensor]) -> Result<()> {
@@ -223,12 +262,24 @@ impl Plan {
 pub struct Started<'p> {
     plan: &'p Plan,
     inputs: Vec<Option<Tensor>>,
-    /// What has been computed; nothing in float64, which is evaluated at the end.
-    stage: Option<Stage<'p>>,
+    early: Vec<Option<Tensor>>,
+    state: State<'p>,
+}
+
+/// What has been computed.
+enum State<'p> {
+    Engine(Stage<'p>),
+    /// The values that later ones are computed from.
+    Reference(Vec<(ValueId, Tensor)>),
 }
 
 impl Started<'_> {
-    /// Computes the outputs for late inputs, given in their order.
+    /// The outputs that do not depend on late inputs; `None` for the others.
+    pub fn early(&self) -> &[Option<Tensor>] {
+        &self.early
+    }
+
+    /// Computes all outputs for late inputs, given in their order. May be called again for others.
     ///
     /// # Errors
     /// As [`Plan::run`].
@@ -240,11 +291,12 @@ impl Started<'_> {
             self.plan.check_input(index, tensor)?;
             self.inputs[index] = Some(tensor.clone());
         }
-        match &mut self.stage {
-            Some(stage) => stage.finish(&self.inputs),
-            None => {
-                let inputs: Vec<Tensor> = self.inputs.iter().flatten().cloned().collect();
-                self.plan.evaluate(&inputs)
+        match &mut self.state {
+            State::Engine(stage) => stage.finish(&self.inputs, &self.early),
+            State::Reference(known) => {
+                let mut given = self.plan.widened(&self.inputs);
+                given.extend(known.iter().cloned());
+                evaluate(&self.plan.graph, &given, &self.plan.outputs)
             }
         }
     }
@@ -298,6 +350,18 @@ impl fmt::Display for Timings {
         }
         write!(f, "{:9.3} ms  in all", milliseconds(self.total()))
     }
+}
+
+/// For each value, whether it depends on one of these.
+fn depends_on(graph: &Graph, of: impl Iterator<Item = ValueId>) -> Vec<bool> {
+    let mut depends = vec![false; graph.values().len()];
+    of.for_each(|id| depends[id.index()] = true);
+    for node in graph.nodes() {
+        if node.inputs.iter().flatten().any(|input| depends[input.index()]) {
+            node.outputs.iter().for_each(|output| depends[output.index()] = true);
+        }
+    }
+    depends
 }
 
 /// The engine's steps for a graph.

@@ -38,7 +38,7 @@ pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use input::Input;
 pub use methods::saliency::{
-    Saliency, SaliencyMap, SaliencyPlan, visualize_saliency, visualize_saliency_with_losses,
+    Saliency, SaliencyForward, SaliencyMap, SaliencyPlan, visualize_saliency, visualize_saliency_with_losses,
 };
 pub use methods::{METHODS, MethodEntry, MethodOption};
 pub use model::{LayerSummary, Model, TensorRef};

@@ -95,9 +95,20 @@ impl Program {
         Ok(())
     }
 
-    fn outputs(&self, workspace: &mut Workspace, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
+    /// The outputs, but those that are `known` as they are.
+    fn outputs(
+        &self,
+        workspace: &mut Workspace,
+        inputs: &[Option<Tensor>],
+        known: &[Option<Tensor>],
+    ) -> Result<Vec<Tensor>> {
         let runner = Runner { program: self, workspace, inputs };
-        self.exits.iter().map(|exit| runner.exit(exit)).collect()
+        let known = known.iter().chain(std::iter::repeat(&None));
+        self.exits
+            .iter()
+            .zip(known)
+            .map(|(exit, known)| known.clone().map_or_else(|| runner.exit(exit), Ok))
+            .collect()
     }
 
     /// Runs all steps. `timings` receives the time of each.
@@ -105,7 +116,7 @@ impl Program {
         let inputs: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
         let mut workspace = self.workspace();
         self.run_steps(0..self.steps.len(), &mut workspace, &inputs, timings)?;
-        let outputs = self.outputs(&mut workspace, &inputs);
+        let outputs = self.outputs(&mut workspace, &inputs, &[]);
         self.release(workspace);
         outputs
     }
@@ -125,12 +136,34 @@ pub(crate) struct Stage<'p> {
 }
 
 impl Stage<'_> {
-    /// Runs the other steps; may be called again, for other late inputs.
-    pub(crate) fn finish(&mut self, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
-        let Some(workspace) = &mut self.workspace else { bail!(internal, "a stage has lost its memory") };
-        let program = self.program;
+    /// The outputs that do not depend on late inputs.
+    pub(crate) fn early(
+        &mut self,
+        inputs: &[Option<Tensor>],
+        is_late: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let (program, workspace) = self.parts()?;
+        let runner = Runner { program, workspace, inputs };
+        let exits = program.exits.iter().zip(is_late);
+        exits.map(|(exit, is_late)| (!is_late).then(|| runner.exit(exit)).transpose()).collect()
+    }
+
+    /// Runs the other steps; may be called again, for other late inputs. `early` are the outputs that are there already.
+    pub(crate) fn finish(
+        &mut self,
+        inputs: &[Option<Tensor>],
+        early: &[Option<Tensor>],
+    ) -> Result<Vec<Tensor>> {
+        let (program, workspace) = self.parts()?;
         program.run_steps(program.first_late..program.steps.len(), workspace, inputs, None)?;
-        program.outputs(workspace, inputs)
+        program.outputs(workspace, inputs, early)
+    }
+
+    fn parts(&mut self) -> Result<(&Program, &mut Workspace)> {
+        match &mut self.workspace {
+            Some(workspace) => Ok((self.program, workspace)),
+            None => bail!(internal, "a stage has lost its memory"),
+        }
     }
 }
 
