@@ -2,13 +2,13 @@
 
 use crate::args::BenchArgs;
 use crate::files;
-use crate::job::{Goal, Method, Run, read_labels};
+use crate::job::{FilterChoice, Goal, Method, Run, read_labels};
 use crate::messages::{Messages, usage};
 use crate::report;
-use crate::target::Target;
+use crate::target::{Chosen, Target};
 use anyhow::{Context, Result, bail};
 use ouzel::image::{Layout, Size};
-use ouzel::{Input, Model, Plan, Tensor, ValueId};
+use ouzel::{Filters, Model, Plan, Tensor, ValueId};
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -20,9 +20,12 @@ type Work = Box<dyn Fn(&[Tensor]) -> ouzel::Result<Vec<Tensor>>>;
 
 /// Measures, and prints the figures.
 pub fn run(typed: &BenchArgs) -> Result<()> {
-    let goal = Goal::new(&typed.target)?;
+    let mut goal = Goal::new(&typed.target)?;
     if goal.map_count() > 1 {
-        usage!("--filters: bench measures one map; expected indices, a label, top or all");
+        usage!("--filters: expected indices, a label, top or all; --targets N measures N maps");
+    }
+    if let (Some(targets), Goal::Target { filters, .. }) = (typed.targets, &mut goal) {
+        *filters = Some(FilterChoice::Top(targets));
     }
     let labels = read_labels(&typed.labels)?;
     let run = Run::new(&typed.run)?;
@@ -62,6 +65,7 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
         "max_ms": times.last(),
         "load_ms": load,
         "compile_ms": compile,
+        "targets": if typed.forward { 0 } else { goal.map_count() },
         "peak_memory_bytes": peak_memory(),
         "threads": rayon::current_num_threads(),
         "simd": ouzel::simd_level()?,
@@ -97,7 +101,7 @@ fn forward(model: &Model, typed: &BenchArgs, shapes: &[(ValueId, Vec<usize>)]) -
     Ok((milliseconds(start), Box::new(move |tensors| plan.run(tensors))))
 }
 
-/// The explanation; the highest-scoring filter is looked for before time is taken.
+/// The explanation, of several targets on one forward pass; the highest-scoring filters are looked for before time is taken.
 fn explanation(
     model: &Model,
     goal: &Goal,
@@ -106,26 +110,34 @@ fn explanation(
     shapes: &[(ValueId, Vec<usize>)],
     tensors: &[Tensor],
 ) -> Result<(f64, Work)> {
-    let graph = model.graph();
-    let mut named =
-        shapes.iter().zip(tensors).map(|((id, _), tensor)| (&*graph.value(*id).name, tensor.clone()));
-    let (name, tensor) = named.next().context("the model has no input")?;
-    let input =
-        named.fold(Input::named_tensor(name, tensor), |input, (name, tensor)| input.and_tensor(name, tensor));
+    let target = Target::new(model, goal, labels)?;
+    let also = target.as_ref().map(Target::reported).unwrap_or_default();
     let own;
-    let losses = match (Target::new(model, goal, labels)?, goal) {
+    let losses = match (&target, goal) {
         (Some(target), _) => {
-            let chosen = target.choose(&input, method.saliency.precision)?.remove(0);
-            own = vec![target.loss(&chosen)];
+            own = [target.loss()?];
             &own
         }
-        (None, Goal::Losses(_, losses)) => losses,
+        (None, Goal::Losses(_, losses)) => &losses[..],
         (None, _) => unreachable!("a goal without losses has a target"),
     };
     let start = Instant::now();
-    let plan = method.saliency.compile(model, losses, shapes, &[])?;
+    let plan = method.saliency.compile(model, losses, shapes, &also)?;
     let compile = milliseconds(start);
-    Ok((compile, Box::new(move |tensors| Ok(vec![plan.run(tensors)?.0.raw]))))
+    let chosen = match &target {
+        Some(target) => target.choose(plan.start(tensors)?.also())?,
+        None => vec![Chosen::All],
+    };
+    let filters: Vec<Option<Filters>> = chosen.iter().map(Chosen::filters).collect();
+    let work = move |tensors: &[Tensor]| {
+        let mut forward = plan.start(tensors)?;
+        let map = |filters: &Option<Filters>| match filters {
+            Some(filters) => forward.explain_filters(filters.clone()),
+            None => forward.explain(),
+        };
+        filters.iter().map(map).map(|attribution| Ok(attribution?.raw)).collect()
+    };
+    Ok((compile, Box::new(work)))
 }
 
 /// An input of the model's size: uniform random numbers of 0..1, zeros where integers are wanted.

@@ -12,11 +12,11 @@ use crate::target::{Chosen, Target};
 use anyhow::{Context, Result, bail};
 use ndarray::{ArrayD, Axis};
 use ouzel::image::{Layout, encode_png};
-use ouzel::losses::WeightedLoss;
 use ouzel::{Attribution, GradModifier, Model, SaliencyPlan, Source as ValueSource, Tensor, ValueId};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// Everything about a run that does not change from input to input.
@@ -31,15 +31,14 @@ struct Session<'m> {
     run: &'m Run,
     messages: Messages,
     load_ms: f64,
-    /// The last plan: it serves the next input too if that has the same target and shapes.
-    plan: Option<Planned>,
+    /// The last plan: it serves the next input too if that has the same shapes, whatever its highest-scoring classes are.
+    plan: Option<Rc<Planned>>,
     /// How often each warning came up.
     warned: BTreeMap<String, usize>,
 }
 
 /// A plan, and what it is for.
 struct Planned {
-    chosen: Option<Chosen>,
     shapes: Vec<(ValueId, Vec<usize>)>,
     plan: SaliencyPlan,
 }
@@ -195,18 +194,35 @@ impl Session<'_> {
         };
         let read_ms = milliseconds(start);
         let start = Instant::now();
+        let inputs = ready.input.resolve(self.model)?;
+        let planned = self.planned(&inputs)?;
+        let compile_ms = milliseconds(start);
+        let start = Instant::now();
+        let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
+        let mut forward = planned.plan.start(&tensors)?;
+        let values = forward.also().to_vec();
         let maps: Vec<Option<Chosen>> = match &self.target {
-            Some(target) => {
-                target.choose(&ready.input, self.method.saliency.precision)?.into_iter().map(Some).collect()
-            }
+            Some(target) => target.choose(&values)?.into_iter().map(Some).collect(),
             None => vec![None],
         };
-        let choose_ms = milliseconds(start);
+        let forward_ms = milliseconds(start);
         let mut reports = Vec::new();
         for (index, chosen) in maps.into_iter().enumerate() {
-            let mut explained = self.explain(&ready, chosen)?;
-            let first = [("load", self.load_ms), ("read", read_ms), ("choose", choose_ms)];
-            explained.timings.splice(0..0, first);
+            let start = Instant::now();
+            let mut timings = vec![("load", self.load_ms), ("read", read_ms), ("compile", compile_ms)];
+            let attribution = match chosen.as_ref().and_then(Chosen::filters) {
+                Some(filters) => {
+                    let attribution = forward.explain_filters(filters)?;
+                    timings.extend([("forward", forward_ms), ("backward", milliseconds(start))]);
+                    attribution
+                }
+                None => {
+                    let attribution = forward.explain()?;
+                    timings.push(("run", forward_ms + milliseconds(start)));
+                    attribution
+                }
+            };
+            let explained = Explained { chosen, attribution, values: values.clone(), timings };
             let file = |path: &Option<PathBuf>| path.as_ref().map(|path| place(path, index));
             let report = self.write(source, &ready, &explained, file(&picture), &file)?;
             reports.push(report);
@@ -214,33 +230,27 @@ impl Session<'_> {
         Ok(reports)
     }
 
-    fn explain(&mut self, ready: &Ready, chosen: Option<Chosen>) -> Result<Explained> {
-        let start = Instant::now();
-        let inputs = ready.input.resolve(self.model)?;
+    /// The plan for inputs of these shapes.
+    fn planned(&mut self, inputs: &[(ValueId, Tensor)]) -> Result<Rc<Planned>> {
         let shapes: Vec<(ValueId, Vec<usize>)> =
             inputs.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
-        let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        let fits = |planned: &Planned| planned.chosen == chosen && planned.shapes == shapes;
-        if !self.plan.as_ref().is_some_and(fits) {
-            let also = self.target.as_ref().map(Target::reported).unwrap_or_default();
-            let own: Vec<WeightedLoss>;
-            let losses = match (&self.target, &chosen, self.goal) {
-                (Some(target), Some(chosen), _) => {
-                    own = vec![target.loss(chosen)];
-                    &own
-                }
-                (_, _, Goal::Losses(_, losses)) => losses,
-                _ => unreachable!("a goal without losses has a target, and a target has filters"),
-            };
-            let plan = self.method.saliency.compile(self.model, losses, &shapes, &also)?;
-            self.plan = Some(Planned { chosen: chosen.clone(), shapes, plan });
+        if let Some(planned) = self.plan.as_ref().filter(|planned| planned.shapes == shapes) {
+            return Ok(planned.clone());
         }
-        let planned = self.plan.as_ref().expect("invariant: just made");
-        let compile_ms = milliseconds(start);
-        let start = Instant::now();
-        let (attribution, values) = planned.plan.run(&tensors)?;
-        let timings = vec![("compile", compile_ms), ("run", milliseconds(start))];
-        Ok(Explained { chosen, attribution, values, timings })
+        let also = self.target.as_ref().map(Target::reported).unwrap_or_default();
+        let own;
+        let losses = match (&self.target, self.goal) {
+            (Some(target), _) => {
+                own = [target.loss()?];
+                &own
+            }
+            (None, Goal::Losses(_, losses)) => &losses[..],
+            (None, _) => unreachable!("a goal without losses has a target"),
+        };
+        let plan = self.method.saliency.compile(self.model, losses, &shapes, &also)?;
+        let planned = Rc::new(Planned { shapes, plan });
+        self.plan = Some(planned.clone());
+        Ok(planned)
     }
 
     /// Writes what was asked for; the report.

@@ -221,16 +221,19 @@ pub fn rules_text(attribution: &Attribution) -> String {
         .join("\n")
 }
 
-/// Milliseconds by step.
-pub fn timings(steps: &[(&'static str, f64)]) -> Value {
-    steps
-        .iter()
-        .map(|(step, time)| (format!("{step}_ms"), json!(time)))
+/// Milliseconds by phase; `run` is the forward and the backward pass together.
+pub fn timings(phases: &[(&'static str, f64)]) -> Value {
+    let passes = phases.iter().filter(|(phase, _)| matches!(*phase, "forward" | "backward" | "run"));
+    let run = ("run", passes.map(|(_, time)| time).sum());
+    let others = phases.iter().filter(|(phase, _)| *phase != "run");
+    others
+        .chain([&run])
+        .map(|(phase, time)| (format!("{phase}_ms"), json!(time)))
         .collect::<serde_json::Map<_, _>>()
         .into()
 }
 
-/// Milliseconds by step, for people.
+/// Milliseconds by phase, for people.
 pub fn timings_text(steps: &[(&'static str, f64)]) -> String {
     let total: f64 = steps.iter().map(|(_, time)| time).sum();
     let lines = steps.iter().copied().chain([("total", total)]);

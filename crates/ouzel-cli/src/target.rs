@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use ndarray::Array2;
 use ouzel::image::Labels;
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
-use ouzel::{Filters, Input, Model, Precision, Tensor, ValueId, top};
+use ouzel::{Filters, Model, Tensor, ValueId, top};
 
 /// A target on a model.
 pub struct Target<'m> {
@@ -44,14 +44,12 @@ impl Chosen {
         }
     }
 
-    fn filters(&self) -> Filters {
+    /// The same for the library; `None` where no filter has to be named.
+    pub fn filters(&self) -> Option<Filters> {
         match self {
-            Self::All => Filters::All,
-            Self::Same(filters) => Filters::List(filters.clone()),
-            Self::PerSample(lists) => match &lists[..] {
-                [one] => Filters::List(one.clone()),
-                lists => Filters::PerSample(lists.to_vec()),
-            },
+            Self::All => None,
+            Self::Same(filters) => Some(Filters::List(filters.clone())),
+            Self::PerSample(lists) => Some(Filters::PerSample(lists.clone())),
         }
     }
 }
@@ -123,13 +121,13 @@ impl<'m> Target<'m> {
         Ok((scores, probabilities))
     }
 
-    /// The filters of each map. The highest-scoring ones cost a forward pass.
-    pub fn choose(&self, input: &Input, precision: Precision) -> Result<Vec<Chosen>> {
+    /// The filters of each map, where the values of [`Self::reported`] are known.
+    pub fn choose(&self, values: &[Tensor]) -> Result<Vec<Chosen>> {
         match &self.filters {
             FilterChoice::All => Ok(vec![Chosen::All]),
             FilterChoice::Listed(typed) => Ok(vec![Chosen::Same(self.listed(typed)?)]),
             FilterChoice::Top(count) => {
-                let scores = self.model.scores(self.value, self.channel_axis, input, precision)?;
+                let (scores, _) = self.scores(values)?;
                 let found = scores.ncols();
                 if *count > found {
                     bail!("top{count}: '{}' has {found} filters; expected at most top{found}", self.layer);
@@ -181,14 +179,17 @@ impl<'m> Target<'m> {
         }
     }
 
-    /// The loss that a map of these filters is the gradient of.
-    pub fn loss(&self, chosen: &Chosen) -> WeightedLoss {
-        let loss = ActivationMaximization {
-            layer: self.layer.as_str().into(),
-            filters: chosen.filters(),
-            channel_axis: self.channel_axis,
+    /// The loss that a map is the gradient of. Which filters are meant is said when it runs, so that one plan serves all
+    /// maps of all inputs.
+    pub fn loss(&self) -> Result<WeightedLoss> {
+        let filters = match &self.filters {
+            FilterChoice::All => Filters::All,
+            FilterChoice::Listed(typed) => Filters::Late(self.listed(typed)?.len()),
+            FilterChoice::Top(_) => Filters::Late(1),
         };
-        WeightedLoss::new(loss, -1.0)
+        let layer = self.layer.as_str().into();
+        let loss = ActivationMaximization { layer, filters, channel_axis: self.channel_axis };
+        Ok(WeightedLoss::new(loss, -1.0))
     }
 
     /// What a filter is called, if it has a label.

@@ -159,6 +159,36 @@ fn filters_by_index_label_and_rank() {
 }
 
 #[test]
+fn one_plan_serves_pictures_of_different_classes() {
+    let dir = Dir::new();
+    let pictures = ["scene_bird_in_tree", "scene_cat_fish", "scene_rabbit"];
+    let all: Vec<String> = pictures.iter().map(|name| format!("@@pictures/{name}.png")).collect();
+    let explain = |inputs: &str, options: &str| {
+        let ran = dir.ouzel("explain @@scene_fair.onnx --preprocess unit --out-dir maps --force --json -");
+        ran.words(inputs).words(options).succeeds().json()
+    };
+    let together = explain(&all.join(" "), "--class top2");
+    let mut classes = Vec::new();
+    for (place, input) in all.iter().enumerate() {
+        let maps = [0, 1].map(|rank| dir.read(&format!("maps/{}.ouzel_{}.png", pictures[place], rank + 1)));
+        for (rank, map) in maps.iter().enumerate() {
+            let report = &together[2 * place + rank];
+            let class = report["target"]["filters"][0].to_string();
+            explain(input, &format!("--class {class}"));
+            assert_eq!(
+                dir.read(&format!("maps/{}.ouzel.png", pictures[place])),
+                *map,
+                "{input}, class {class}"
+            );
+            classes.push(class);
+        }
+    }
+    classes.sort();
+    classes.dedup();
+    assert!(classes.len() > 2, "{classes:?}");
+}
+
+#[test]
 fn one_output_needs_no_filter() {
     let dir = Dir::new();
     dir.write_npy("x.npy", &features());

@@ -39,31 +39,3 @@ fn outputs_as_arrays_under_safe_names() {
     dir.ouzel(line).words("--output nothing").fails(1, &["nothing"]);
     dir.ouzel("predict @vector.onnx x.npy x.npy").fails(2, &["one input"]);
 }
-
-#[test]
-fn figures_of_a_benchmark() {
-    let dir = Dir::new();
-    let keys = [
-        "median_ms",
-        "min_ms",
-        "max_ms",
-        "load_ms",
-        "compile_ms",
-        "peak_memory_bytes",
-        "threads",
-        "simd",
-        "checksum",
-    ];
-    let bench =
-        |line: &str| dir.ouzel("bench").words(line).words("--json - --iterations 3").succeeds().json();
-    let figures = bench("@classifier.onnx --threads 2");
-    assert_eq!(figures.as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>(), keys);
-    assert!(figures["min_ms"].as_f64() <= figures["median_ms"].as_f64());
-    assert_eq!(figures["threads"], 2);
-    assert_eq!(figures["checksum"], bench("@classifier.onnx --threads 1")["checksum"]);
-    assert_ne!(figures["checksum"], bench("@classifier.onnx --seed 1")["checksum"]);
-    assert_ne!(figures["checksum"], bench("@classifier.onnx --batch 2")["checksum"]);
-    assert_ne!(figures["checksum"], bench("@classifier.onnx --forward")["checksum"]);
-    bench("@any_size.onnx --size 9x7 --class 1 --backprop-modifier guided");
-    dir.ouzel("bench @classifier.onnx --size 9x7").fails(1, &["--size"]);
-}
