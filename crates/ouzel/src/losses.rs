@@ -134,6 +134,11 @@ pub trait Loss: fmt::Debug + Send + Sync {
     /// # Errors
     /// If the loss cannot be formed for this model.
     fn build<'b>(&self, context: &LossContext<'b>) -> Result<Var<'b>>;
+
+    /// True if the loss names samples by their place, so that they cannot be explained in parts.
+    fn needs_all_samples(&self) -> bool {
+        false
+    }
 }
 
 /// A loss and its factor in the sum.
@@ -183,6 +188,10 @@ impl ActivationMaximization {
 impl Loss for ActivationMaximization {
     fn name(&self) -> String {
         "ActivationMax Loss".into()
+    }
+
+    fn needs_all_samples(&self) -> bool {
+        matches!(self.filters, Filters::PerSample(_))
     }
 
     fn build<'b>(&self, context: &LossContext<'b>) -> Result<Var<'b>> {

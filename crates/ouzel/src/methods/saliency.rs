@@ -13,10 +13,12 @@ use crate::losses::{ActivationMaximization, LateTarget, LossContext, WeightedLos
 use crate::methods::{MethodEntry, MethodOption};
 use crate::model::{Model, TensorRef, is_channels_last};
 use crate::op::{OpDef, resolve_axis};
+use crate::parts::Cut;
 use crate::rewrite::bind;
 use crate::rules::BackpropModifier;
 use crate::target::Filters;
 use crate::tensor::Tensor;
+use crate::timings::Timings;
 use ndarray::{ArrayD, Axis};
 use std::collections::BTreeMap;
 
@@ -83,7 +85,13 @@ pub struct Saliency {
     pub keep_dims: bool,
     /// What is computed in.
     pub precision: Precision,
+    /// How many bytes of memory a run may take, weights and inputs aside; default: 256 MiB. Samples beyond that are
+    /// explained in parts, with the same result. One sample is explained whatever it takes.
+    pub memory_bytes: Option<usize>,
 }
+
+/// The memory of a run if nothing is said.
+const MEMORY_BYTES: usize = 256 << 20;
 
 impl Saliency {
     /// How the backward pass treats activation functions.
@@ -128,7 +136,17 @@ impl Saliency {
         self
     }
 
+    /// How many bytes of memory a run may take, weights and inputs aside.
+    #[must_use]
+    pub fn memory_bytes(mut self, bytes: usize) -> Self {
+        self.memory_bytes = Some(bytes);
+        self
+    }
+
     /// The gradient of the weighted sum of losses.
+    ///
+    /// Several samples are explained in parts if they do not fit into the memory budget, or if the file takes one at a
+    /// time; losses that name filters for each sample need all samples at once.
     ///
     /// **Formula.** `∂ Σ weightᵢ · lossᵢ / ∂ tensor`, for each sample on its own.
     ///
@@ -150,7 +168,87 @@ impl Saliency {
         let shapes: Vec<(ValueId, Vec<usize>)> =
             inputs.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
         let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        Ok(self.compile(model, losses, &shapes, &[])?.run(&tensors)?.0)
+        let parts = self.compile_parts(model, losses, &shapes, &[])?;
+        let attributions: Result<Vec<Attribution>> =
+            parts.parts(&tensors)?.into_iter().map(|(plan, tensors)| Ok(plan.run(&tensors)?.0)).collect();
+        Attribution::join(attributions?)
+    }
+
+    /// As [`Saliency::compile`], for any number of samples: they are shared out over runs that fit into
+    /// [`Saliency::memory_bytes`], or that take one sample each if the file allows no more.
+    ///
+    /// The result does not depend on how the samples are shared out, for networks that treat each sample by itself.
+    ///
+    /// ```
+    /// use ouzel::losses::{ActivationMaximization, WeightedLoss};
+    /// use ouzel::{Attribution, Model, Saliency, Tensor};
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/scene_fair.onnx");
+    /// # let pictures = Tensor::from(ndarray::ArrayD::<f32>::zeros(vec![5, 3, 128, 128]));
+    /// let model = Model::load(path)?;
+    /// let losses = [WeightedLoss::new(ActivationMaximization::new("animal_logits", 2), -1.0)];
+    /// let shapes = [(model.main_input(), vec![5, 3, 128, 128])];
+    /// let parts = Saliency::default().memory_bytes(1 << 20).compile_parts(&model, &losses, &shapes, &[])?;
+    /// assert!(parts.samples_at_once() < 5);
+    /// let mut maps = Vec::new();
+    /// for (plan, pictures) in parts.parts(&[pictures])? {
+    ///     maps.push(plan.run(&pictures)?.0);
+    /// }
+    /// assert_eq!(Attribution::join(maps)?.raw.shape(), [5, 3, 128, 128]);
+    /// # Ok::<(), ouzel::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Saliency::compile`].
+    pub fn compile_parts(
+        &self,
+        model: &Model,
+        losses: &[WeightedLoss],
+        shapes: &[(ValueId, Vec<usize>)],
+        also: &[ValueId],
+    ) -> Result<SaliencyParts> {
+        let for_each_sample = losses.iter().any(|loss| loss.weight != 0.0 && loss.loss.needs_all_samples());
+        let cut = match for_each_sample {
+            true => None,
+            false => Cut::new(model, self.explained(model)?, shapes),
+        };
+        let Some(cut) = cut else {
+            let whole = self.compile(model, losses, shapes, also)?;
+            let main = shapes.iter().find(|(id, _)| *id == model.main_input());
+            let size = main.and_then(|(_, shape)| shape.first()).copied().unwrap_or(1);
+            return Ok(SaliencyParts { whole, rest: None, cut: None, size });
+        };
+        let plan = |size: usize| self.compile(model, losses, &cut.shapes(shapes, size), also);
+        let mut size = if cut.one_at_a_time { 1 } else { cut.samples };
+        let mut whole = plan(size)?;
+        let budget = self.memory_bytes.unwrap_or(MEMORY_BYTES);
+        while size > 1 && whole.plan.memory_bytes() > budget {
+            let each = whole.plan.memory_bytes().div_ceil(size).max(1);
+            size = (budget / each).clamp(1, size - 1);
+            whole = plan(size)?;
+        }
+        let mut rest = match cut.samples % size {
+            0 => None,
+            rest => Some(plan(rest)?),
+        };
+        if cut.one_at_a_time {
+            let text = format!(
+                "the network takes one sample at a time, so the {} samples were explained one after the other",
+                cut.samples
+            );
+            [Some(&mut whole), rest.as_mut()]
+                .into_iter()
+                .flatten()
+                .for_each(|it| it.warnings.push(text.clone()));
+        }
+        Ok(SaliencyParts { whole, rest, cut: Some(cut), size })
+    }
+
+    /// The tensor that the gradient is taken for.
+    fn explained(&self, model: &Model) -> Result<ValueId> {
+        match &self.wrt_tensor {
+            Some(tensor) => model.find(tensor.clone()),
+            None => Ok(model.main_input()),
+        }
     }
 
     /// Makes the explanation ready to run many times on inputs of these shapes.
@@ -168,10 +266,7 @@ impl Saliency {
         also: &[ValueId],
     ) -> Result<SaliencyPlan> {
         let graph = model.graph();
-        let explained = match &self.wrt_tensor {
-            Some(tensor) => model.find(tensor.clone())?,
-            None => model.main_input(),
-        };
+        let explained = self.explained(model)?;
         let is_input = matches!(graph.value(explained).source, Source::Input);
         let axis = channel_axis(graph.fact(explained), self.wrt_channel_axis, is_input)?;
         let image = if is_input { explained } else { model.main_input() };
@@ -267,6 +362,44 @@ fn target_shape(graph: &Graph, target: &LateTarget, shapes: &[(ValueId, Vec<usiz
              later: name them when the plan is made",
             target.samples
         ),
+    }
+}
+
+/// Saliency maps of several samples, made ready to run many times in parts; see [`Saliency::compile_parts`].
+#[derive(Debug)]
+pub struct SaliencyParts {
+    /// For as many samples as are run at once.
+    whole: SaliencyPlan,
+    /// For what is left over.
+    rest: Option<SaliencyPlan>,
+    /// `None` if the samples are not told apart.
+    cut: Option<Cut>,
+    size: usize,
+}
+
+impl SaliencyParts {
+    /// How many samples are run at once.
+    pub fn samples_at_once(&self) -> usize {
+        self.size
+    }
+
+    /// The plan and the inputs of each part, in the order of the samples. [`Attribution::join`] joins what comes out.
+    ///
+    /// # Errors
+    /// If the inputs have another number of samples than the plans were made for.
+    pub fn parts(&self, inputs: &[Tensor]) -> Result<Vec<(&SaliencyPlan, Vec<Tensor>)>> {
+        let Some(cut) = &self.cut else { return Ok(vec![(&self.whole, inputs.to_vec())]) };
+        let starts = (0..cut.samples).step_by(self.size);
+        let part = |start: usize| {
+            let end = (start + self.size).min(cut.samples);
+            let plan = if end - start == self.size {
+                &self.whole
+            } else {
+                self.rest.as_ref().unwrap_or(&self.whole)
+            };
+            Ok((plan, cut.inputs(inputs, start..end)?))
+        };
+        starts.map(part).collect()
     }
 }
 
@@ -385,6 +518,11 @@ impl SaliencyForward<'_> {
     /// The tensors that were asked for beside the gradient.
     pub fn also(&self) -> &[Tensor] {
         &self.also
+    }
+
+    /// How long each step has taken so far: those of the forward pass once, the others as often as was explained.
+    pub fn timings(&self) -> Timings {
+        self.started.timings()
     }
 
     /// The gradient, for losses that leave no filters open.
@@ -574,6 +712,43 @@ mod tests {
             assert_eq!(found.raw, expected.raw);
             assert_eq!(forward.also(), values);
         }
+    }
+
+    #[test]
+    fn the_result_does_not_depend_on_the_memory_budget() {
+        let model = Model::load(SCENE).unwrap();
+        let input = pictures(5);
+        let shapes = [(model.main_input(), vec![5, 3, 128, 128])];
+        let also = [model.find("animal").unwrap()];
+        for precision in [Precision::F32, Precision::F64] {
+            let saliency = Saliency::default().precision(precision);
+            let whole = saliency.compile(&model, &losses("animal_logits", 2.into()), &shapes, &also).unwrap();
+            let (expected, _) = whole.run(std::slice::from_ref(&input)).unwrap();
+            let need = whole.plan().memory_bytes();
+            assert!(need > 5 * 16 * 64 * 64 * 4, "{need}");
+            let mut sizes = Vec::new();
+            for budget in [usize::MAX, need, need - 1, need / 2, need / 5, 1] {
+                let saliency = saliency.clone().memory_bytes(budget);
+                let losses = losses("animal_logits", 2.into());
+                let parts = saliency.compile_parts(&model, &losses, &shapes, &also).unwrap();
+                let size = parts.samples_at_once();
+                assert!(size == 1 || parts.whole.plan().memory_bytes() <= budget, "{size} for {budget}");
+                sizes.push(size);
+                let found = saliency.attribute(&model, &losses, &input.clone().into()).unwrap();
+                assert_eq!(found.raw, expected.raw, "{size} at once");
+                assert_eq!(found.losses[0].weighted, expected.losses[0].weighted);
+                assert_eq!(found.warnings, expected.warnings);
+            }
+            assert_eq!((sizes[0], sizes[1], sizes[5]), (5, 5, 1));
+            assert!(sizes.is_sorted_by(|a, b| a >= b) && sizes.contains(&2), "{sizes:?}");
+        }
+        // Filters for each sample are not taken apart.
+        let own =
+            losses("animal_logits", Filters::PerSample(vec![vec![0], vec![1], vec![2], vec![3], vec![4]]));
+        let saliency = Saliency::default();
+        let expected = saliency.attribute(&model, &own, &input.clone().into()).unwrap();
+        let found = saliency.memory_bytes(1).attribute(&model, &own, &input.into()).unwrap();
+        assert_eq!(found.raw, expected.raw);
     }
 
     #[test]
