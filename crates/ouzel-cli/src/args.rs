@@ -282,7 +282,7 @@ pub struct RunArgs {
     /// Say nothing but warnings and errors
     #[arg(long)]
     pub quiet: bool,
-    /// Say how long each step took
+    /// Say how long each phase took, and each step of the compiled plan
     #[arg(long)]
     pub timings: bool,
     /// Say which rule each node got on the way back

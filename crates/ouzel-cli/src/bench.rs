@@ -8,7 +8,7 @@ use crate::report;
 use crate::target::{Chosen, Target};
 use anyhow::{Context, Result, bail};
 use ouzel::image::{Layout, Size};
-use ouzel::{Filters, Model, Plan, Tensor, ValueId};
+use ouzel::{Filters, Model, Plan, Tensor, Timings, ValueId};
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 /// Something that can be run again and again.
-type Work = Box<dyn Fn(&[Tensor]) -> ouzel::Result<Vec<Tensor>>>;
+type Work = Box<dyn Fn(&[Tensor]) -> ouzel::Result<(Vec<Tensor>, Timings)>>;
 
 /// Measures, and prints the figures.
 pub fn run(typed: &BenchArgs) -> Result<()> {
@@ -51,11 +51,12 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
     };
     let mut times = Vec::with_capacity(typed.iterations);
     // The first run warms caches up, and is what the checksum is of.
-    let result = work(&tensors)?;
+    let (result, mut steps) = work(&tensors)?;
     for _ in 0..typed.iterations {
         let start = Instant::now();
-        let _ = work(&tensors)?;
+        let (_, timings) = work(&tensors)?;
         times.push(milliseconds(start));
+        steps.keep_least(&timings);
     }
     times.sort_by(f64::total_cmp);
     let median = (times[(times.len() - 1) / 2] + times[times.len() / 2]) / 2.0;
@@ -71,6 +72,13 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
         "simd": ouzel::simd_level()?,
         "checksum": checksum(&result),
     });
+    if run.timings {
+        messages.note(report::timings_text(&[("load", load), ("compile", compile), ("run", median)]));
+        messages.note(format!(
+            "the steps of the plan, the least time of {} runs:\n{steps}",
+            typed.iterations + 1
+        ));
+    }
     if let Some(path) = &typed.json {
         files::write(path, report::text(&figures).as_bytes())?;
     }
@@ -98,7 +106,11 @@ fn forward(model: &Model, typed: &BenchArgs, shapes: &[(ValueId, Vec<usize>)]) -
     let outputs = names.map(|name| model.find(name.as_str())).collect::<ouzel::Result<Vec<ValueId>>>()?;
     let start = Instant::now();
     let plan = Plan::new(model.graph(), shapes, &outputs, typed.run.precision)?;
-    Ok((milliseconds(start), Box::new(move |tensors| plan.run(tensors))))
+    let work = move |tensors: &[Tensor]| {
+        let mut started = plan.start(tensors)?;
+        Ok((started.finish(&[])?, started.timings()))
+    };
+    Ok((milliseconds(start), Box::new(work)))
 }
 
 /// The explanation, of several targets on one forward pass; the highest-scoring filters are looked for before time is taken.
@@ -125,7 +137,7 @@ fn explanation(
     let plan = method.saliency.compile(model, losses, shapes, &also)?;
     let compile = milliseconds(start);
     let chosen = match &target {
-        Some(target) => target.choose(plan.start(tensors)?.also())?,
+        Some(target) => target.choose(&target.scores(plan.start(tensors)?.also())?)?,
         None => vec![Chosen::All],
     };
     let filters: Vec<Option<Filters>> = chosen.iter().map(Chosen::filters).collect();
@@ -135,7 +147,9 @@ fn explanation(
             Some(filters) => forward.explain_filters(filters.clone()),
             None => forward.explain(),
         };
-        filters.iter().map(map).map(|attribution| Ok(attribution?.raw)).collect()
+        let maps = filters.iter().map(map).map(|attribution| Ok(attribution?.raw));
+        let maps = maps.collect::<ouzel::Result<Vec<Tensor>>>()?;
+        Ok((maps, forward.timings()))
     };
     Ok((compile, Box::new(work)))
 }

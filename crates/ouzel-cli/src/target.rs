@@ -2,7 +2,7 @@
 
 use crate::job::{FilterChoice, Goal};
 use anyhow::{Result, bail};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2, Axis};
 use ouzel::image::Labels;
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
 use ouzel::{Filters, Model, Tensor, ValueId, top};
@@ -51,6 +51,28 @@ impl Chosen {
             Self::Same(filters) => Some(Filters::List(filters.clone())),
             Self::PerSample(lists) => Some(Filters::PerSample(lists.clone())),
         }
+    }
+}
+
+/// The scores `[samples, filters]` of a target, and the probabilities, if they are known.
+#[derive(Clone, Debug)]
+pub struct Scores {
+    pub values: Array2<f64>,
+    pub probabilities: Option<Array2<f64>>,
+}
+
+impl Scores {
+    /// The scores of all samples, out of those of consecutive parts of them; `None` if there are none.
+    pub fn join(parts: &[Self]) -> Result<Option<Self>> {
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let join = |parts: &[ArrayView2<'_, f64>]| ndarray::concatenate(Axis(0), parts);
+        let values: Vec<_> = parts.iter().map(|part| part.values.view()).collect();
+        let probabilities: Option<Vec<_>> =
+            parts.iter().map(|part| Some(part.probabilities.as_ref()?.view())).collect();
+        let probabilities = probabilities.map(|parts| join(&parts)).transpose()?;
+        Ok(Some(Self { values: join(&values)?, probabilities }))
     }
 }
 
@@ -110,29 +132,27 @@ impl<'m> Target<'m> {
         std::iter::once(self.value).chain(self.instead_of).collect()
     }
 
-    /// The scores `[samples, filters]` of the target, and the probabilities, out of the tensors of
-    /// [`Self::reported`].
-    pub fn scores(&self, values: &[Tensor]) -> Result<(Array2<f64>, Option<Array2<f64>>)> {
+    /// The scores, out of the tensors of [`Self::reported`].
+    pub fn scores(&self, values: &[Tensor]) -> Result<Scores> {
         let scores = self.model.scores_of(self.value, self.channel_axis, &values[0])?;
         let probabilities = self.instead_of.and_then(|output| {
             let found = self.model.scores_of(output, self.channel_axis, values.get(1)?).ok()?;
             (found.dim() == scores.dim()).then_some(found)
         });
-        Ok((scores, probabilities))
+        Ok(Scores { values: scores, probabilities })
     }
 
-    /// The filters of each map, where the values of [`Self::reported`] are known.
-    pub fn choose(&self, values: &[Tensor]) -> Result<Vec<Chosen>> {
+    /// The filters of each map.
+    pub fn choose(&self, scores: &Scores) -> Result<Vec<Chosen>> {
         match &self.filters {
             FilterChoice::All => Ok(vec![Chosen::All]),
             FilterChoice::Listed(typed) => Ok(vec![Chosen::Same(self.listed(typed)?)]),
             FilterChoice::Top(count) => {
-                let (scores, _) = self.scores(values)?;
-                let found = scores.ncols();
+                let found = scores.values.ncols();
                 if *count > found {
                     bail!("top{count}: '{}' has {found} filters; expected at most top{found}", self.layer);
                 }
-                let best = top(&scores, *count);
+                let best = top(&scores.values, *count);
                 let of_rank = |rank: usize| best.iter().map(|list| vec![list[rank]]).collect();
                 Ok((0..*count).map(|rank| Chosen::PerSample(of_rank(rank))).collect())
             }

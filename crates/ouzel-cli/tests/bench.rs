@@ -3,7 +3,7 @@
 
 mod shell;
 
-use shell::Dir;
+use shell::{Dir, values};
 
 #[test]
 fn figures_of_a_benchmark() {
@@ -34,6 +34,32 @@ fn figures_of_a_benchmark() {
     assert_ne!(figures["checksum"], bench("@classifier.onnx --forward")["checksum"]);
     bench("@any_size.onnx --size 9x7 --class 1 --backprop-modifier guided");
     dir.ouzel("bench @classifier.onnx --size 9x7").fails(1, &["--size"]);
+}
+
+#[test]
+fn the_time_of_each_step() {
+    let dir = Dir::new();
+    let ran = dir.ouzel("bench @classifier.onnx --targets 2 --iterations 2 --timings --json -").succeeds();
+    ran.json();
+    let table = ran.stderr;
+    for part in [
+        "share",
+        "GFLOP/s",
+        "1x4x8x8",
+        "Conv 'conv1' + Relu + mask",
+        "ConvTranspose: gradient of Conv 'conv1' (2 runs)",
+        "100.0%",
+        "total of",
+        "  convolution",
+    ] {
+        assert!(table.contains(part), "{part:?} is missing in: {table}");
+    }
+    assert!(!dir.ouzel("bench @classifier.onnx --json -").succeeds().stderr.contains("share"));
+    dir.write_npy("x.npy", &values(&[1, 3, 8, 8]));
+    let ran = dir.ouzel("explain @classifier.onnx x.npy --npy - --timings").succeeds();
+    assert!(ran.stderr.contains("backward") && ran.stderr.contains("Conv 'conv1'"), "{}", ran.stderr);
+    let ran = dir.ouzel("explain @classifier.onnx x.npy --npy - --timings --precision f64").succeeds();
+    assert!(ran.stderr.contains("reference evaluation"), "{}", ran.stderr);
 }
 
 #[test]
