@@ -1,4 +1,4 @@
-//! `ouzel predict` and `ouzel bench`.
+//! `ouzel predict`: classes, tables, arrays.
 #![allow(missing_docs)]
 
 mod shell;
@@ -38,4 +38,24 @@ fn outputs_as_arrays_under_safe_names() {
     assert_eq!(dir.read_npy::<f32>("new/out/sum.npy"), dir.read_npy::<f32>("new/out/sum_2.npy"));
     dir.ouzel(line).words("--output nothing").fails(1, &["nothing"]);
     dir.ouzel("predict @vector.onnx x.npy x.npy").fails(2, &["one input"]);
+}
+
+#[test]
+fn networks_that_take_one_sample_at_a_time() {
+    let dir = Dir::new();
+    dir.write_npy("three.npy", &values(&[3, 3, 8, 8]));
+    let predict = |model: &str| {
+        let line = format!("predict {model} three.npy --output logits --output probabilities --out-dir out");
+        let ran = dir.ouzel(&line).succeeds();
+        (
+            ran.stderr.clone(),
+            dir.read_npy::<f32>("out/logits.npy"),
+            dir.read_npy::<f32>("out/probabilities.npy"),
+        )
+    };
+    let (said, logits, probabilities) = predict("@one_sample.onnx");
+    assert!(said.contains("one sample at a time"), "{said}");
+    let (said, expected, expected_probabilities) = predict("@classifier.onnx");
+    assert!(!said.contains("one sample at a time"), "{said}");
+    assert_eq!((logits, probabilities), (expected, expected_probabilities));
 }
