@@ -409,7 +409,7 @@ impl Output {
 pub struct Run {
     /// The seed of whatever is random.
     pub seed: u64,
-    /// Say how long each step took.
+    /// Say how long each phase and each step took.
     pub timings: bool,
     /// Say which rule each node got.
     pub explain_rules: bool,

@@ -357,6 +357,20 @@ impl Convolution {
         })
     }
 
+    /// The multiplications and additions for an output of this shape; taps that reach into the padding count too.
+    pub fn flops(&self, output: &View) -> f64 {
+        let of_pass = |pass: &Pass| {
+            let axis = |axis: usize| {
+                let left = output.size[axis].saturating_sub(pass.start[axis]);
+                left.div_ceil(self.output_step[axis]) * pass.taps[axis].len()
+            };
+            (0..3).map(|index| axis(index) as f64).product::<f64>()
+        };
+        let positions: f64 = self.passes.iter().map(of_pass).sum();
+        let products = self.input_channels as f64 / self.groups as f64 * self.output_channels as f64;
+        2.0 * positions * products * output.batch as f64
+    }
+
     /// Computes the output.
     ///
     /// Output positions may be as many as the caller likes: the input counts as zero outside of its view, which is how the padding at

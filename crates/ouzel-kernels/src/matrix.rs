@@ -95,6 +95,14 @@ impl MatrixProduct {
             .expect("a matrix product is too large")
     }
 
+    /// The multiplications and additions of all products.
+    pub fn flops(&self) -> f64 {
+        2.0 * [self.batch, self.rows, self.depth, self.columns]
+            .iter()
+            .map(|&length| length as f64)
+            .product::<f64>()
+    }
+
     /// How many floats of scratch `run` needs.
     pub fn scratch_len(&self) -> usize {
         self.batch * self.scratch_of_one()

@@ -10,6 +10,7 @@ use super::pointwise::{Expression, Leaf};
 use super::step::{
     Argument, Buffer, BufferKind, Finish, GateStep, OperandStep, Region, Step, Target, TensorId, Work,
 };
+use crate::dim::known_shape;
 use crate::error::{Context, Error, Result, bail};
 use crate::graph::{Graph, Node, NodeId, Source, ValueId};
 use crate::op::{Op, OpDef};
@@ -62,13 +63,21 @@ pub(crate) fn lower(
     };
     lowerer.plan_joins(&fusion)?;
     for (id, node) in graph.nodes_with_ids() {
+        let first = lowerer.steps.len();
+        let mut result = node.outputs[0];
         match fusion.ending(id) {
-            Some(Ending::Cluster(cluster)) => lowerer.cluster(cluster),
+            Some(Ending::Cluster(cluster)) => {
+                result = cluster.output;
+                lowerer.cluster(cluster)
+            }
             Some(Ending::Program(expression, nodes)) => lowerer.program(node, expression, nodes),
             None if fusion.is_hidden(id) => Ok(()),
             None => lowerer.alone(node),
         }
         .context(|| node.title())?;
+        for step in lowerer.steps[first..].iter_mut().filter(|step| step.shape.is_empty()) {
+            step.shape = known_shape(&graph.fact(result).shape).unwrap_or_default();
+        }
     }
     let exits = outputs.iter().map(|&id| lowerer.exit(id)).collect::<Result<_>>()?;
     let Lowerer { steps, buffers, tensors, packer, .. } = lowerer;
@@ -144,7 +153,12 @@ impl<'a> Lowerer<'a> {
     }
 
     pub(super) fn step(&mut self, title: String, work: Work) {
-        self.steps.push(Step { title, work });
+        let shape = match &work {
+            Work::Enter { to, .. } => to.shape.clone(),
+            // The result of the node that is lowered.
+            _ => Vec::new(),
+        };
+        self.steps.push(Step { title, shape, flops: None, bytes: 0.0, work });
     }
 
     /// Where a value lies.
@@ -231,6 +245,9 @@ impl<'a> Lowerer<'a> {
             },
         };
         self.step(title, work);
+        if let Some(step) = self.steps.last_mut() {
+            step.shape.clone_from(&to.shape);
+        }
         Ok(())
     }
 
