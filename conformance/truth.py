@@ -42,11 +42,11 @@ ROUNDED = {"BatchNormalization", "Elu", "HardSigmoid", "HardSwish", "LayerNormal
 Truth = collections.namedtuple("Truth", "model logits inputs classes float64 float32")
 
 
-def torch_truth(name, folder, count=INPUTS):
+def torch_network(name):
+    """A network of torchvision with He weights and the statistics of random pictures, and the size of its pictures."""
     import torch
     import torchvision
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     network = getattr(torchvision.models, name)(weights=None)
     for module in network.modules():
@@ -61,7 +61,14 @@ def torch_truth(name, folder, count=INPUTS):
     size = 299 if name == "inception_v3" else 224
     with torch.no_grad():
         network.train()(torch.randn(CALIBRATION, 3, size, size))
-    network.eval()
+    return network.eval(), size
+
+
+def torch_truth(name, folder, count=INPUTS):
+    import torch
+
+    torch.set_num_threads(1)
+    network, size = torch_network(name)
     inputs = [torch.randn(1, 3, size, size) for _ in range(count)]
 
     model = folder / "model.onnx"
@@ -146,18 +153,28 @@ def keras_truth(name, folder, count=INPUTS):
     return Truth(model, logits, inputs, classes, float64, float32)
 
 
-def ouzel(command, truth, index, precision, folder):
-    """Ouzel's gradient for one of the inputs."""
-    x, out = folder / "input.npy", folder / "gradient.npy"
-    np.save(x, truth.inputs[index])
-    target = ["--layer", truth.logits, "--filters", str(truth.classes[index]), "--grad-modifier", "none"]
-    arguments = [str(truth.model), str(x), *target, "--precision", precision, "--raw-npy", str(out), "--force"]
-    subprocess.run([command, "explain", *arguments, "--quiet"], check=True)
-    return np.load(out)
+def ouzel(command, model, layer, x, filters, precision="f32"):
+    """Ouzel's gradients for an input: one, or N if the filters are topN."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = pathlib.Path(path)
+        np.save(folder / "input.npy", x)
+        target = ["--layer", layer, "--filters", str(filters), "--grad-modifier", "none"]
+        out = ["--precision", precision, "--raw-npy", str(folder / "gradient.npy")]
+        subprocess.run([command, "explain", model, folder / "input.npy", *target, *out, "--quiet"], check=True)
+        # gradient.npy, or gradient_1.npy to gradient_N.npy
+        files = sorted(folder.glob("gradient*.npy"), key=lambda file: (len(file.name), file.name))
+        return [np.load(file) for file in files]
 
 
 def relative(ours, theirs):
     return float(np.linalg.norm(ours.astype(np.float64) - theirs) / np.linalg.norm(theirs))
+
+
+def errors(command, truth, precision):
+    """How far Ouzel's gradients of the inputs are from the framework's in float64."""
+    pairs = zip(truth.inputs, truth.classes, strict=True)
+    ours = [ouzel(command, truth.model, truth.logits, x, target, precision)[0] for x, target in pairs]
+    return [relative(a, b) for a, b in zip(ours, truth.float64, strict=True)]
 
 
 def check(name, command, count):
@@ -171,8 +188,8 @@ def check(name, command, count):
         make = keras_truth if is_keras else torch_truth
         truth = make(name.removeprefix("keras:"), folder, count)
         ops = collections.Counter(node.op_type for node in onnx.load(truth.model).graph.node)
-        exact = [relative(ouzel(command, truth, i, "f64", folder), truth.float64[i]) for i in range(count)]
-        engine = sorted(relative(ouzel(command, truth, i, "f32", folder), truth.float64[i]) for i in range(count))
+        exact = errors(command, truth, "f64")
+        engine = sorted(errors(command, truth, "f32"))
     quartile = (count - 1) // 4
     own = sorted(relative(a, b) for a, b in zip(truth.float32, truth.float64))
     exact_limit = 1e-6 if ROUNDED & ops.keys() else 1e-9

@@ -51,7 +51,9 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
     };
     let mut times = Vec::with_capacity(typed.iterations);
     // The first run warms caches up, and is what the checksum is of.
+    let start = Instant::now();
     let (result, mut steps) = work(&tensors)?;
+    let first = milliseconds(start);
     for _ in 0..typed.iterations {
         let start = Instant::now();
         let (_, timings) = work(&tensors)?;
@@ -64,6 +66,7 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
         "median_ms": median,
         "min_ms": times.first(),
         "max_ms": times.last(),
+        "first_ms": first,
         "load_ms": load,
         "compile_ms": compile,
         "targets": if typed.forward { 0 } else { goal.map_count() },

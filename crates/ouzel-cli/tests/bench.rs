@@ -12,6 +12,7 @@ fn figures_of_a_benchmark() {
         "median_ms",
         "min_ms",
         "max_ms",
+        "first_ms",
         "load_ms",
         "compile_ms",
         "targets",
