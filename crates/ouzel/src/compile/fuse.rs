@@ -379,7 +379,8 @@ impl<'a> Fuser<'a> {
     /// The two nodes that make x · sigmoid(x) of what a cluster has so far, if nothing else reads it.
     fn silu(&self, cluster: &Cluster) -> Option<(NodeId, NodeId)> {
         let (facts, x) = (self.facts, cluster.output);
-        let is_inner = |value: ValueId, uses: usize| self.uses[value.index()] == uses && !facts.is_output(value);
+        let is_inner =
+            |value: ValueId, uses: usize| self.uses[value.index()] == uses && !facts.is_output(value);
         if cluster.stage >= Stage::Activation || !is_inner(x, 2) {
             return None;
         }
