@@ -12,7 +12,7 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) const HALF_BLOCK: usize = 16;
 
 /// How many inputs ahead weights are asked for.
-const AHEAD: usize = 32;
+const AHEAD: usize = 128;
 
 /// Floats of a cache line.
 const LINE: isize = 16;
