@@ -8,8 +8,10 @@
 mod checks;
 mod folder;
 mod keras;
+mod nodes;
 mod report;
 mod torch;
 
 pub use folder::Folder;
+pub use nodes::{NodeCase, NodeReport, node_cases};
 pub use report::{CaseReport, Counts, FolderReport, Outcome};

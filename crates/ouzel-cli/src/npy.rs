@@ -11,7 +11,7 @@ pub fn is_npy(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x93NUMPY")
 }
 
-/// Reads an array of any number type; types that networks do not have become the next wider one.
+/// Reads an array of any type that networks have.
 pub fn read(bytes: &[u8]) -> Result<Tensor> {
     if !is_npy(bytes) {
         bail!("not a .npy array; expected a file that numpy.save has written");
@@ -33,11 +33,12 @@ pub fn read(bytes: &[u8]) -> Result<Tensor> {
         "f8" => array::<f64>(bytes)?.into(),
         "i8" => array::<i64>(bytes)?.into(),
         "i4" => array::<i32>(bytes)?.into(),
-        "i2" => array::<i16>(bytes)?.mapv(i32::from).into(),
+        "i2" => array::<i16>(bytes)?.into(),
         "i1" => array::<i8>(bytes)?.into(),
         "u1" => array::<u8>(bytes)?.into(),
-        "u2" => array::<u16>(bytes)?.mapv(i32::from).into(),
-        "u4" => array::<u32>(bytes)?.mapv(i64::from).into(),
+        "u2" => array::<u16>(bytes)?.into(),
+        "u8" => array::<u64>(bytes)?.into(),
+        "u4" => array::<u32>(bytes)?.into(),
         "b1" => array::<bool>(bytes)?.into(),
         _ => bail!(
             "the .npy array holds elements of type '{descriptor}'; expected float32, float64, integers of up to 64 \
@@ -83,7 +84,11 @@ pub fn tensor_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
         DType::F64 => bytes(tensor.array::<f64>()?.view()),
         DType::I64 => bytes(tensor.array::<i64>()?.view()),
         DType::I32 => bytes(tensor.array::<i32>()?.view()),
+        DType::I16 => bytes(tensor.array::<i16>()?.view()),
         DType::I8 => bytes(tensor.array::<i8>()?.view()),
+        DType::U64 => bytes(tensor.array::<u64>()?.view()),
+        DType::U32 => bytes(tensor.array::<u32>()?.view()),
+        DType::U16 => bytes(tensor.array::<u16>()?.view()),
         DType::U8 => bytes(tensor.array::<u8>()?.view()),
         DType::Bool => bytes(tensor.array::<bool>()?.view()),
     }
@@ -101,6 +106,8 @@ mod tests {
             Tensor::from(array![1.5f64].into_dyn()),
             Tensor::from(array![[1i64], [2]].into_dyn()),
             Tensor::from(array![7u8].into_dyn()),
+            Tensor::vector([-7i16, 7]),
+            Tensor::vector([u64::MAX]),
             Tensor::from(array![true, false].into_dyn()),
             Tensor::scalar(3i32),
         ] {

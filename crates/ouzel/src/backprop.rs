@@ -183,6 +183,10 @@ pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -
     if !graph.fact(loss).dtype.is_float() {
         bail!(target, "{} cannot be differentiated: it holds {}", graph.title(loss), graph.fact(loss).dtype);
     }
+    if let Some(&value) = wrt.iter().find(|value| !graph.fact(**value).dtype.is_float()) {
+        let (title, dtype) = (graph.title(value), graph.fact(value).dtype);
+        bail!(target, "{title} holds {dtype}: there is nothing to differentiate for");
+    }
     let depends = depends_on(&graph, wrt);
     let selected = rules.select(&graph);
     let mut cotangents: Vec<Option<ValueId>> = vec![None; graph.values().len()];

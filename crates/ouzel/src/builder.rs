@@ -74,6 +74,11 @@ impl Builder {
         }
     }
 
+    /// The graph as far as it came, whether an error happened or not.
+    pub(crate) fn into_graph(self) -> Graph {
+        self.graph.into_inner()
+    }
+
     /// The graph as it is now.
     pub fn graph(&self) -> Ref<'_, Graph> {
         self.graph.borrow()

@@ -4,6 +4,7 @@ use crate::error::{Context, Result, bail};
 use crate::graph::{Graph, Source, ValueId};
 use crate::op::{Inputs, OpDef};
 use crate::tensor::{DType, Tensor};
+use std::collections::{BTreeSet, HashMap};
 
 /// Computes the wanted values from the inputs.
 ///
@@ -73,6 +74,41 @@ pub fn evaluate(graph: &Graph, inputs: &[(ValueId, Tensor)], wanted: &[ValueId])
             None => bail!(internal, "{} was not computed", graph.title(*id)),
         })
         .collect()
+}
+
+/// The elements of a value that does not depend on any input of the graph.
+///
+/// # Errors
+/// If an op does not accept its inputs; the message names the node.
+pub(crate) fn constant_value(graph: &Graph, wanted: ValueId) -> Result<Option<Tensor>> {
+    let mut values: HashMap<ValueId, Tensor> = HashMap::new();
+    let mut nodes = BTreeSet::new();
+    let mut queue = vec![wanted];
+    while let Some(id) = queue.pop() {
+        let known = match &graph.value(id).source {
+            Source::Constant(constant) => Some(constant.tensor()?),
+            _ => graph.fact(id).known_tensor(),
+        };
+        match (known, &graph.value(id).source) {
+            (Some(tensor), _) => {
+                values.insert(id, tensor);
+            }
+            (None, Source::Node(node)) => {
+                if nodes.insert(*node) {
+                    queue.extend(graph.node(*node).inputs.iter().flatten());
+                }
+            }
+            (None, _) => return Ok(None),
+        }
+    }
+    for id in nodes {
+        let node = graph.node(id);
+        let x: Vec<Option<&Tensor>> =
+            node.inputs.iter().map(|input| input.and_then(|id| values.get(&id))).collect();
+        let y = node.op.run(&Inputs(&x)).context(|| node.title())?;
+        values.extend(node.outputs.iter().copied().zip(y));
+    }
+    Ok(values.remove(&wanted))
 }
 
 /// The same graph computing in float64 what it computes in float32; ids stay the same.

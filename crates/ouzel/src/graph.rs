@@ -67,6 +67,11 @@ impl Fact {
         if tensor.len() <= CONTENT_LIMIT {
             fact.content = match tensor.dtype() {
                 DType::Bool => None,
+                DType::U64
+                    if tensor.to_integers().is_ok_and(|values| values.iter().any(|value| *value < 0)) =>
+                {
+                    None
+                }
                 dtype if dtype.is_integer() => tensor
                     .to_integers()
                     .ok()
@@ -443,6 +448,13 @@ impl Graph {
     /// Names a value.
     pub(crate) fn set_name(&mut self, id: ValueId, name: &str) {
         self.values[id.index()].name = name.into();
+    }
+
+    /// Names the nodes from the one of this index on.
+    pub(crate) fn name_nodes_from(&mut self, first: usize, name: &str) {
+        for node in &mut self.nodes[first..] {
+            node.name = name.into();
+        }
     }
 
     /// Says why a node is there.

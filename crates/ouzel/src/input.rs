@@ -125,5 +125,5 @@ fn with_batch_axis(tensor: &Tensor) -> Tensor {
             match tensor { $(Tensor::$variant(x) => Tensor::$variant(x.clone().insert_axis(Axis(0)))),* }
         };
     }
-    insert!(F32, F64, I64, I32, I8, U8, Bool)
+    insert!(F32, F64, I64, I32, I16, I8, U64, U32, U16, U8, Bool)
 }

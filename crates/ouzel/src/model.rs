@@ -109,12 +109,23 @@ impl Model {
     /// Weights stay in the file until they are needed.
     ///
     /// # Errors
-    /// If the file cannot be read or is not an ONNX model of opset 7 to 23.
+    /// If the file cannot be read or is not an ONNX model of opset 1 to 23.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Self::load_fixed(path, &[])
+    }
+
+    /// Reads a file and makes constants of some inputs.
+    ///
+    /// This is for inputs that say how the network computes, such as a shape, a number of repetitions or a condition:
+    /// shapes that depend on them are known from then on, and loops are unrolled.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; also if there is no input of such a name.
+    pub fn load_fixed(path: impl AsRef<Path>, fixed: &[(&str, Tensor)]) -> Result<Self> {
         let path = path.as_ref();
         let title = path.display().to_string();
         let parsed = onnx::read_path(path)?;
-        Self::new(title.clone(), &parsed).context(|| title)
+        Self::new(title.clone(), &parsed, fixed).context(|| title)
     }
 
     /// Reads a model that is in memory.
@@ -122,7 +133,7 @@ impl Model {
     /// # Errors
     /// As [`Model::load`]; weights in external files cannot be found this way.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self> {
-        Self::new("the model".into(), &onnx::read_bytes(bytes.into().into())?)
+        Self::new("the model".into(), &onnx::read_bytes(bytes.into().into())?, &[])
     }
 
     /// Reads a model from a stream.
@@ -130,13 +141,14 @@ impl Model {
     /// # Errors
     /// As [`Model::from_bytes`].
     pub fn from_reader(reader: impl std::io::Read) -> Result<Self> {
-        Self::new("the model".into(), &onnx::read_reader(reader)?)
+        Self::new("the model".into(), &onnx::read_reader(reader)?, &[])
     }
 
-    fn new(title: String, parsed: &ParsedModel) -> Result<Self> {
-        let Imported { graph, layers, outputs, values, opset, producer, metadata } = onnx::import(parsed)?;
-        if !graph.inputs().iter().any(|&id| graph.fact(id).dtype.is_float()) {
-            bail!(model, "the model has no floating point input, so there is nothing to differentiate for");
+    fn new(title: String, parsed: &ParsedModel, fixed: &[(&str, Tensor)]) -> Result<Self> {
+        let Imported { graph, layers, outputs, values, opset, producer, metadata } =
+            onnx::import(parsed, fixed)?;
+        if graph.values().len() == 0 {
+            bail!(model, "the model has neither inputs nor constants");
         }
         let mut nodes = HashMap::new();
         for (index, layer) in layers.iter().enumerate().filter(|(_, layer)| !layer.name.is_empty()) {
@@ -177,9 +189,15 @@ impl Model {
     }
 
     /// The first floating point input: what maps are made for by default.
+    ///
+    /// A model without one can only be run: its first input, or else its first value, stands in, and nothing can be
+    /// differentiated for it.
     pub fn main_input(&self) -> ValueId {
-        let is_float = |id: &&ValueId| self.inner.graph.fact(**id).dtype.is_float();
-        *self.inputs().iter().find(is_float).expect("invariant: checked on loading")
+        let graph = self.graph();
+        let is_float = |id: &&ValueId| graph.fact(**id).dtype.is_float();
+        let first = || self.inputs().first().copied().or_else(|| graph.values().next().map(|(id, _)| id));
+        let main = self.inputs().iter().find(is_float).copied().or_else(first);
+        main.expect("invariant: checked on loading that there is a value")
     }
 
     /// The order of an input's axes as its shape suggests it: channels last if the rank is at least 3 and the last
@@ -443,7 +461,7 @@ pub(crate) fn is_channels_last(shape: &[Dim]) -> bool {
 }
 
 /// Ops that keep the elements of their first input, and their order.
-const SAME_ELEMENTS: &[&str] = &["Identity", "Cast", "Reshape", "Squeeze"];
+const SAME_ELEMENTS: &[&str] = &["Identity", "Cast", "RoundTo", "Reshape", "Squeeze"];
 
 /// The input of a Softmax or LogSoftmax at the end, seen through ops that keep the elements.
 fn before_softmax(graph: &Graph, output: ValueId) -> Option<ValueId> {

@@ -1,7 +1,10 @@
 //! ONNX files: reading them into graphs.
 
+mod body;
 mod foreign;
+mod functions;
 mod import;
+mod old;
 mod proto;
 mod reader;
 mod stored;
@@ -10,4 +13,4 @@ mod wire;
 pub(crate) use import::{Imported, Layer, LayerState, import};
 pub use reader::NodeReader;
 pub(crate) use stored::dtype_of_code;
-pub(crate) use wire::{ParsedModel, read_bytes, read_path, read_reader};
+pub(crate) use wire::{ParsedModel, read_bytes, read_path, read_reader, read_tensor};

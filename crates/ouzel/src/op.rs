@@ -156,6 +156,9 @@ op_list! {
         Swish, Mish, Softplus, Softsign, Tanh;
     elementwise: Neg, Abs, Exp, Log, Sqrt, Reciprocal, Erf, Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Asinh, Acosh,
         Atanh, Floor, Ceil, Round, Sign, Add, Sub, Mul, Div, Pow, Mod, Max, Min, Sum, Mean;
+    bits: BitShift, BitwiseAnd, BitwiseOr, BitwiseXor, BitwiseNot;
+    quantize: RoundThrough, RoundTo;
+    linalg: Det, MatrixInverse;
     logic: Equal, Greater, GreaterOrEqual, Less, LessOrEqual, And, Or, Xor, Not, Where, IsNaN, IsInf;
     layout: Identity, Cast, CastLike, Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Expand, Shape, Size, Dropout,
         ConstantOfShape;
@@ -175,7 +178,7 @@ op_list! {
     resize: Resize, Upsample, ResizeTranspose;
     scatter: GatherElements, ScatterElements, GatherND, GatherNDTranspose, ScatterND;
     rearrange: DepthToSpace, SpaceToDepth, Trilu, ReverseSequence;
-    select: ArgMax, ArgMin, TopK, OneHot, NonZero, Range, CumSum, EyeLike;
+    select: ArgMax, ArgMin, TopK, OneHot, Range, CumSum, EyeLike;
 }
 
 impl OpDef for Op {

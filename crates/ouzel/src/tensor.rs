@@ -7,7 +7,8 @@ use std::ops::Range;
 
 /// The element type of a [`Tensor`].
 ///
-/// `float16` and `bfloat16` tensors are read as [`DType::F32`].
+/// Narrower types are read as wider ones that hold all their numbers: floating point types of 16 and 8 bits as
+/// [`DType::F32`], integers of 4 bits as [`DType::I8`] and [`DType::U8`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// 32-bit floating point.
@@ -18,8 +19,16 @@ pub enum DType {
     I64,
     /// 32-bit signed integer.
     I32,
+    /// 16-bit signed integer.
+    I16,
     /// 8-bit signed integer.
     I8,
+    /// 64-bit unsigned integer.
+    U64,
+    /// 32-bit unsigned integer.
+    U32,
+    /// 16-bit unsigned integer.
+    U16,
     /// 8-bit unsigned integer.
     U8,
     /// Truth value.
@@ -34,14 +43,25 @@ impl DType {
 
     /// True for integers, truth values excluded.
     pub fn is_integer(self) -> bool {
-        matches!(self, Self::I64 | Self::I32 | Self::I8 | Self::U8)
+        self.is_signed() || self.is_unsigned()
+    }
+
+    /// True for integers that can be negative.
+    pub fn is_signed(self) -> bool {
+        matches!(self, Self::I64 | Self::I32 | Self::I16 | Self::I8)
+    }
+
+    /// True for integers that cannot be negative, truth values excluded.
+    pub fn is_unsigned(self) -> bool {
+        matches!(self, Self::U64 | Self::U32 | Self::U16 | Self::U8)
     }
 
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
-            Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::I16 | Self::U16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
         }
     }
@@ -54,7 +74,11 @@ impl fmt::Display for DType {
             Self::F64 => "float64",
             Self::I64 => "int64",
             Self::I32 => "int32",
+            Self::I16 => "int16",
             Self::I8 => "int8",
+            Self::U64 => "uint64",
+            Self::U32 => "uint32",
+            Self::U16 => "uint16",
             Self::U8 => "uint8",
             Self::Bool => "bool",
         })
@@ -81,8 +105,16 @@ pub enum Tensor {
     I64(Array<i64>),
     /// 32-bit signed integer.
     I32(Array<i32>),
+    /// 16-bit signed integer.
+    I16(Array<i16>),
     /// 8-bit signed integer.
     I8(Array<i8>),
+    /// 64-bit unsigned integer.
+    U64(Array<u64>),
+    /// 32-bit unsigned integer.
+    U32(Array<u32>),
+    /// 16-bit unsigned integer.
+    U16(Array<u16>),
     /// 8-bit unsigned integer.
     U8(Array<u8>),
     /// Truth value.
@@ -97,7 +129,11 @@ macro_rules! each_dtype {
             $crate::tensor::Tensor::F64($x) => $body,
             $crate::tensor::Tensor::I64($x) => $body,
             $crate::tensor::Tensor::I32($x) => $body,
+            $crate::tensor::Tensor::I16($x) => $body,
             $crate::tensor::Tensor::I8($x) => $body,
+            $crate::tensor::Tensor::U64($x) => $body,
+            $crate::tensor::Tensor::U32($x) => $body,
+            $crate::tensor::Tensor::U16($x) => $body,
             $crate::tensor::Tensor::U8($x) => $body,
             $crate::tensor::Tensor::Bool($x) => $body,
         }
@@ -138,7 +174,7 @@ macro_rules! elements {
         }
     )* };
 }
-elements!(f32 => F32, f64 => F64, i64 => I64, i32 => I32, i8 => I8, u8 => U8, bool => Bool);
+elements!(f32 => F32, f64 => F64, i64 => I64, i32 => I32, i16 => I16, i8 => I8, u64 => U64, u32 => U32, u16 => U16, u8 => U8, bool => Bool);
 
 impl Tensor {
     /// The element type.
@@ -148,7 +184,11 @@ impl Tensor {
             Self::F64(_) => DType::F64,
             Self::I64(_) => DType::I64,
             Self::I32(_) => DType::I32,
+            Self::I16(_) => DType::I16,
             Self::I8(_) => DType::I8,
+            Self::U64(_) => DType::U64,
+            Self::U32(_) => DType::U32,
+            Self::U16(_) => DType::U16,
             Self::U8(_) => DType::U8,
             Self::Bool(_) => DType::Bool,
         }
@@ -228,6 +268,15 @@ impl Tensor {
         }
     }
 
+    /// Reads ONNX's own message of a tensor, as its test data is stored, and the name that it carries, which may be
+    /// empty.
+    ///
+    /// # Errors
+    /// If the bytes are no such message, or its elements lie in another file.
+    pub fn from_message(bytes: &[u8]) -> Result<(String, Self)> {
+        crate::onnx::read_tensor(bytes)
+    }
+
     /// The same numbers as another element type, as ONNX `Cast` converts: towards zero to integers
     /// (saturating), non-zero to `true`.
     pub fn cast(&self, to: DType) -> Self {
@@ -241,7 +290,11 @@ impl Tensor {
                     DType::F64 => Self::from($x.mapv(|v| v as f64)),
                     DType::I64 => Self::from($x.mapv(|v| v as i64)),
                     DType::I32 => Self::from($x.mapv(|v| v as i32)),
+                    DType::I16 => Self::from($x.mapv(|v| v as i16)),
                     DType::I8 => Self::from($x.mapv(|v| v as i8)),
+                    DType::U64 => Self::from($x.mapv(|v| v as u64)),
+                    DType::U32 => Self::from($x.mapv(|v| v as u32)),
+                    DType::U16 => Self::from($x.mapv(|v| v as u16)),
                     DType::U8 => Self::from($x.mapv(|v| v as u8)),
                     DType::Bool => Self::from($x.mapv(|v| v as f64 != 0.0)),
                 }
@@ -252,7 +305,11 @@ impl Tensor {
             Self::F64(x) => number!(x),
             Self::I64(x) => number!(x),
             Self::I32(x) => number!(x),
+            Self::I16(x) => number!(x),
             Self::I8(x) => number!(x),
+            Self::U64(x) => number!(x),
+            Self::U32(x) => number!(x),
+            Self::U16(x) => number!(x),
             Self::U8(x) => number!(x),
             Self::Bool(x) => number!(x.mapv(u8::from)),
         }

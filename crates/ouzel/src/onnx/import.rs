@@ -1,8 +1,10 @@
 //! From the messages of a file to a graph that keeps every node and tensor name.
 
+use super::functions::{self, Function};
+use super::old;
 use super::proto::{
-    AttributeProto, DimensionValue, GraphProto, NodeProto, TensorProto, TypeValue, ValueInfoProto,
-    attribute_type,
+    AttributeProto, DimensionValue, FunctionProto, GraphProto, NodeProto, TensorProto, TypeValue,
+    ValueInfoProto, attribute_type,
 };
 use super::reader::{Attribute, NodeReader};
 use super::stored::dtype_of_code;
@@ -11,11 +13,13 @@ use crate::dim::Dim;
 use crate::error::{Context, Error, Result, bail};
 use crate::graph::{Constant, Fact, Graph, ValueId};
 use crate::op::{READERS, Reader};
+use crate::ops::layout::Identity;
+use crate::ops::quantize::Format;
 use crate::tensor::Tensor;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The operator set versions that can be read.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=23;
+const OPSETS: std::ops::RangeInclusive<i64> = 1..=23;
 
 /// A node of the file, whether it could be read or not.
 #[derive(Clone, Debug)]
@@ -59,15 +63,17 @@ pub(crate) struct Imported {
 }
 
 /// Builds the graph. Nodes that are not supported, and those that depend on them, are kept aside as layers.
-pub(crate) fn import(parsed: &ParsedModel) -> Result<Imported> {
+///
+/// Inputs whose elements are given by `fixed` become constants.
+pub(crate) fn import(parsed: &ParsedModel, fixed: &[(&str, Tensor)]) -> Result<Imported> {
     let model = &parsed.model;
     let Some(file) = &model.graph else {
         bail!(model, "the file has no graph: it is not an ONNX model, or it is damaged");
     };
     let opset = opset(parsed)?;
-    let mut importer = Importer { parsed, opset, graph: Graph::default(), values: HashMap::new() };
+    let mut importer = Importer::new(parsed, opset);
     importer.add_initializers(file)?;
-    importer.add_inputs(file)?;
+    importer.add_inputs(file, fixed)?;
     let layers = importer.add_nodes(&file.node)?;
     let outputs: Vec<String> = file.output.iter().map(|output| output.name.clone()).collect();
     if outputs.is_empty() {
@@ -91,7 +97,7 @@ pub(crate) fn import(parsed: &ParsedModel) -> Result<Imported> {
     })
 }
 
-fn is_standard(domain: &str) -> bool {
+pub(super) fn is_standard(domain: &str) -> bool {
     matches!(domain, "" | "ai.onnx")
 }
 
@@ -111,14 +117,50 @@ fn opset(parsed: &ParsedModel) -> Result<i64> {
     Ok(version)
 }
 
-struct Importer<'a> {
-    parsed: &'a ParsedModel,
-    opset: i64,
-    graph: Graph,
-    values: HashMap<String, ValueId>,
+/// What an op of the file becomes.
+#[derive(Clone, Copy)]
+enum Meaning<'a> {
+    /// A node.
+    Node(Reader),
+    /// Several nodes.
+    Nodes(Function),
+    /// The nodes of a graph that is an attribute of it: `If`, `Loop`, `Scan`.
+    Body,
+    /// The nodes of a function of the file.
+    Call(&'a FunctionProto),
 }
 
-impl Importer<'_> {
+pub(super) struct Importer<'a> {
+    parsed: &'a ParsedModel,
+    pub(super) opset: i64,
+    pub(super) graph: Graph,
+    /// The values by name, as the nodes that are being read see them.
+    pub(super) values: HashMap<String, ValueId>,
+    /// The element types of tensors as the file says them.
+    declared: HashMap<&'a str, i64>,
+    meanings: HashMap<&'static str, Meaning<'static>>,
+}
+
+impl<'a> Importer<'a> {
+    fn new(parsed: &'a ParsedModel, opset: i64) -> Self {
+        let nodes = READERS
+            .iter()
+            .flat_map(|(names, reader)| names.iter().map(|name| (*name, Meaning::Node(*reader))));
+        let functions = functions::LIST.iter().map(|(name, function)| (*name, Meaning::Nodes(*function)));
+        let bodies = ["If", "Loop", "Scan"].map(|name| (name, Meaning::Body));
+        let meanings = nodes.chain(functions).chain(bodies).collect();
+        let file = parsed.model.graph.as_ref();
+        let initializers = file.into_iter().flat_map(|file| &file.initializer);
+        let initializers = initializers.map(|tensor| (tensor.name.as_str(), i64::from(tensor.data_type)));
+        let described = file.into_iter().flat_map(|file| file.input.iter().chain(&file.value_info));
+        let described = described.filter_map(|value| match value.r#type.as_ref()?.value.as_ref()? {
+            TypeValue::Tensor(tensor) => Some((value.name.as_str(), i64::from(tensor.elem_type))),
+            _ => None,
+        });
+        let declared = described.chain(initializers).filter(|(_, code)| *code != 0).collect();
+        Self { parsed, opset, graph: Graph::default(), values: HashMap::new(), declared, meanings }
+    }
+
     fn name_value(&mut self, name: &str, id: ValueId) -> Result<()> {
         if self.values.insert(name.to_owned(), id).is_some() {
             bail!(model, "two tensors are called '{name}'");
@@ -127,7 +169,7 @@ impl Importer<'_> {
         Ok(())
     }
 
-    fn constant(&self, tensor: &TensorProto) -> Result<Constant> {
+    pub(super) fn constant(&self, tensor: &TensorProto) -> Result<Constant> {
         let stored = self.parsed.stored(tensor)?;
         let (dtype, shape) = (stored.dtype(), stored.shape().to_vec());
         Constant::stored(dtype, &shape, Box::new(stored))
@@ -146,10 +188,20 @@ impl Importer<'_> {
         Ok(())
     }
 
-    fn add_inputs(&mut self, file: &GraphProto) -> Result<()> {
+    fn add_inputs(&mut self, file: &GraphProto, fixed: &[(&str, Tensor)]) -> Result<()> {
         // Old files list initializers as inputs too.
         let constants: HashSet<&str> = file.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+        if let Some((name, _)) =
+            fixed.iter().find(|(name, _)| !file.input.iter().any(|input| input.name == *name))
+        {
+            bail!(input, "the model has no input '{name}' that could be fixed");
+        }
         for input in file.input.iter().filter(|input| !constants.contains(input.name.as_str())) {
+            if let Some((_, tensor)) = fixed.iter().find(|(name, _)| *name == input.name) {
+                let id = self.graph.add_constant("", Constant::new(tensor.clone()));
+                self.name_value(&input.name, id)?;
+                continue;
+            }
             let fact = input_fact(input).context(|| format!("input '{}'", input.name))?;
             let id = self.graph.add_input("", fact);
             self.name_value(&input.name, id)?;
@@ -158,13 +210,11 @@ impl Importer<'_> {
     }
 
     fn add_nodes(&mut self, nodes: &[NodeProto]) -> Result<Vec<Layer>> {
-        let readers: HashMap<&str, Reader> =
-            READERS.iter().flat_map(|(names, reader)| names.iter().map(|name| (*name, *reader))).collect();
         let mut layers: Vec<Option<Layer>> = nodes.iter().map(|_| None).collect();
         let mut blocked: HashSet<&str> = HashSet::new();
         for index in topological_order(nodes, &self.values)? {
             let node = &nodes[index];
-            if node.op_type == "Constant" && is_standard(&node.domain) {
+            if is_constant(node) {
                 let constant = self.constant_node(node).context(|| title(node))?;
                 let id = self.graph.add_constant("", constant);
                 let Some(name) = node.output.first() else { bail!(model, "{} has no output", title(node)) };
@@ -172,11 +222,11 @@ impl Importer<'_> {
                 continue;
             }
             let is_blocked = node.input.iter().any(|input| blocked.contains(input.as_str()));
-            let state = match find_reader(node, &readers) {
+            let state = match self.meaning(node) {
                 // An op that is missing is told even where others before it are, so that all are told at once.
                 Err(error) => LayerState::Missing(error.to_string()),
                 Ok(_) if is_blocked => LayerState::Blocked,
-                Ok(read) => match self.add_node(node, read) {
+                Ok(meaning) => match self.add_named(node, meaning) {
                     Ok(()) => LayerState::Read,
                     Err(error) if error.is_unsupported() || error.is_shape() => {
                         LayerState::Missing(error.to_string())
@@ -198,28 +248,135 @@ impl Importer<'_> {
         Ok(layers.into_iter().flatten().collect())
     }
 
-    fn add_node(&mut self, node: &NodeProto, read: Reader) -> Result<()> {
-        let mut attributes = BTreeMap::new();
-        for attribute in &node.attribute {
-            attributes.insert(attribute.name.clone(), self.attribute(attribute)?);
+    /// Adds a node of the file, and names its outputs as the file does.
+    fn add_named(&mut self, node: &NodeProto, meaning: Meaning) -> Result<()> {
+        let first = self.graph.nodes().len();
+        let mut made = self.add_node(node, meaning)?;
+        if !matches!(meaning, Meaning::Node(_)) {
+            for position in 0..made.len() {
+                // A value that something else has named, or that is an output twice, keeps its name.
+                let id = made[position];
+                let is_new = self.graph.producer(id).is_some_and(|node| node.index() >= first);
+                if !is_new || made[..position].contains(&id) {
+                    let copy = self.graph.add_node("", Identity.into(), &[Some(id)])?;
+                    made[position] = self.graph.node(copy).outputs[0];
+                }
+            }
+            self.graph.name_nodes_from(first, &node.name);
         }
-        let inputs: Vec<Option<ValueId>> =
-            node.input.iter().map(|name| self.values.get(name).copied()).collect();
-        let outputs = node.output.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
-        let mut reader = NodeReader::new(&mut self.graph, self.opset, attributes, inputs, outputs);
-        let op = read(&mut reader)?;
-        let inputs = reader.finish()?;
-        let id = self.graph.add_node(&node.name, op, &inputs)?;
-        let made = self.graph.node(id).outputs.clone();
         for (position, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
             match made.get(position) {
                 Some(&value) => self.name_value(name, value)?,
-                None => {
-                    bail!(unsupported, "output {position} ('{name}') of {} is not supported", node.op_type)
-                }
+                None => bail!(internal, "an output has no value"),
             }
         }
         Ok(())
+    }
+
+    /// Adds the nodes that stand for one of the file, and gives the values of its outputs.
+    fn add_node(&mut self, node: &NodeProto, meaning: Meaning) -> Result<Vec<ValueId>> {
+        let mut inputs: Vec<Option<ValueId>> =
+            node.input.iter().map(|name| self.values.get(name).copied()).collect();
+        let made = match meaning {
+            Meaning::Body => self.add_body(node, &inputs)?,
+            Meaning::Call(function) => self.add_call(function, node, &inputs)?,
+            Meaning::Node(_) | Meaning::Nodes(_) => {
+                let mut attributes = BTreeMap::new();
+                for attribute in &node.attribute {
+                    attributes.insert(attribute.name.clone(), self.attribute(attribute)?);
+                }
+                if self.opset < 7 {
+                    old::modernize(&node.op_type, self.opset, &mut attributes, &mut self.graph, &mut inputs)?;
+                }
+                let outputs =
+                    node.output.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
+                let declared =
+                    node.input.iter().map(|name| self.declared.get(name.as_str()).copied()).collect();
+                let mut reader = NodeReader::new(&mut self.graph, self.opset, attributes, inputs, outputs)
+                    .with_declared(declared);
+                match meaning {
+                    Meaning::Nodes(function) => {
+                        let made = function(&mut reader)?;
+                        reader.finish()?;
+                        made
+                    }
+                    Meaning::Node(read) => {
+                        let op = read(&mut reader)?;
+                        let inputs = reader.finish()?;
+                        let id = self.graph.add_node(&node.name, op, &inputs)?;
+                        self.graph.node(id).outputs.clone()
+                    }
+                    Meaning::Body | Meaning::Call(_) => bail!(internal, "a body has no reader"),
+                }
+            }
+        };
+        let mut names = node.output.iter().enumerate().skip(made.len());
+        if let Some((position, name)) = names.find(|(_, name)| !name.is_empty()) {
+            bail!(unsupported, "output {position} ('{name}') of {} is not supported", node.op_type);
+        }
+        Ok(made)
+    }
+
+    /// Adds nodes inside a body or function, whose values nobody can name from outside.
+    pub(super) fn add_inner(&mut self, nodes: &[NodeProto]) -> Result<()> {
+        /// Unrolled loops can be too long for any machine.
+        const LIMIT: usize = 200_000;
+        let made_here: HashSet<&str> =
+            nodes.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+        for node in nodes {
+            let is_there =
+                |input: &&String| self.values.contains_key(*input) || made_here.contains(input.as_str());
+            if let Some(input) = node.input.iter().find(|input| !input.is_empty() && !is_there(input)) {
+                bail!(
+                    unsupported,
+                    "{} reads '{input}', which is not there or depends on a node that is not supported",
+                    title(node)
+                );
+            }
+        }
+        for index in topological_order(nodes, &self.values)? {
+            let node = &nodes[index];
+            let made = if is_constant(node) {
+                let constant = self.constant_node(node).context(|| title(node))?;
+                vec![self.graph.add_constant("", constant)]
+            } else {
+                let meaning = self.meaning(node)?;
+                self.add_node(node, meaning).context(|| title(node))?
+            };
+            if self.graph.nodes().len() > LIMIT {
+                bail!(unsupported, "unrolling it makes more than {LIMIT} nodes");
+            }
+            let named = node.output.iter().zip(made).filter(|(name, _)| !name.is_empty());
+            self.values.extend(named.map(|(name, id)| (name.clone(), id)));
+        }
+        Ok(())
+    }
+
+    /// What a node of the file means.
+    fn meaning(&self, node: &NodeProto) -> Result<Meaning<'a>> {
+        let is_called = |function: &&FunctionProto| {
+            function.name == node.op_type
+                && function.domain == node.domain
+                && function.overload == node.overload
+        };
+        let parsed: &'a ParsedModel = self.parsed;
+        if let Some(function) = parsed.model.functions.iter().find(is_called) {
+            return Ok(Meaning::Call(function));
+        }
+        // Only a cast to a narrow type is more than one node.
+        let target = match node.op_type.as_str() {
+            "Cast" => node.attribute.iter().find(|attribute| attribute.name == "to").and_then(|to| to.i),
+            "CastLike" => node.input.get(1).and_then(|name| self.declared.get(name.as_str()).copied()),
+            _ => None,
+        };
+        if is_standard(&node.domain) && target.is_some_and(|code| Format::of_code(code).is_some()) {
+            return Ok(Meaning::Nodes(functions::narrow_cast(&node.op_type)));
+        }
+        match self.meanings.get(node.op_type.as_str()) {
+            Some(meaning) if is_standard(&node.domain) => Ok(*meaning),
+            _ if is_standard(&node.domain) => bail!(unsupported, "op {} is not supported", node.op_type),
+            _ => bail!(unsupported, "op {}.{} is not supported", node.domain, node.op_type),
+        }
     }
 
     fn attribute(&self, attribute: &AttributeProto) -> Result<Attribute> {
@@ -230,7 +387,7 @@ impl Importer<'_> {
             attribute_type::STRING => Attribute::String(attribute.s.as_ref().map(text).unwrap_or_default()),
             attribute_type::FLOATS => Attribute::Floats(attribute.floats.clone()),
             attribute_type::INTS => Attribute::Ints(attribute.ints.clone()),
-            attribute_type::STRINGS => Attribute::Other("a list of texts"),
+            attribute_type::STRINGS => Attribute::Strings(attribute.strings.iter().map(text).collect()),
             attribute_type::TENSOR => match &attribute.t {
                 Some(tensor) => Attribute::Tensor(self.constant(tensor)?),
                 None => bail!(model, "attribute '{}' has no tensor", attribute.name),
@@ -257,15 +414,8 @@ impl Importer<'_> {
     }
 }
 
-/// The function that reads nodes of this op.
-fn find_reader(node: &NodeProto, readers: &HashMap<&str, Reader>) -> Result<Reader> {
-    if !is_standard(&node.domain) {
-        bail!(unsupported, "op {}.{} is not supported", node.domain, node.op_type);
-    }
-    match readers.get(node.op_type.as_str()) {
-        Some(read) => Ok(*read),
-        None => bail!(unsupported, "op {} is not supported", node.op_type),
-    }
+fn is_constant(node: &NodeProto) -> bool {
+    node.op_type == "Constant" && is_standard(&node.domain)
 }
 
 /// How messages speak of a node of the file.

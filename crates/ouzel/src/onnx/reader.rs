@@ -1,8 +1,10 @@
 //! What an op sees of a file's node when it reads its attributes; an attribute that nobody reads is an error.
 
+use crate::builder::{Builder, Var};
 use crate::error::{Result, bail};
+use crate::evaluate::constant_value;
 use crate::graph::{Constant, Fact, Graph, ValueId};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 
 /// An attribute's value.
@@ -20,6 +22,8 @@ pub enum Attribute {
     Floats(Vec<f32>),
     /// Integers.
     Ints(Vec<i64>),
+    /// Texts.
+    Strings(Vec<String>),
     /// Something else, by the name of its type.
     Other(&'static str),
 }
@@ -33,6 +37,7 @@ impl Attribute {
             Self::Tensor(_) => "a tensor",
             Self::Floats(_) => "a list of floats",
             Self::Ints(_) => "a list of integers",
+            Self::Strings(_) => "a list of texts",
             Self::Other(kind) => kind,
         }
     }
@@ -44,6 +49,8 @@ pub struct NodeReader<'a> {
     opset: i64,
     attributes: BTreeMap<String, (Attribute, bool)>,
     inputs: Vec<Option<ValueId>>,
+    /// The element types of the inputs as the file says them, where it does.
+    declared: Vec<Option<i64>>,
     outputs: usize,
 }
 
@@ -75,7 +82,31 @@ impl<'a> NodeReader<'a> {
         outputs: usize,
     ) -> Self {
         let attributes = attributes.into_iter().map(|(name, value)| (name, (value, false))).collect();
-        Self { graph, opset, attributes, inputs, outputs }
+        Self { graph, opset, attributes, inputs, declared: Vec::new(), outputs }
+    }
+
+    /// The same node, whose inputs have these element types in the file.
+    pub(super) fn with_declared(self, declared: Vec<Option<i64>>) -> Self {
+        Self { declared, ..self }
+    }
+
+    /// The number of an input's element type, which may be narrower than the type that it is read as.
+    pub(crate) fn declared(&self, index: usize) -> Option<i64> {
+        let fact = self.input(index)?;
+        let read = match fact.dtype {
+            DType::F32 => 1,
+            DType::U8 => 2,
+            DType::I8 => 3,
+            DType::U16 => 4,
+            DType::I16 => 5,
+            DType::I32 => 6,
+            DType::I64 => 7,
+            DType::Bool => 9,
+            DType::F64 => 11,
+            DType::U32 => 12,
+            DType::U64 => 13,
+        };
+        Some(self.declared.get(index).copied().flatten().unwrap_or(read))
     }
 
     /// The version of the operator set.
@@ -115,6 +146,8 @@ impl<'a> NodeReader<'a> {
         tensor: Tensor => Constant, "a tensor", |value| value.clone();
         /// A list of integers.
         ints: Ints => Vec<i64>, "a list of integers", |value| value.clone();
+        /// A list of texts.
+        strings: Strings => Vec<String>, "a list of texts", |value| value.clone();
         /// A list of floats.
         floats: Floats => Vec<f64>, "a list of floats", |value| value.iter().copied().map(f64::from).collect();
     }
@@ -154,6 +187,48 @@ impl<'a> NodeReader<'a> {
         if let Some((_, used)) = self.attributes.get_mut(name) {
             *used = true;
         }
+    }
+
+    /// The elements of an input that does not depend on the network's inputs; `None` if it is left out.
+    ///
+    /// # Errors
+    /// If it does depend on them.
+    pub(crate) fn constant(&self, index: usize, what: &str) -> Result<Option<Tensor>> {
+        let Some(id) = self.inputs.get(index).copied().flatten() else { return Ok(None) };
+        match constant_value(self.graph, id)? {
+            Some(tensor) => Ok(Some(tensor)),
+            None => bail!(
+                unsupported,
+                "{what} (input {index}) depends on the values of the network's input; it is supported as a constant only"
+            ),
+        }
+    }
+
+    /// The elements of an input that must be there and not depend on the network's inputs.
+    ///
+    /// # Errors
+    /// If it is left out, or does depend on them.
+    pub(crate) fn required_constant(&self, index: usize, what: &str) -> Result<Tensor> {
+        match self.constant(index, what)? {
+            Some(tensor) => Ok(tensor),
+            None => bail!(model, "input {index} is missing"),
+        }
+    }
+
+    /// Adds the nodes that stand for this one: `make` is given handles on the inputs, and gives the outputs.
+    ///
+    /// # Errors
+    /// The first error of any expression.
+    pub(crate) fn build(
+        &mut self,
+        make: impl for<'b> FnOnce(&'b Builder, &[Option<Var<'b>>]) -> Result<Vec<Var<'b>>>,
+    ) -> Result<Vec<ValueId>> {
+        let builder = Builder::new(std::mem::take(self.graph));
+        let inputs: Vec<Option<Var>> = self.inputs.iter().map(|id| id.map(|id| builder.var(id))).collect();
+        let made = make(&builder, &inputs).and_then(|vars| vars.into_iter().map(Var::id).collect());
+        let checked = builder.check();
+        *self.graph = builder.into_graph();
+        checked.and(made)
     }
 
     /// Puts a constant at an input that later opset versions have where earlier ones had an attribute.

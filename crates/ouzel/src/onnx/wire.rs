@@ -9,6 +9,7 @@ use super::foreign;
 use super::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, data_type};
 use super::stored::{Body, DataFile, Source, Stored, external_key};
 use crate::error::{Context, Error, Result, bail};
+use crate::tensor::Tensor;
 use bytes::Bytes;
 use prost::Message;
 use std::fs::File;
@@ -64,6 +65,15 @@ pub(crate) fn read_bytes(bytes: Bytes) -> Result<ParsedModel> {
 /// Reads a model from a stream, such as standard input, into memory.
 pub(crate) fn read_reader(mut reader: impl Read) -> Result<ParsedModel> {
     read_body(read_all(&mut reader)?, None)
+}
+
+/// Reads a message that holds nothing but a tensor, as test data of ONNX is stored; with its name, which may be empty.
+pub(crate) fn read_tensor(bytes: &[u8]) -> Result<(String, Tensor)> {
+    let tensor =
+        TensorProto::decode(bytes).map_err(|error| Error::model(format!("not a tensor: {error}")))?;
+    let source = Source { body: Body::Memory(Bytes::new()), folder: None };
+    let read = Stored::new(&tensor, &source)?.load()?;
+    Ok((tensor.name, read))
 }
 
 fn read_all(reader: &mut impl Read) -> Result<Bytes> {

@@ -309,7 +309,11 @@ impl OpDef for Clip {
             Tensor::F64(x) => clip!(x, f64),
             Tensor::I64(x) => clip!(x, i64),
             Tensor::I32(x) => clip!(x, i32),
+            Tensor::I16(x) => clip!(x, i16),
             Tensor::I8(x) => clip!(x, i8),
+            Tensor::U64(x) => clip!(x, u64),
+            Tensor::U32(x) => clip!(x, u32),
+            Tensor::U16(x) => clip!(x, u16),
             Tensor::U8(x) => clip!(x, u8),
             other => bail!(shape, "expected numbers, found {}", other.dtype()),
         }])

@@ -195,6 +195,10 @@ fn combine_contents(
     shape: &[Dim],
     combine: impl Fn(&Dim, &Dim) -> Option<Dim>,
 ) -> Option<Vec<Dim>> {
+    // Narrower integers wrap around, expressions do not.
+    if a.dtype.size() < 4 {
+        return None;
+    }
     let count: usize = known_shape(shape)?.iter().product();
     let (a, b) = (a.integers()?, b.integers()?);
     // Beyond vectors and scalars the order of elements would need real broadcasting; shapes never get there.

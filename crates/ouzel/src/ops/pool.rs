@@ -186,7 +186,11 @@ impl OpDef for MaxPool {
             Tensor::F64(x) => self.run_on(x, &shape, f64::NEG_INFINITY),
             Tensor::I64(x) => self.run_on(x, &shape, i64::MIN),
             Tensor::I32(x) => self.run_on(x, &shape, i32::MIN),
+            Tensor::I16(x) => self.run_on(x, &shape, i16::MIN),
             Tensor::I8(x) => self.run_on(x, &shape, i8::MIN),
+            Tensor::U64(x) => self.run_on(x, &shape, u64::MIN),
+            Tensor::U32(x) => self.run_on(x, &shape, u32::MIN),
+            Tensor::U16(x) => self.run_on(x, &shape, u16::MIN),
             Tensor::U8(x) => self.run_on(x, &shape, u8::MIN),
             Tensor::Bool(_) => bail!(shape, "expected numbers, found bool"),
         }

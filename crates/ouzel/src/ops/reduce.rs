@@ -123,7 +123,8 @@ macro_rules! reductions {
 
             fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
                 let x = x.get(0)?;
-                if x.dtype == DType::Bool {
+                // The largest truth value is whether any is true.
+                if x.dtype == DType::Bool && !matches!(self.name(), "ReduceMax" | "ReduceMin") {
                     bail!(shape, "expected numbers, found {}", x.dtype);
                 }
                 let fact = self.0.infer(x)?;

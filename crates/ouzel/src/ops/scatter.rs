@@ -177,7 +177,11 @@ impl ScatterReduction {
             Tensor::F64(x) => scatter!(x, |old, new| old + new, old * new),
             Tensor::I64(x) => scatter!(x, |old, new| old.wrapping_add(new), old.wrapping_mul(new)),
             Tensor::I32(x) => scatter!(x, |old, new| old.wrapping_add(new), old.wrapping_mul(new)),
+            Tensor::I16(x) => scatter!(x, |old, new| old.wrapping_add(new), old.wrapping_mul(new)),
             Tensor::I8(x) => scatter!(x, |old, new| old.wrapping_add(new), old.wrapping_mul(new)),
+            Tensor::U64(x) => scatter!(x, |old, new| old.wrapping_add(new), old.wrapping_mul(new)),
+            Tensor::U32(x) => scatter!(x, |old, new| old.wrapping_add(new), old.wrapping_mul(new)),
+            Tensor::U16(x) => scatter!(x, |old, new| old.wrapping_add(new), old.wrapping_mul(new)),
             Tensor::U8(x) => scatter!(x, |old, new| old.wrapping_add(new), old.wrapping_mul(new)),
             Tensor::Bool(x) => scatter!(x, |old, new| old | new, old & new),
         })

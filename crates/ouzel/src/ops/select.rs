@@ -324,53 +324,6 @@ impl Listed for OneHot {
     }
 }
 
-/// The places of all elements that are not 0, one column each. ONNX `NonZero` 9, 13.
-///
-/// How many there are depends on the elements: the op is supported where they are known before the network runs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct NonZero;
-
-impl OpDef for NonZero {
-    fn name(&self) -> &str {
-        "NonZero"
-    }
-
-    fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
-        match x.get(0)?.known_tensor() {
-            Some(tensor) => Ok(vec![Fact::of(&self.run(&Inputs(&[Some(&tensor)]))?[0])]),
-            None => {
-                bail!(unsupported, "the shape of the output depends on the values of the network's input")
-            }
-        }
-    }
-
-    fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
-        let x = x.get(0)?.cast(DType::Bool);
-        let places: Vec<IxDyn> =
-            x.array::<bool>()?.indexed_iter().filter(|(_, holds)| **holds).map(|(place, _)| place).collect();
-        let rank = x.shape().len();
-        let y = (0..rank).flat_map(|axis| places.iter().map(move |place| place[axis] as i64)).collect();
-        Ok(vec![Tensor::from_shape_vec(&[rank, places.len()], y)?])
-    }
-
-    fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
-        Ok(back.stops("its output is places"))
-    }
-}
-
-impl Listed for NonZero {
-    const ONNX: &'static [&'static str] = &["NonZero"];
-
-    fn read(_: &mut NodeReader) -> Result<Self> {
-        Ok(Self)
-    }
-
-    #[cfg(test)]
-    fn samples() -> Vec<Sample> {
-        vec![Sample::new(NonZero, [Tensor::vector([1i64, 0, -2]).into()])]
-    }
-}
-
 /// `y[i] = start + i · delta`, as long as that does not reach `limit`. Inputs `start, limit, delta`. ONNX `Range` 11.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Range;

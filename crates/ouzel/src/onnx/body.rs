@@ -1,0 +1,292 @@
+//! Ops that hold graphs of their own, and functions of the file: their nodes take the place of the op. Loops are
+//! unrolled, so how often they run must be known before the network does.
+
+use super::import::{Importer, is_standard};
+use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, attribute_type};
+use crate::error::{Context, Error, Result, bail};
+use crate::evaluate::constant_value;
+use crate::graph::{Constant, ValueId};
+use crate::op::Op;
+use crate::ops::gather::Gather;
+use crate::ops::layout::Unsqueeze;
+use crate::ops::slice::Concat;
+use crate::tensor::{DType, Tensor};
+
+/// A graph among the attributes.
+fn body<'n>(node: &'n NodeProto, name: &str) -> Result<&'n GraphProto> {
+    match node.attribute.iter().find(|attribute| attribute.name == name).and_then(|found| found.g.as_deref())
+    {
+        Some(graph) => Ok(graph),
+        None => bail!(model, "the attribute '{name}' is missing"),
+    }
+}
+
+/// A list of integers among the attributes, one for each of `count` things; zeros if it is left out.
+fn per_item(node: &NodeProto, name: &str, count: usize) -> Result<Vec<i64>> {
+    match node.attribute.iter().find(|attribute| attribute.name == name) {
+        None => Ok(vec![0; count]),
+        Some(found) if found.ints.len() == count => Ok(found.ints.clone()),
+        Some(found) => bail!(model, "attribute '{name}': expected {count} integers, found {:?}", found.ints),
+    }
+}
+
+impl Importer<'_> {
+    /// The outputs of `If`, `Loop` or `Scan`.
+    pub(super) fn add_body(&mut self, node: &NodeProto, inputs: &[Option<ValueId>]) -> Result<Vec<ValueId>> {
+        match node.op_type.as_str() {
+            "If" => self.add_branch(node, inputs),
+            "Loop" => self.add_loop(node, inputs),
+            _ if self.opset < 9 => self.add_scans(node, inputs),
+            _ => self.add_scan(node, inputs),
+        }
+    }
+
+    fn apply(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> Result<ValueId> {
+        let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
+        let node = self.graph.add_node("", op.into(), &inputs)?;
+        Ok(self.graph.node(node).outputs[0])
+    }
+
+    fn tensor(&mut self, tensor: Tensor) -> ValueId {
+        self.graph.add_constant("", Constant::new(tensor))
+    }
+
+    /// A number or truth value that does not depend on the network's inputs.
+    fn known(&self, id: ValueId, what: &str) -> Result<i64> {
+        let value = constant_value(&self.graph, id)?.map(|tensor| tensor.cast(DType::I64).to_integers());
+        match value.transpose()?.as_deref() {
+            Some([value]) => Ok(*value),
+            Some(_) => bail!(model, "expected {what} to be one value"),
+            None => bail!(
+                unsupported,
+                "{what} depends on the values of the network's input; it is supported as a constant only"
+            ),
+        }
+    }
+
+    /// The outputs of a body, its inputs being given.
+    fn add_graph(&mut self, graph: &GraphProto, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        if graph.input.len() != inputs.len() {
+            bail!(model, "expected a graph of {} inputs, found one of {}", inputs.len(), graph.input.len());
+        }
+        let outside = self.values.clone();
+        for tensor in &graph.initializer {
+            let constant = self.constant(tensor)?;
+            let id = self.graph.add_constant("", constant);
+            self.values.insert(tensor.name.clone(), id);
+        }
+        self.values.extend(graph.input.iter().map(|input| input.name.clone()).zip(inputs.iter().copied()));
+        let outputs = self.add_inner(&graph.node).and_then(|()| {
+            let outputs = graph.output.iter().map(|output| self.values.get(&output.name).copied());
+            outputs.collect::<Option<Vec<ValueId>>>().ok_or_else(|| {
+                Error::model("an output of the inner graph is not computed by any of its nodes")
+            })
+        });
+        self.values = outside;
+        outputs
+    }
+
+    /// `If`: the branch that the condition selects.
+    fn add_branch(&mut self, node: &NodeProto, inputs: &[Option<ValueId>]) -> Result<Vec<ValueId>> {
+        let [Some(condition)] = inputs else { bail!(model, "expected one input, the condition") };
+        let branch =
+            if self.known(*condition, "the condition")? != 0 { "then_branch" } else { "else_branch" };
+        self.add_graph(body(node, branch)?, &[]).context(|| branch)
+    }
+
+    /// `Loop`: the body as often as the trip count and the condition say.
+    fn add_loop(&mut self, node: &NodeProto, inputs: &[Option<ValueId>]) -> Result<Vec<ValueId>> {
+        let body = body(node, "body")?;
+        let trips = match inputs.first().copied().flatten() {
+            Some(id) => self.known(id, "the trip count")?,
+            None => i64::MAX,
+        };
+        let given = inputs.get(1).copied().flatten();
+        let mut holds =
+            given.map_or(Ok(true), |id| self.known(id, "the condition").map(|value| value != 0))?;
+        let states: Option<Vec<ValueId>> = inputs.iter().skip(2).copied().collect();
+        let Some(mut states) = states else { bail!(unsupported, "an initial state is missing") };
+        let Some(scans) = body.output.len().checked_sub(1 + states.len()) else {
+            bail!(model, "the body has too few outputs");
+        };
+        let mut collected: Vec<Vec<ValueId>> = vec![Vec::new(); scans];
+        let mut condition = match given {
+            Some(id) => id,
+            None => self.tensor(Tensor::scalar(true)),
+        };
+        let mut trip = 0;
+        while trip < trips && holds {
+            let mut inner = vec![self.tensor(Tensor::scalar(trip)), condition];
+            inner.extend(&states);
+            let outputs = self.add_graph(body, &inner).context(|| format!("round {trip}"))?;
+            condition = outputs[0];
+            trip += 1;
+            // Where nothing else ends the loop, or it might go on, the condition must be known.
+            holds = self.known(condition, "the condition at the end of the body")? != 0;
+            states = outputs[1..=states.len()].to_vec();
+            for (list, value) in collected.iter_mut().zip(&outputs[1 + states.len()..]) {
+                list.push(*value);
+            }
+        }
+        for list in &collected {
+            states.push(self.stack(list, 0)?);
+        }
+        Ok(states)
+    }
+
+    /// Joins values along a new axis.
+    fn stack(&mut self, values: &[ValueId], axis: i64) -> Result<ValueId> {
+        if values.is_empty() {
+            bail!(unsupported, "a loop that never runs has no results to join");
+        }
+        let parts = values
+            .iter()
+            .map(|&value| self.apply(Unsqueeze { axes: vec![axis] }, &[value]))
+            .collect::<Result<Vec<_>>>()?;
+        self.apply(Concat { axis }, &parts)
+    }
+
+    /// The elements at one place of an axis, without the axis.
+    fn at(&mut self, value: ValueId, axis: i64, place: i64) -> Result<ValueId> {
+        let place = self.tensor(Tensor::scalar(place));
+        self.apply(Gather { axis }, &[value, place])
+    }
+
+    fn length(&self, value: ValueId, axis: i64) -> Result<i64> {
+        let fact = self.graph.fact(value);
+        let axis = crate::op::resolve_axis(axis, fact.rank())?;
+        match fact.shape[axis].known() {
+            Some(length) => Ok(length),
+            None => bail!(
+                unsupported,
+                "axis {axis} of {fact}, which is looped over, must have a known length: export the model with it"
+            ),
+        }
+    }
+
+    /// `Scan` since opset 9.
+    fn add_scan(&mut self, node: &NodeProto, inputs: &[Option<ValueId>]) -> Result<Vec<ValueId>> {
+        let body = body(node, "body")?;
+        let count = node.attribute.iter().find(|attribute| attribute.name == "num_scan_inputs");
+        let count = count.and_then(|found| found.i).and_then(|count| usize::try_from(count).ok());
+        let inputs: Option<Vec<ValueId>> = inputs.iter().copied().collect();
+        let (Some(count), Some(inputs)) = (count, inputs) else {
+            bail!(model, "the attribute 'num_scan_inputs' or an input is missing");
+        };
+        let Some(states) = inputs.len().checked_sub(count) else { bail!(model, "there are too few inputs") };
+        let scans = body.output.len().saturating_sub(states);
+        let axes = per_item(node, "scan_input_axes", count)?;
+        let backwards = per_item(node, "scan_input_directions", count)?;
+        let out_axes = per_item(node, "scan_output_axes", scans)?;
+        let out_backwards = per_item(node, "scan_output_directions", scans)?;
+        let (mut states, scanned) = (inputs[..states].to_vec(), &inputs[states..]);
+        let Some((&first, &axis)) = scanned.first().zip(axes.first()) else {
+            bail!(model, "there is nothing to scan");
+        };
+        let length = self.length(first, axis)?;
+        let mut collected: Vec<Vec<ValueId>> = vec![Vec::new(); scans];
+        for step in 0..length {
+            let mut inner = states.clone();
+            for (index, &value) in scanned.iter().enumerate() {
+                let place = if backwards[index] == 0 { step } else { length - 1 - step };
+                inner.push(self.at(value, axes[index], place)?);
+            }
+            let outputs = self.add_graph(body, &inner).context(|| format!("round {step}"))?;
+            if outputs.len() != states.len() + scans {
+                bail!(model, "the body has too few outputs");
+            }
+            states = outputs[..states.len()].to_vec();
+            for (list, value) in collected.iter_mut().zip(&outputs[states.len()..]) {
+                list.push(*value);
+            }
+        }
+        for (index, list) in collected.iter_mut().enumerate() {
+            if out_backwards[index] != 0 {
+                list.reverse();
+            }
+            let joined = self.stack(list, out_axes[index])?;
+            states.push(joined);
+        }
+        Ok(states)
+    }
+
+    /// `Scan` of opset 8: every tensor has a batch axis first, and the first input may hold lengths.
+    fn add_scans(&mut self, node: &NodeProto, inputs: &[Option<ValueId>]) -> Result<Vec<ValueId>> {
+        let Some((None, rest)) = inputs.split_first() else {
+            bail!(unsupported, "sequences of several lengths (input 0) are not supported");
+        };
+        let rest: Option<Vec<ValueId>> = rest.iter().copied().collect();
+        let Some((rest, &first)) = rest.as_ref().and_then(|rest| Some((rest, rest.first()?))) else {
+            bail!(model, "an input is missing");
+        };
+        let mut node = node.clone();
+        for attribute in &mut node.attribute {
+            if attribute.name == "directions" {
+                attribute.name = "scan_input_directions".into();
+            }
+        }
+        let samples = self.length(first, 0)?;
+        let mut results: Vec<Vec<ValueId>> = Vec::new();
+        for sample in 0..samples {
+            let own =
+                rest.iter().map(|&value| self.at(value, 0, sample).map(Some)).collect::<Result<Vec<_>>>()?;
+            let outputs = self.add_scan(&node, &own)?;
+            results.resize(outputs.len(), Vec::new());
+            results.iter_mut().zip(outputs).for_each(|(list, value)| list.push(value));
+        }
+        results.iter().map(|list| self.stack(list, 0)).collect()
+    }
+
+    /// The outputs of a function of the file.
+    pub(super) fn add_call(
+        &mut self,
+        function: &FunctionProto,
+        call: &NodeProto,
+        inputs: &[Option<ValueId>],
+    ) -> Result<Vec<ValueId>> {
+        let outside = std::mem::take(&mut self.values);
+        let opset = self.opset;
+        let own = function.opset_import.iter().filter(|entry| is_standard(&entry.domain));
+        self.opset = own.map(|entry| entry.version).max().unwrap_or(opset);
+        let given = function.input.iter().zip(inputs);
+        self.values.extend(given.filter_map(|(name, id)| Some((name.clone(), (*id)?))));
+        let mut nodes = function.node.clone();
+        nodes.iter_mut().for_each(|node| {
+            fill_attributes(node, &call.attribute, &function.attribute_proto);
+            // A parameter that the call leaves out is an input that is left out.
+            for name in &mut node.input {
+                if function.input.contains(name) && !self.values.contains_key(name) {
+                    name.clear();
+                }
+            }
+        });
+        let outputs = self.add_inner(&nodes).and_then(|()| {
+            let outputs = function.output.iter().map(|name| self.values.get(name).copied());
+            outputs
+                .collect::<Option<Vec<ValueId>>>()
+                .ok_or_else(|| Error::model("an output of the function is not computed by any of its nodes"))
+        });
+        (self.values, self.opset) = (outside, opset);
+        outputs.context(|| format!("function {}", function.name))
+    }
+}
+
+/// Gives attributes that refer to those of the call their values; those that have none are left out.
+fn fill_attributes(node: &mut NodeProto, given: &[AttributeProto], defaults: &[AttributeProto]) {
+    let value = |name: &str| given.iter().chain(defaults).find(|attribute| attribute.name == name);
+    node.attribute = std::mem::take(&mut node.attribute)
+        .into_iter()
+        .filter_map(|mut attribute| {
+            if !attribute.ref_attr_name.is_empty() {
+                let found = value(&attribute.ref_attr_name)?;
+                return Some(AttributeProto { name: attribute.name, ..found.clone() });
+            }
+            if attribute.r#type == attribute_type::GRAPH
+                && let Some(graph) = &mut attribute.g
+            {
+                graph.node.iter_mut().for_each(|node| fill_attributes(node, given, defaults));
+            }
+            Some(attribute)
+        })
+        .collect();
+}
