@@ -125,6 +125,7 @@ fn finish_naively(
                 value * slope
             }
         }
+        Some(Activation::Silu) => value / (1.0 + (-value).exp()),
     };
     if let Some((rule, set, false)) = gate {
         value = apply_gate(value, rule, set);
@@ -424,6 +425,27 @@ fn gates_select_and_never_multiply() {
         let input = [f32::INFINITY, 2.0, f32::NAN, -3.0];
         convolution.run(level, &input, &view, &mut output, &view, Epilogue { gate, ..Epilogue::default() });
         assert_eq!(output, [0.0, 2.0, 0.0, -3.0]);
+    }
+}
+
+#[test]
+fn silu_is_close_to_its_formula() {
+    let convolution = Convolution::forward(&ConvolutionShape::new(1, 1, [1, 1, 1]), &[1.0]);
+    let x: Vec<f32> = (-400..=400).map(|n| n as f32 * 0.25).collect();
+    let view = View::packed(1, [1, 1, x.len()], 1);
+    for level in Level::available() {
+        let mut y = vec![0.0; x.len()];
+        let epilogue = Epilogue { activation: Some(Activation::Silu), ..Epilogue::default() };
+        convolution.run(level, &x, &view, &mut y, &view, epilogue);
+        for (x, y) in x.iter().zip(&y) {
+            let expected = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
+            let error = (f64::from(*y) - expected).abs();
+            assert!(
+                error <= 5e-7 * expected.abs().max(1e-30),
+                "silu({x}) = {y}, expected {expected}, at {}",
+                level.name()
+            );
+        }
     }
 }
 
