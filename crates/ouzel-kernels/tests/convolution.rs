@@ -3,7 +3,7 @@
 mod random;
 
 use ouzel_kernels::*;
-use random::{Random, equal_bits, same_for_all_threads};
+use random::{Random, equal_bits, rounds, same_for_all_threads};
 
 struct Case {
     shape: ConvolutionShape,
@@ -275,7 +275,7 @@ fn check_case(random: &mut Random, case: &Case) {
 #[test]
 fn random_shapes_equal_naive_loops() {
     let mut random = Random(1);
-    for round in 0..120 {
+    for round in 0..rounds(120) {
         let axes = [2, 2, 1, 3][round % 4];
         let case = random_case(&mut random, axes);
         check_case(&mut random, &case);
@@ -285,7 +285,7 @@ fn random_shapes_equal_naive_loops() {
 #[test]
 fn winograd_equals_naive_loops() {
     let mut random = Random(7);
-    for _ in 0..60 {
+    for _ in 0..rounds(60) {
         let most = if random.coin() { 5 } else { 70 };
         let (inputs, outputs) = (random.between(1, most), random.between(1, most));
         let mut shape = ConvolutionShape::new(inputs, outputs, [1, 3, 3]);
@@ -306,7 +306,7 @@ fn winograd_equals_naive_loops() {
 #[test]
 fn random_depthwise_shapes_equal_naive_loops() {
     let mut random = Random(5);
-    for round in 0..120 {
+    for round in 0..rounds(120) {
         let mut case = random_case(&mut random, [2, 2, 1, 3][round % 4]);
         let channels = random.between(2, 50);
         case.shape.groups = channels;
@@ -319,7 +319,7 @@ fn random_depthwise_shapes_equal_naive_loops() {
 #[test]
 fn very_few_outputs_equal_naive_loops() {
     let mut random = Random(6);
-    for round in 0..60 {
+    for round in 0..rounds(60) {
         let mut case = random_case(&mut random, [2, 2, 1, 3][round % 4]);
         case.shape.groups = 1;
         case.shape.input_channels = random.between(15, 50);
