@@ -5,6 +5,7 @@ use crate::builder::Builder;
 use crate::dim::Dim;
 use crate::evaluate::evaluate;
 use crate::graph::{Constant, Fact, Graph, ValueId};
+use crate::onnx::{Attribute, NodeReader};
 use crate::op::{Op, OpDef};
 use crate::rules::RuleSet;
 use crate::tensor::{DType, Tensor};
@@ -151,6 +152,33 @@ impl Random {
     }
 }
 
+/// A node of a file that other ops stand for, with inputs that it is checked on.
+pub(crate) struct FunctionSample {
+    pub(crate) op: &'static str,
+    pub(crate) attributes: Vec<(&'static str, Attribute)>,
+    pub(crate) inputs: Vec<SampleInput>,
+    /// The first axis of the first input may be symbolic.
+    pub(crate) dynamic: bool,
+}
+
+impl FunctionSample {
+    /// A node without attributes whose first axis may be symbolic.
+    pub(crate) fn new<const N: usize>(op: &'static str, inputs: [SampleInput; N]) -> Self {
+        Self { op, attributes: Vec::new(), inputs: inputs.to_vec(), dynamic: true }
+    }
+
+    /// The same with an attribute.
+    pub(crate) fn with(mut self, name: &'static str, value: Attribute) -> Self {
+        self.attributes.push((name, value));
+        self
+    }
+
+    /// The same, all of whose axes must be known.
+    pub(crate) fn of_known_size(self) -> Self {
+        Self { dynamic: false, ..self }
+    }
+}
+
 /// A graph with a scalar loss over drawn inputs.
 struct Problem {
     graph: Graph,
@@ -159,16 +187,30 @@ struct Problem {
 }
 
 impl Problem {
-    /// The loss is the sum of each floating point output times fixed random weights.
     fn new(sample: &Sample, symbolic: bool, random: &mut Random) -> Option<Self> {
+        let title = format!("{:?}", sample.op);
+        Self::with(&title, &sample.inputs, symbolic, random, |graph, ids| {
+            let node = graph.add_node("", sample.op.clone(), ids)?;
+            Ok(graph.node(node).outputs.clone())
+        })
+    }
+
+    /// The loss is the sum of each floating point output times fixed random weights.
+    fn with(
+        title: &str,
+        sample: &[SampleInput],
+        symbolic: bool,
+        random: &mut Random,
+        add: impl FnOnce(&mut Graph, &[Option<ValueId>]) -> crate::Result<Vec<ValueId>>,
+    ) -> Option<Self> {
         let mut graph = Graph::default();
         let mut inputs = Vec::new();
         let mut ids = Vec::new();
-        let batch = sample.inputs.iter().find_map(|input| match input {
+        let batch = sample.iter().find_map(|input| match input {
             SampleInput::Drawn(shape, _) => shape.first().copied(),
             _ => None,
         });
-        for input in &sample.inputs {
+        for input in sample {
             ids.push(match input {
                 SampleInput::Absent => None,
                 SampleInput::Given(tensor) => Some(graph.add_constant("", Constant::new(tensor.clone()))),
@@ -183,14 +225,10 @@ impl Problem {
                 }
             });
         }
-        let node = graph
-            .add_node("", sample.op.clone(), &ids)
-            .unwrap_or_else(|error| panic!("{:?}: {error}", sample.op));
-        let outputs = graph.node(node).outputs.clone();
+        let outputs = add(&mut graph, &ids).unwrap_or_else(|error| panic!("{title}: {error}"));
         let tensors: Vec<(ValueId, Tensor)> =
             inputs.iter().map(|(id, array)| (*id, Tensor::from(array.clone()))).collect();
-        let values =
-            evaluate(&graph, &tensors, &outputs).unwrap_or_else(|error| panic!("{:?}: {error}", sample.op));
+        let values = evaluate(&graph, &tensors, &outputs).unwrap_or_else(|error| panic!("{title}: {error}"));
         for (output, value) in outputs.iter().zip(&values) {
             let inferred = &graph.fact(*output).shape;
             let agrees = inferred.len() == value.shape().len()
@@ -198,8 +236,8 @@ impl Problem {
                     .iter()
                     .zip(value.shape())
                     .all(|(dim, &length)| dim.known().is_none_or(|d| d == length as i64));
-            assert!(agrees, "{:?}: infer says {inferred:?}, run gives {:?}", sample.op, value.shape());
-            assert_eq!(graph.fact(*output).dtype, value.dtype(), "{:?}", sample.op);
+            assert!(agrees, "{title}: infer says {inferred:?}, run gives {:?}", value.shape());
+            assert_eq!(graph.fact(*output).dtype, value.dtype(), "{title}");
         }
         let builder = Builder::new(graph);
         let mut loss = None;
@@ -257,6 +295,56 @@ impl Problem {
         );
         Some(derivative)
     }
+}
+
+#[test]
+fn every_function_has_the_right_gradient() {
+    let mut random = Random(13);
+    let samples = crate::onnx::function_samples();
+    let mut unchecked: Vec<&str> = Vec::new();
+    for (name, function) in crate::onnx::FUNCTIONS {
+        let mut checked = false;
+        for sample in samples.iter().filter(|sample| sample.op == *name) {
+            for symbolic in if sample.dynamic { vec![false, true] } else { vec![false] } {
+                let title = format!("{name} {:?} (symbolic batch: {symbolic})", sample.attributes);
+                let problem = Problem::with(&title, &sample.inputs, symbolic, &mut random, |graph, ids| {
+                    let attributes = sample.attributes.iter();
+                    let attributes = attributes.map(|(name, value)| ((*name).to_owned(), value.clone()));
+                    let mut node = NodeReader::new(graph, 22, attributes.collect(), ids.to_vec(), 1);
+                    let outputs = function(&mut node)?;
+                    node.finish()?;
+                    Ok(outputs)
+                });
+                let Some(problem) = problem.filter(|problem| !problem.inputs.is_empty()) else { continue };
+                if let Some(derivative) = problem.check(&mut random, &format!("{title}, first order")) {
+                    checked = true;
+                    derivative.check(&mut random, &format!("{title}, second order"));
+                }
+            }
+        }
+        if !checked {
+            unchecked.push(name);
+        }
+    }
+    // These read or give integers, where the gradient ends or passes straight through, or are known before the
+    // network runs.
+    let expected = [
+        "BlackmanWindow",
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "HammingWindow",
+        "HannWindow",
+        "MatMulInteger",
+        "MelWeightMatrix",
+        "NonMaxSuppression",
+        "NonZero",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QuantizeLinear",
+        "Unique",
+    ];
+    assert_eq!(unchecked, expected);
 }
 
 /// Checks one sample; true if a gradient was checked.

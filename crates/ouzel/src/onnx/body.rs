@@ -119,10 +119,10 @@ impl Importer<'_> {
             let mut inner = vec![self.tensor(Tensor::scalar(trip)), condition];
             inner.extend(&states);
             let outputs = self.add_graph(body, &inner).context(|| format!("round {trip}"))?;
-            condition = outputs[0];
             trip += 1;
-            // Where nothing else ends the loop, or it might go on, the condition must be known.
-            holds = self.known(condition, "the condition at the end of the body")? != 0;
+            holds = self.known(outputs[0], "the condition at the end of the body")? != 0;
+            // A constant, so that the next round need not find out again.
+            condition = self.tensor(Tensor::scalar(holds));
             states = outputs[1..=states.len()].to_vec();
             for (list, value) in collected.iter_mut().zip(&outputs[1 + states.len()..]) {
                 list.push(*value);
@@ -289,4 +289,187 @@ fn fill_attributes(node: &mut NodeProto, given: &[AttributeProto], defaults: &[A
             Some(attribute)
         })
         .collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proto::{
+        DimensionProto, DimensionValue, ModelProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+        TensorTypeProto, TypeProto, TypeValue, ValueInfoProto, data_type,
+    };
+    use super::*;
+    use crate::{Builder, Model, Precision, gradient};
+    use prost::Message;
+
+    fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        NodeProto { op_type: op.into(), input: names(inputs), output: names(outputs), ..Default::default() }
+    }
+
+    fn value(name: &str, length: i64) -> ValueInfoProto {
+        let dim = DimensionProto { value: Some(DimensionValue::Number(length)), ..Default::default() };
+        let shape = Some(TensorShapeProto { dim: vec![dim] });
+        let tensor = TensorTypeProto { elem_type: data_type::FLOAT, shape };
+        let r#type = Some(TypeProto { value: Some(TypeValue::Tensor(tensor)), ..Default::default() });
+        ValueInfoProto { name: name.into(), r#type, ..Default::default() }
+    }
+
+    /// A model with an input `x` of four elements and an output `y`.
+    fn model(opset: i64, node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> ModelProto {
+        let graph = GraphProto {
+            node,
+            initializer,
+            input: vec![value("x", 4)],
+            output: vec![value("y", 4)],
+            ..Default::default()
+        };
+        ModelProto {
+            graph: Some(graph),
+            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: opset }],
+            ..Default::default()
+        }
+    }
+
+    fn scalar(name: &str, value: f32) -> TensorProto {
+        TensorProto {
+            name: name.into(),
+            data_type: data_type::FLOAT,
+            float_data: vec![value],
+            ..Default::default()
+        }
+    }
+
+    fn number(name: &str, data_type: i32, value: i64) -> TensorProto {
+        let (int32_data, int64_data) = match data_type {
+            data_type::INT64 => (vec![], vec![value]),
+            _ => (vec![value as i32], vec![]),
+        };
+        TensorProto { name: name.into(), data_type, int32_data, int64_data, ..Default::default() }
+    }
+
+    fn graph(name: &str, graph: GraphProto) -> AttributeProto {
+        AttributeProto {
+            name: name.into(),
+            g: Some(Box::new(graph)),
+            r#type: attribute_type::GRAPH,
+            ..Default::default()
+        }
+    }
+
+    fn run(model: &ModelProto, x: [f32; 4]) -> Vec<f64> {
+        let model = Model::from_bytes(model.encode_to_vec()).unwrap();
+        let y = model.find("y").unwrap();
+        let x = ndarray::Array1::from(x.to_vec());
+        model.run(&x.into(), &[y], Precision::F64).unwrap()[0].to_f64().into_iter().collect()
+    }
+
+    /// `x · 2³`, by a loop whose body sees the factor outside of it.
+    fn looped(trips: i64) -> ModelProto {
+        let inner = GraphProto {
+            node: vec![node("Mul", &["state", "two"], &["next"]), node("Identity", &["goes"], &["on"])],
+            input: ["round", "goes", "state"].map(|name| value(name, 4)).into(),
+            output: ["on", "next"].map(|name| value(name, 4)).into(),
+            ..Default::default()
+        };
+        let mut loops = node("Loop", &["trips", "", "x"], &["y"]);
+        loops.attribute = vec![graph("body", inner)];
+        model(21, vec![loops], vec![number("trips", data_type::INT64, trips), scalar("two", 2.0)])
+    }
+
+    #[test]
+    fn loops_are_unrolled() {
+        assert_eq!(run(&looped(3), [1.0, 2.0, 3.0, 4.0]), [8.0, 16.0, 24.0, 32.0]);
+        assert_eq!(run(&looped(0), [1.0, 2.0, 3.0, 4.0]), [1.0, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn a_loop_that_is_too_long_is_refused() {
+        let model = Model::from_bytes(looped(i64::MAX).encode_to_vec()).unwrap();
+        assert!(model.find("y").unwrap_err().to_string().contains("more than"));
+    }
+
+    #[test]
+    fn a_constant_condition_selects_a_branch() {
+        for (condition, expected) in [(1, 3.0), (0, 1.0)] {
+            let branch = |op: &str| GraphProto {
+                node: vec![node(op, &["x", "two"], &["out"])],
+                output: vec![value("out", 4)],
+                ..Default::default()
+            };
+            let mut choice = node("If", &["condition"], &["y"]);
+            choice.attribute = vec![graph("then_branch", branch("Add")), graph("else_branch", branch("Pow"))];
+            let constants = vec![number("condition", data_type::BOOL, condition), scalar("two", 2.0)];
+            assert_eq!(run(&model(21, vec![choice], constants), [1.0; 4]), [expected; 4]);
+        }
+    }
+
+    #[test]
+    fn a_function_of_the_file_takes_the_attributes_of_its_call() {
+        let float = |name: &str, f: f32| AttributeProto {
+            name: name.into(),
+            f: Some(f),
+            r#type: attribute_type::FLOAT,
+            ..Default::default()
+        };
+        let mut leaky = node("LeakyRelu", &["a"], &["b"]);
+        leaky.attribute = vec![AttributeProto { ref_attr_name: "slope".into(), ..float("alpha", 0.0) }];
+        let function = FunctionProto {
+            name: "Leak".into(),
+            domain: "own".into(),
+            input: vec!["a".into(), "absent".into()],
+            output: vec!["b".into()],
+            node: vec![leaky],
+            attribute_proto: vec![float("slope", 0.25)],
+            ..Default::default()
+        };
+        let call = |attribute: Vec<AttributeProto>| {
+            let call = NodeProto { domain: "own".into(), attribute, ..node("Leak", &["x"], &["y"]) };
+            ModelProto { functions: vec![function.clone()], ..model(21, vec![call], vec![]) }
+        };
+        assert_eq!(run(&call(vec![]), [-1.0, 1.0, 0.0, -2.0]), [-0.25, 1.0, 0.0, -0.5]);
+        assert_eq!(run(&call(vec![float("slope", 0.5)]), [-1.0, 1.0, 0.0, -2.0]), [-0.5, 1.0, 0.0, -1.0]);
+    }
+
+    #[test]
+    fn the_gradient_passes_quantization_except_where_it_clips() {
+        let nodes = vec![
+            node("QuantizeLinear", &["x", "scale", "zero"], &["q"]),
+            node("DequantizeLinear", &["q", "scale", "zero"], &["y"]),
+        ];
+        let constants = vec![scalar("scale", 0.5), number("zero", data_type::INT8, 10)];
+        let model = model(21, nodes, constants);
+        assert_eq!(run(&model, [0.3, -0.8, 100.0, -100.0]), [0.5, -1.0, 58.5, -69.0]);
+        let model = Model::from_bytes(model.encode_to_vec()).unwrap();
+        let builder = Builder::new(model.graph().clone());
+        let loss = builder.var(model.find("y").unwrap()).sum().id().unwrap();
+        let x = model.main_input();
+        let made = gradient(builder.finish().unwrap(), loss, &[x], &crate::rules::RuleSet::new()).unwrap();
+        let input = Tensor::vector([0.3f32, -0.8, 100.0, -100.0]);
+        let found = crate::evaluate(&made.graph, &[(x, input)], &made.values).unwrap();
+        assert_eq!(found[0], Tensor::vector([1.0f32, 1.0, 0.0, 0.0]));
+    }
+
+    #[test]
+    fn old_files_align_the_second_operand_with_an_axis() {
+        let integer = |name: &str, i: i64| AttributeProto {
+            name: name.into(),
+            i: Some(i),
+            r#type: attribute_type::INT,
+            ..Default::default()
+        };
+        let mut shape = node("Reshape", &["x"], &["matrix"]);
+        shape.attribute = vec![AttributeProto {
+            name: "shape".into(),
+            ints: vec![2, 2],
+            r#type: attribute_type::INTS,
+            ..Default::default()
+        }];
+        let mut add = node("Add", &["matrix", "rows"], &["y"]);
+        add.attribute = vec![integer("broadcast", 1), integer("axis", 0), integer("consumed_inputs", 0)];
+        let rows = TensorProto { dims: vec![2], float_data: vec![10.0, 20.0], ..scalar("rows", 0.0) };
+        assert_eq!(
+            run(&model(4, vec![shape, add], vec![rows]), [1.0, 2.0, 3.0, 4.0]),
+            [11.0, 12.0, 23.0, 24.0]
+        );
+    }
 }

@@ -51,6 +51,20 @@ pub(crate) const LIST: &[(&str, Function)] = &[
     ("Unique", selection::unique),
 ];
 
+/// Inputs that the gradient check runs the functions on.
+#[cfg(test)]
+pub(crate) fn samples() -> Vec<crate::gradient_check::FunctionSample> {
+    let families = [
+        losses::samples(),
+        recurrent::samples(),
+        sampling::samples(),
+        selection::samples(),
+        signal::samples(),
+        windows::samples(),
+    ];
+    families.into_iter().flatten().collect()
+}
+
 /// What a cast to a type that is held in a wider one stands for.
 pub(super) fn narrow_cast(op: &str) -> Function {
     if op == "Cast" { quantized::narrow_cast } else { quantized::narrow_cast_like }

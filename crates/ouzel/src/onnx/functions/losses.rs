@@ -2,10 +2,14 @@
 
 use super::{NodeReader, Result, ValueId, bail};
 use crate::builder::Var;
+#[cfg(test)]
+use crate::gradient_check::{FunctionSample, floats};
+#[cfg(test)]
+use crate::onnx::Attribute;
 use crate::ops::gather::Gather;
 use crate::ops::scatter::GatherElements;
 use crate::ops::softmax::{LogSoftmax, Normalized};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 /// How the losses of all elements become one.
 enum Reduction {
@@ -34,7 +38,7 @@ impl Loss {
     fn apply<'b>(&self, x: Var<'b>, target: Var<'b>, weight: Option<Var<'b>>) -> Var<'b> {
         let builder = x.builder();
         let target = target.cast(DType::I64);
-        let integer = |value: i64| builder.constant(crate::Tensor::scalar(value));
+        let integer = |value: i64| builder.constant(Tensor::scalar(value));
         let counts = self.ignored.map(|ignored| !target.equal(integer(ignored)));
         let place = counts.map_or(target, |counts| target.select(counts, integer(0)));
         let chosen = builder.apply(GatherElements { axis: 1 }, &[x, place.unsqueeze([1])]).squeeze([1]);
@@ -91,4 +95,27 @@ pub(super) fn shrink(node: &mut NodeReader) -> Result<Vec<ValueId>> {
         }
         _ => bail!(model, "expected one input"),
     })
+}
+
+#[cfg(test)]
+pub(super) fn samples() -> Vec<FunctionSample> {
+    let scores = || floats(-1.0, 1.0).input(&[3, 4, 2]);
+    let target = || Tensor::from(ndarray::array![[0i64, 3], [1, 2], [2, 2]].into_dyn()).into();
+    let weight = || Tensor::vector([0.5f64, 1.0, 2.0, 0.7]).into();
+    let text = |value: &str| Attribute::String(value.into());
+    let mut samples = vec![
+        FunctionSample::new(
+            "Shrink",
+            [floats(-2.0, 2.0).away_from(0.5, 0.1).away_from(-0.5, 0.1).input(&[2, 3])],
+        )
+        .with("bias", Attribute::Float(0.25)),
+    ];
+    for op in ["NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"] {
+        for reduction in ["none", "sum", "mean"] {
+            let sample = FunctionSample::new(op, [scores(), target(), weight()]);
+            samples.push(sample.with("reduction", text(reduction)).with("ignore_index", Attribute::Int(3)));
+        }
+        samples.push(FunctionSample::new(op, [scores(), target()]));
+    }
+    samples
 }

@@ -2,6 +2,10 @@
 
 use super::{NodeReader, Result, ValueId, bail, known_lengths};
 use crate::builder::{Builder, Var};
+#[cfg(test)]
+use crate::gradient_check::{FunctionSample, floats};
+#[cfg(test)]
+use crate::onnx::Attribute;
 use crate::op::Real;
 use crate::ops::activation::{Clip, Elu, HardSigmoid, LeakyRelu, Softplus, Softsign, ThresholdedRelu};
 use crate::ops::layout::Expand;
@@ -294,4 +298,35 @@ pub(super) fn lstm(node: &mut NodeReader) -> Result<Vec<ValueId>> {
             Ok(vec![o * shown, c])
         })
     })
+}
+
+#[cfg(test)]
+pub(super) fn samples() -> Vec<FunctionSample> {
+    let x = |shape: &[usize]| floats(-1.0, 1.0).input(shape);
+    let lengths = || Tensor::vector([3i32, 2]).into();
+    let text = |value: &str| Attribute::String(value.into());
+    // Three steps of two samples of three numbers; a state of two.
+    let layer = |op: &'static str, directions: usize, gates: usize| {
+        let bias = x(&[directions, 4 * gates]);
+        let weights = [x(&[directions, 2 * gates, 3]), x(&[directions, 2 * gates, 2])];
+        let [input, state] = weights;
+        FunctionSample::new(op, [x(&[3, 2, 3]), input, state, bias, lengths(), x(&[directions, 2, 2])])
+            .of_known_size()
+    };
+    let both = || text("bidirectional");
+    let activations = Attribute::Strings(["Softsign", "Affine"].map(str::to_owned).into());
+    let mut peepholes = layer("LSTM", 1, 4);
+    peepholes.inputs.extend([x(&[1, 2, 2]), x(&[1, 6])]);
+    let plain = FunctionSample::new("RNN", [x(&[3, 2, 3]), x(&[1, 2, 3]), x(&[1, 2, 2])]).of_known_size();
+    vec![
+        plain.with("clip", Attribute::Float(5.0)),
+        layer("RNN", 2, 1)
+            .with("direction", both())
+            .with("activations", activations)
+            .with("activation_alpha", Attribute::Floats(vec![0.8])),
+        layer("GRU", 1, 3).with("direction", text("reverse")),
+        layer("GRU", 2, 3).with("direction", both()).with("linear_before_reset", Attribute::Int(1)),
+        peepholes,
+        layer("LSTM", 2, 4).with("direction", both()).with("input_forget", Attribute::Int(1)),
+    ]
 }

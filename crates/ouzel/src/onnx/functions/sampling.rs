@@ -2,6 +2,10 @@
 
 use super::{NodeReader, Result, ValueId, bail, known_lengths};
 use crate::builder::Var;
+#[cfg(test)]
+use crate::gradient_check::{FunctionSample, floats};
+#[cfg(test)]
+use crate::onnx::Attribute;
 use crate::ops::activation::Clip;
 use crate::ops::elementwise::{Floor, Round};
 use crate::ops::gather::Gather;
@@ -418,4 +422,45 @@ pub(super) fn deform_conv(node: &mut NodeReader) -> Result<Vec<ValueId>> {
         }
         Ok(vec![y.transpose([0, 2, 1]).reshape([-1, w[0], rows, columns])])
     })
+}
+
+#[cfg(test)]
+pub(super) fn samples() -> Vec<FunctionSample> {
+    let picture = || floats(-1.0, 1.0).input(&[2, 3, 4, 3]);
+    // Away from where the pixels around a coordinate change.
+    let off = |lengths: [usize; 2]| {
+        let values = [0.13, -0.41, 0.62, -1.37, 0.29, 0.81, 1.22, -0.57, -0.23, 0.47, 0.07, -0.87];
+        let count: usize = 2 * lengths[0] * lengths[1] * 2;
+        let values = (0..count).map(|index| values[index % values.len()] + 0.003 * index as f64).collect();
+        Tensor::from_shape_vec::<f64>(&[2, lengths[0], lengths[1], 2], values).unwrap()
+    };
+    let text = |value: &str| Attribute::String(value.into());
+    let mut samples = Vec::new();
+    for (mode, beyond) in
+        [("linear", "zeros"), ("linear", "reflection"), ("cubic", "border"), ("nearest", "zeros")]
+    {
+        let sample = FunctionSample::new("GridSample", [picture(), off([2, 3]).into()]);
+        samples.push(sample.with("mode", text(mode)).with("padding_mode", text(beyond)));
+    }
+    let grid = floats(0.05, 0.25).input(&[2, 2, 3, 2]);
+    samples.push(FunctionSample::new("GridSample", [picture(), grid]));
+    let size = Tensor::vector([2i64, 1, 3, 4]);
+    samples.push(FunctionSample::new("AffineGrid", [floats(-1.0, 1.0).input(&[2, 2, 3]), size.into()]));
+    let regions = Tensor::from(ndarray::array![[0.1f64, 0.2, 2.3, 2.9], [0.4, 0.3, 1.7, 1.9]].into_dyn());
+    for mode in ["avg", "max"] {
+        let inputs = [picture(), regions.clone().into(), Tensor::vector([1i64, 0]).into()];
+        let sample = FunctionSample::new("RoiAlign", inputs).with("mode", text(mode));
+        let sample =
+            sample.with("sampling_ratio", Attribute::Int(2)).with("output_height", Attribute::Int(2));
+        samples.push(sample);
+    }
+    let inputs = [
+        picture(),
+        floats(-1.0, 1.0).input(&[4, 3, 2, 2]),
+        floats(0.1, 0.4).input(&[2, 8, 3, 2]),
+        floats(-1.0, 1.0).input(&[4]),
+        floats(0.5, 1.0).input(&[2, 4, 3, 2]),
+    ];
+    samples.push(FunctionSample::new("DeformConv", inputs));
+    samples
 }

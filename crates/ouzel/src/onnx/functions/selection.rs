@@ -2,6 +2,10 @@
 //! what is chosen by them may still flow.
 
 use super::{NodeReader, Result, ValueId, bail, one_integer, one_number};
+#[cfg(test)]
+use crate::gradient_check::{FunctionSample, floats};
+#[cfg(test)]
+use crate::onnx::Attribute;
 use crate::op::resolve_axis;
 use crate::tensor::{DType, Tensor};
 use ndarray::{ArrayViewD, Axis};
@@ -141,4 +145,14 @@ pub(super) fn non_max_suppression(node: &mut NodeReader) -> Result<Vec<ValueId>>
     }
     let tensor = Tensor::from_shape_vec(&[rows.len() / 3, 3], rows)?;
     node.build(|builder, _| Ok(vec![builder.constant(tensor)]))
+}
+
+#[cfg(test)]
+pub(super) fn samples() -> Vec<FunctionSample> {
+    let condition = Tensor::vector([true, false, true]);
+    let x = || floats(-1.0, 1.0).input(&[2, 3]);
+    vec![
+        FunctionSample::new("Compress", [x(), condition.clone().into()]).with("axis", Attribute::Int(1)),
+        FunctionSample::new("Compress", [x(), condition.into()]),
+    ]
 }

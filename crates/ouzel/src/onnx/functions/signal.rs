@@ -2,6 +2,10 @@
 
 use super::{NodeReader, Result, ValueId, bail, known_lengths, one_integer, one_number, read_dtype};
 use crate::builder::Var;
+#[cfg(test)]
+use crate::gradient_check::{FunctionSample, floats};
+#[cfg(test)]
+use crate::onnx::Attribute;
 use crate::op::resolve_axis;
 use crate::ops::gather::Gather;
 use crate::tensor::{DType, Tensor};
@@ -187,4 +191,16 @@ pub(super) fn mel_weight_matrix(node: &mut NodeReader) -> Result<Vec<ValueId>> {
     let tensor = Tensor::from_shape_vec(&[rows, bins], weights)?.cast(dtype);
     debug_assert!(dtype != DType::Bool);
     node.build(|builder, _| Ok(vec![builder.constant(tensor)]))
+}
+
+#[cfg(test)]
+pub(super) fn samples() -> Vec<FunctionSample> {
+    let signal = |parts: usize| floats(-1.0, 1.0).input(&[2, 5, parts]);
+    let number = |value: i64| Tensor::scalar(value).into();
+    vec![
+        FunctionSample::new("DFT", [signal(1)]).with("onesided", Attribute::Int(1)),
+        FunctionSample::new("DFT", [signal(2), number(7), number(1)]),
+        FunctionSample::new("DFT", [signal(2), number(4)]).with("inverse", Attribute::Int(1)),
+        FunctionSample::new("STFT", [signal(1), number(2), floats(0.5, 1.0).input(&[3])]),
+    ]
 }

@@ -1,6 +1,10 @@
 //! What undoes the windows of pooling and convolution, and cropping to a size.
 
 use super::{NodeReader, Result, ValueId, bail, known_lengths};
+#[cfg(test)]
+use crate::gradient_check::{FunctionSample, floats};
+#[cfg(test)]
+use crate::onnx::Attribute;
 use crate::op::resolve_axis;
 use crate::ops::convolution::ConvTranspose;
 use crate::ops::pad::Pad;
@@ -137,4 +141,29 @@ pub(super) fn max_unpool(node: &mut NodeReader) -> Result<Vec<ValueId>> {
         }
         Ok(vec![y])
     })
+}
+
+#[cfg(test)]
+pub(super) fn samples() -> Vec<FunctionSample> {
+    let x = || floats(-1.0, 1.0).input(&[2, 4, 3]);
+    let vector = |values: &[i64]| Tensor::vector(values.to_vec()).into();
+    let places = Tensor::from(ndarray::array![[[[0i64, 3], [9, 14]]]].into_dyn());
+    vec![
+        FunctionSample::new("CenterCropPad", [x(), vector(&[2, 6])])
+            .with("axes", Attribute::Ints(vec![1, -1])),
+        FunctionSample::new(
+            "Col2Im",
+            [floats(-1.0, 1.0).input(&[2, 8, 4]), vector(&[3, 3]), vector(&[2, 2])],
+        ),
+        FunctionSample::new(
+            "Col2Im",
+            [floats(-1.0, 1.0).input(&[2, 4, 4]), vector(&[3, 3]), vector(&[2, 2])],
+        )
+        .with("strides", Attribute::Ints(vec![2, 2]))
+        .with("pads", Attribute::Ints(vec![0, 1, 1, 0])),
+        FunctionSample::new("MaxUnpool", [floats(-1.0, 1.0).input(&[1, 1, 2, 2]), places.into()])
+            .with("kernel_shape", Attribute::Ints(vec![2, 2]))
+            .with("strides", Attribute::Ints(vec![2, 2]))
+            .of_known_size(),
+    ]
 }
