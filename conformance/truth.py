@@ -7,13 +7,15 @@
 
 Run by hand: it needs the frameworks, and minutes. Networks have random (He) weights; the statistics of batch
 normalization are those of random pictures; the export keeps batch normalization as its own operator. The target is the
-largest logit of each of five random inputs. Two checks, so that an error is not hidden by rounding:
+largest logit of each of five random inputs (or as many as --inputs says). Two checks, so that an error is not hidden by rounding:
 
  (a) rules and graph: `--precision f64` against the framework in float64, relative L2 error at most 1e-9, or 1e-6 where
      constants that the file stores in float32 enter (epsilons, slopes), for each input;
  (b) engine: float32 against the framework in float64. One near tie in a ReLU or a maximum that falls on the other side
-     moves a deep network's gradient by 1e-3 to 1e-2 in any correct float32 program, so the second-smallest of the five
-     errors is compared: at most max(4 x the framework's own second-smallest, 1e-5); and no error is above 5e-2.
+     moves a deep network's gradient by 1e-3 to 1e-2 in any correct float32 program, so the lower quartile of the
+     errors, of five inputs the second-smallest, is compared: at most max(4 x the framework's own, 1e-5); and no error is
+     above 5e-2. Where most inputs meet such a tie, as in VGG-16 (13 million activations, 13 of 20 inputs in PyTorch
+     itself), five inputs are a matter of luck: give it --inputs 20.
 
 Exits with 1 if a check fails.
 """
@@ -40,11 +42,11 @@ ROUNDED = {"BatchNormalization", "Elu", "HardSigmoid", "HardSwish", "LayerNormal
 Truth = collections.namedtuple("Truth", "model logits inputs classes float64 float32")
 
 
-def torch_truth(name, folder):
+def torch_network(name):
+    """A network of torchvision with He weights and the statistics of random pictures, and the size of its pictures."""
     import torch
     import torchvision
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     network = getattr(torchvision.models, name)(weights=None)
     for module in network.modules():
@@ -59,8 +61,15 @@ def torch_truth(name, folder):
     size = 299 if name == "inception_v3" else 224
     with torch.no_grad():
         network.train()(torch.randn(CALIBRATION, 3, size, size))
-    network.eval()
-    inputs = [torch.randn(1, 3, size, size) for _ in range(INPUTS)]
+    return network.eval(), size
+
+
+def torch_truth(name, folder, count=INPUTS):
+    import torch
+
+    torch.set_num_threads(1)
+    network, size = torch_network(name)
+    inputs = [torch.randn(1, 3, size, size) for _ in range(count)]
 
     model = folder / "model.onnx"
     torch.onnx.export(
@@ -89,7 +98,7 @@ def torch_truth(name, folder):
     return Truth(model, "logits", [x.numpy() for x in inputs], classes, float64, float32)
 
 
-def keras_truth(name, folder):
+def keras_truth(name, folder, count=INPUTS):
     import tensorflow as tf
     import tf2onnx
     import tf2onnx.optimizer
@@ -120,7 +129,7 @@ def keras_truth(name, folder):
             layer.momentum = 0.0  # the statistics of the last batch
     shape = network.input_shape[1:]
     network(random.standard_normal((CALIBRATION, *shape), dtype=np.float32), training=True)
-    inputs = [random.standard_normal((1, *shape), dtype=np.float32) for _ in range(INPUTS)]
+    inputs = [random.standard_normal((1, *shape), dtype=np.float32) for _ in range(count)]
 
     model = folder / "model.onnx"
     signature = [tf.TensorSpec((None, *shape), tf.float32, name="input")]
@@ -144,21 +153,31 @@ def keras_truth(name, folder):
     return Truth(model, logits, inputs, classes, float64, float32)
 
 
-def ouzel(command, truth, index, precision, folder):
-    """Ouzel's gradient for one of the inputs."""
-    x, out = folder / "input.npy", folder / "gradient.npy"
-    np.save(x, truth.inputs[index])
-    target = ["--layer", truth.logits, "--filters", str(truth.classes[index]), "--grad-modifier", "none"]
-    arguments = [str(truth.model), str(x), *target, "--precision", precision, "--raw-npy", str(out), "--force"]
-    subprocess.run([command, "explain", *arguments, "--quiet"], check=True)
-    return np.load(out)
+def ouzel(command, model, layer, x, filters, precision="f32"):
+    """Ouzel's gradients for an input: one, or N if the filters are topN."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = pathlib.Path(path)
+        np.save(folder / "input.npy", x)
+        target = ["--layer", layer, "--filters", str(filters), "--grad-modifier", "none"]
+        out = ["--precision", precision, "--raw-npy", str(folder / "gradient.npy")]
+        subprocess.run([command, "explain", model, folder / "input.npy", *target, *out, "--quiet"], check=True)
+        # gradient.npy, or gradient_1.npy to gradient_N.npy
+        files = sorted(folder.glob("gradient*.npy"), key=lambda file: (len(file.name), file.name))
+        return [np.load(file) for file in files]
 
 
 def relative(ours, theirs):
     return float(np.linalg.norm(ours.astype(np.float64) - theirs) / np.linalg.norm(theirs))
 
 
-def check(name, command):
+def errors(command, truth, precision):
+    """How far Ouzel's gradients of the inputs are from the framework's in float64."""
+    pairs = zip(truth.inputs, truth.classes, strict=True)
+    ours = [ouzel(command, truth.model, truth.logits, x, target, precision)[0] for x, target in pairs]
+    return [relative(a, b) for a, b in zip(ours, truth.float64, strict=True)]
+
+
+def check(name, command, count):
     """A line of the table, and whether both checks hold."""
     import onnx
 
@@ -166,17 +185,19 @@ def check(name, command):
     with tempfile.TemporaryDirectory() as path:
         folder = pathlib.Path(path)
         is_keras = name.startswith("keras:")
-        truth = keras_truth(name.removeprefix("keras:"), folder) if is_keras else torch_truth(name, folder)
+        make = keras_truth if is_keras else torch_truth
+        truth = make(name.removeprefix("keras:"), folder, count)
         ops = collections.Counter(node.op_type for node in onnx.load(truth.model).graph.node)
-        exact = [relative(ouzel(command, truth, i, "f64", folder), truth.float64[i]) for i in range(INPUTS)]
-        engine = sorted(relative(ouzel(command, truth, i, "f32", folder), truth.float64[i]) for i in range(INPUTS))
+        exact = errors(command, truth, "f64")
+        engine = sorted(errors(command, truth, "f32"))
+    quartile = (count - 1) // 4
     own = sorted(relative(a, b) for a, b in zip(truth.float32, truth.float64))
     exact_limit = 1e-6 if ROUNDED & ops.keys() else 1e-9
-    engine_limit = max(4 * own[1], 1e-5)
-    passed = max(exact) <= exact_limit and engine[1] <= engine_limit and engine[-1] <= 5e-2
+    engine_limit = max(4 * own[quartile], 1e-5)
+    passed = max(exact) <= exact_limit and engine[quartile] <= engine_limit and engine[-1] <= 5e-2
     line = (
         f"{name:<22} {ops['BatchNormalization']:>4} {max(exact):>9.1e} {exact_limit:>7.0e}"
-        f" {engine[1]:>9.1e} {engine_limit:>8.1e} {engine[-1]:>9.1e} {own[1]:>9.1e} {own[-1]:>9.1e}"
+        f" {engine[quartile]:>9.1e} {engine_limit:>8.1e} {engine[-1]:>9.1e} {own[quartile]:>9.1e} {own[-1]:>9.1e}"
         f" {'passed' if passed else 'FAILED'} {time.time() - started:>5.0f}s"
     )
     return line, passed
@@ -185,16 +206,17 @@ def check(name, command):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=["resnet18", "mobilenet_v2", "keras:MobileNet"])
+    parser.add_argument("--inputs", type=int, default=INPUTS, help="how many inputs (default: %(default)s)")
     parser.add_argument("--ouzel", default=str(ROOT / "target" / "release" / "ouzel"), help="the program")
     arguments = parser.parse_args()
     print(f"{'':<27} {'(a) float64':>17} {'(b) float32 against float64':>28} {'framework float32':>19}")
     print(
-        f"{'network':<22} {'BN':>4} {'worst':>9} {'limit':>7} {'second':>9} {'limit':>8} {'worst':>9}"
-        f" {'second':>9} {'worst':>9}"
+        f"{'network':<22} {'BN':>4} {'worst':>9} {'limit':>7} {'quartile':>9} {'limit':>8} {'worst':>9}"
+        f" {'quartile':>9} {'worst':>9}"
     )
     failed = False
     for name in arguments.networks:
-        line, passed = check(name, arguments.ouzel)
+        line, passed = check(name, arguments.ouzel, arguments.inputs)
         print(line, flush=True)
         failed |= not passed
     sys.exit(failed)

@@ -6,7 +6,7 @@ use ndarray::ArrayD;
 use ouzel::rules::RuleSet;
 use ouzel::{Builder, DType, Model, Plan, Precision, Tensor, gradient};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Times forward and backward passes through a network.
 #[derive(Parser)]
@@ -100,20 +100,11 @@ fn main() -> Result<()> {
     );
     if arguments.timings {
         // The least time of each step is what it takes on a machine that does nothing else.
-        let mut least: Vec<(String, Duration)> = Vec::new();
-        for _ in 0..arguments.iterations {
-            let (_, timings) = plan.run_timed(&input)?;
-            match least.is_empty() {
-                true => least = timings.steps().to_vec(),
-                false => {
-                    least.iter_mut().zip(timings.steps()).for_each(|(old, new)| old.1 = old.1.min(new.1))
-                }
-            }
+        let (_, mut least) = plan.run_timed(&input)?;
+        for _ in 1..arguments.iterations {
+            least.keep_least(&plan.run_timed(&input)?.1);
         }
-        for (title, time) in &least {
-            println!("{:9.3} ms  {title}", time.as_secs_f64() * 1e3);
-        }
-        println!("{:9.3} ms  in all", least.iter().map(|step| step.1.as_secs_f64()).sum::<f64>() * 1e3);
+        println!("{least}");
     }
     if let Some(path) = &arguments.out {
         match result.dtype() {

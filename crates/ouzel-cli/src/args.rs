@@ -270,8 +270,8 @@ pub struct OutputArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Running")]
 pub struct RunArgs {
-    /// f32 is fast; f64 is the reference evaluation, slow and exact
-    #[arg(long, value_name = "P", default_value = "f32", value_parser = Choice::of(["f32", "f64"]).try_map(parsed::<Precision>))]
+    /// f32 is fast; f32-direct does without Winograd's convolution; f64 is the reference evaluation, slow and exact
+    #[arg(long, value_name = "P", default_value = "f32", value_parser = Choice::of(["f32", "f32-direct", "f64"]).try_map(parsed::<Precision>))]
     pub precision: Precision,
     /// How many threads compute [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -282,7 +282,7 @@ pub struct RunArgs {
     /// Say nothing but warnings and errors
     #[arg(long)]
     pub quiet: bool,
-    /// Say how long each step took
+    /// Say how long each phase took, and each step of the compiled plan
     #[arg(long)]
     pub timings: bool,
     /// Say which rule each node got on the way back
@@ -358,6 +358,9 @@ pub struct BenchArgs {
     /// The number of samples, if the model takes any number of them [default: 1]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub batch: Option<usize>,
+    /// Explain the N highest-scoring classes on one forward pass; the times are those of all N maps together
+    #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with_all = ["filters", "losses", "forward"])]
+    pub targets: Option<usize>,
     /// Measure the prediction alone
     #[arg(long)]
     pub forward: bool,

@@ -2,13 +2,13 @@
 
 use crate::args::BenchArgs;
 use crate::files;
-use crate::job::{Goal, Method, Run, read_labels};
+use crate::job::{FilterChoice, Goal, Method, Run, read_labels};
 use crate::messages::{Messages, usage};
 use crate::report;
-use crate::target::Target;
+use crate::target::{Chosen, Target};
 use anyhow::{Context, Result, bail};
 use ouzel::image::{Layout, Size};
-use ouzel::{Input, Model, Plan, Tensor, ValueId};
+use ouzel::{Filters, Model, Plan, Tensor, Timings, ValueId};
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -16,13 +16,16 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 /// Something that can be run again and again.
-type Work = Box<dyn Fn(&[Tensor]) -> ouzel::Result<Vec<Tensor>>>;
+type Work = Box<dyn Fn(&[Tensor]) -> ouzel::Result<(Vec<Tensor>, Timings)>>;
 
 /// Measures, and prints the figures.
 pub fn run(typed: &BenchArgs) -> Result<()> {
-    let goal = Goal::new(&typed.target)?;
+    let mut goal = Goal::new(&typed.target)?;
     if goal.map_count() > 1 {
-        usage!("--filters: bench measures one map; expected indices, a label, top or all");
+        usage!("--filters: expected indices, a label, top or all; --targets N measures N maps");
+    }
+    if let (Some(targets), Goal::Target { filters, .. }) = (typed.targets, &mut goal) {
+        *filters = Some(FilterChoice::Top(targets));
     }
     let labels = read_labels(&typed.labels)?;
     let run = Run::new(&typed.run)?;
@@ -48,11 +51,14 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
     };
     let mut times = Vec::with_capacity(typed.iterations);
     // The first run warms caches up, and is what the checksum is of.
-    let result = work(&tensors)?;
+    let start = Instant::now();
+    let (result, mut steps) = work(&tensors)?;
+    let first = milliseconds(start);
     for _ in 0..typed.iterations {
         let start = Instant::now();
-        let _ = work(&tensors)?;
+        let (_, timings) = work(&tensors)?;
         times.push(milliseconds(start));
+        steps.keep_least(&timings);
     }
     times.sort_by(f64::total_cmp);
     let median = (times[(times.len() - 1) / 2] + times[times.len() / 2]) / 2.0;
@@ -60,13 +66,22 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
         "median_ms": median,
         "min_ms": times.first(),
         "max_ms": times.last(),
+        "first_ms": first,
         "load_ms": load,
         "compile_ms": compile,
+        "targets": if typed.forward { 0 } else { goal.map_count() },
         "peak_memory_bytes": peak_memory(),
         "threads": rayon::current_num_threads(),
         "simd": ouzel::simd_level()?,
         "checksum": checksum(&result),
     });
+    if run.timings {
+        messages.note(report::timings_text(&[("load", load), ("compile", compile), ("run", median)]));
+        messages.note(format!(
+            "the steps of the plan, the least time of {} runs:\n{steps}",
+            typed.iterations + 1
+        ));
+    }
     if let Some(path) = &typed.json {
         files::write(path, report::text(&figures).as_bytes())?;
     }
@@ -94,10 +109,14 @@ fn forward(model: &Model, typed: &BenchArgs, shapes: &[(ValueId, Vec<usize>)]) -
     let outputs = names.map(|name| model.find(name.as_str())).collect::<ouzel::Result<Vec<ValueId>>>()?;
     let start = Instant::now();
     let plan = Plan::new(model.graph(), shapes, &outputs, typed.run.precision)?;
-    Ok((milliseconds(start), Box::new(move |tensors| plan.run(tensors))))
+    let work = move |tensors: &[Tensor]| {
+        let mut started = plan.start(tensors)?;
+        Ok((started.finish(&[])?, started.timings()))
+    };
+    Ok((milliseconds(start), Box::new(work)))
 }
 
-/// The explanation; the highest-scoring filter is looked for before time is taken.
+/// The explanation, of several targets on one forward pass; the highest-scoring filters are looked for before time is taken.
 fn explanation(
     model: &Model,
     goal: &Goal,
@@ -106,26 +125,36 @@ fn explanation(
     shapes: &[(ValueId, Vec<usize>)],
     tensors: &[Tensor],
 ) -> Result<(f64, Work)> {
-    let graph = model.graph();
-    let mut named =
-        shapes.iter().zip(tensors).map(|((id, _), tensor)| (&*graph.value(*id).name, tensor.clone()));
-    let (name, tensor) = named.next().context("the model has no input")?;
-    let input =
-        named.fold(Input::named_tensor(name, tensor), |input, (name, tensor)| input.and_tensor(name, tensor));
+    let target = Target::new(model, goal, labels)?;
+    let also = target.as_ref().map(Target::reported).unwrap_or_default();
     let own;
-    let losses = match (Target::new(model, goal, labels)?, goal) {
+    let losses = match (&target, goal) {
         (Some(target), _) => {
-            let chosen = target.choose(&input, method.saliency.precision)?.remove(0);
-            own = vec![target.loss(&chosen)];
+            own = [target.loss()?];
             &own
         }
-        (None, Goal::Losses(_, losses)) => losses,
+        (None, Goal::Losses(_, losses)) => &losses[..],
         (None, _) => unreachable!("a goal without losses has a target"),
     };
     let start = Instant::now();
-    let plan = method.saliency.compile(model, losses, shapes, &[])?;
+    let plan = method.saliency.compile(model, losses, shapes, &also)?;
     let compile = milliseconds(start);
-    Ok((compile, Box::new(move |tensors| Ok(vec![plan.run(tensors)?.0.raw]))))
+    let chosen = match &target {
+        Some(target) => target.choose(&target.scores(plan.start(tensors)?.also())?)?,
+        None => vec![Chosen::All],
+    };
+    let filters: Vec<Option<Filters>> = chosen.iter().map(Chosen::filters).collect();
+    let work = move |tensors: &[Tensor]| {
+        let mut forward = plan.start(tensors)?;
+        let map = |filters: &Option<Filters>| match filters {
+            Some(filters) => forward.explain_filters(filters.clone()),
+            None => forward.explain(),
+        };
+        let maps = filters.iter().map(map).map(|attribution| Ok(attribution?.raw));
+        let maps = maps.collect::<ouzel::Result<Vec<Tensor>>>()?;
+        Ok((maps, forward.timings()))
+    };
+    Ok((compile, Box::new(work)))
 }
 
 /// An input of the model's size: uniform random numbers of 0..1, zeros where integers are wanted.

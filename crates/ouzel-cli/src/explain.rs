@@ -8,15 +8,17 @@ use crate::job::{Data, Goal, Method, Output, Run, Source};
 use crate::messages::{Messages, Usage, exit_code, one_text};
 use crate::npy;
 use crate::report;
-use crate::target::{Chosen, Target};
+use crate::target::{Chosen, Scores, Target};
 use anyhow::{Context, Result, bail};
 use ndarray::{ArrayD, Axis};
 use ouzel::image::{Layout, encode_png};
-use ouzel::losses::WeightedLoss;
-use ouzel::{Attribution, GradModifier, Model, SaliencyPlan, Source as ValueSource, Tensor, ValueId};
+use ouzel::{
+    Attribution, GradModifier, Model, SaliencyForward, SaliencyParts, Source as ValueSource, Tensor, ValueId,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// Everything about a run that does not change from input to input.
@@ -31,26 +33,53 @@ struct Session<'m> {
     run: &'m Run,
     messages: Messages,
     load_ms: f64,
-    /// The last plan: it serves the next input too if that has the same target and shapes.
-    plan: Option<Planned>,
+    /// The last plan: it serves the next input too if that has the same shapes, whatever its highest-scoring classes are.
+    plan: Option<Rc<Planned>>,
     /// How often each warning came up.
     warned: BTreeMap<String, usize>,
 }
 
 /// A plan, and what it is for.
 struct Planned {
-    chosen: Option<Chosen>,
     shapes: Vec<(ValueId, Vec<usize>)>,
-    plan: SaliencyPlan,
+    parts: SaliencyParts,
 }
 
 /// A map as it came out.
 struct Explained {
     chosen: Option<Chosen>,
     attribution: Attribution,
-    /// The target's values, and the probabilities, if there is a target.
-    values: Vec<Tensor>,
+    /// The scores of the target, if there is one.
+    scores: Option<Scores>,
     timings: Vec<(&'static str, f64)>,
+}
+
+/// A map on its way: the samples may come in parts.
+#[derive(Default)]
+struct Map {
+    chosen: Option<Chosen>,
+    parts: Vec<Attribution>,
+    backward_ms: f64,
+}
+
+impl Map {
+    /// Explains one part.
+    fn add(&mut self, forward: &mut SaliencyForward<'_>, chosen: Option<Chosen>) -> Result<()> {
+        let start = Instant::now();
+        self.parts.push(match chosen.as_ref().and_then(Chosen::filters) {
+            Some(filters) => forward.explain_filters(filters)?,
+            None => forward.explain()?,
+        });
+        self.backward_ms += milliseconds(start);
+        self.chosen = match (self.chosen.take(), chosen) {
+            (Some(Chosen::PerSample(mut lists)), Some(Chosen::PerSample(more))) => {
+                lists.extend(more);
+                Some(Chosen::PerSample(lists))
+            }
+            (_, chosen) => chosen,
+        };
+        Ok(())
+    }
 }
 
 /// Runs the verb; the exit code.
@@ -179,11 +208,11 @@ impl Session<'_> {
     fn one(&mut self, source: &Source) -> Result<Vec<Value>> {
         let picture = self.output.picture(&source.stem);
         let count = self.goal.map_count();
-        let place = |path: &PathBuf, map: usize| {
+        let numbered = |path: &PathBuf, map: usize| {
             if count > 1 { files::numbered(path, map + 1) } else { path.clone() }
         };
         if self.output.is_careful() {
-            let pictures = picture.iter().flat_map(|path| (0..count).map(|map| place(path, map)));
+            let pictures = picture.iter().flat_map(|path| (0..count).map(|map| numbered(path, map)));
             if let Some(path) = pictures.into_iter().find(|path| path.exists()) {
                 bail!("{} exists already: use --force to replace it, or --out FILE", path.display());
             }
@@ -195,52 +224,72 @@ impl Session<'_> {
         };
         let read_ms = milliseconds(start);
         let start = Instant::now();
-        let maps: Vec<Option<Chosen>> = match &self.target {
-            Some(target) => {
-                target.choose(&ready.input, self.method.saliency.precision)?.into_iter().map(Some).collect()
-            }
-            None => vec![None],
-        };
-        let choose_ms = milliseconds(start);
+        let inputs = ready.input.resolve(self.model)?;
+        let planned = self.planned(&inputs)?;
+        let compile_ms = milliseconds(start);
+        let mut start = Instant::now();
+        let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
+        let parts = planned.parts.parts(&tensors)?;
+        let (mut scores, mut forward_ms) = (Vec::new(), 0.0);
+        let mut maps: Vec<Map> = (0..count).map(|_| Map::default()).collect();
         let mut reports = Vec::new();
-        for (index, chosen) in maps.into_iter().enumerate() {
-            let mut explained = self.explain(&ready, chosen)?;
-            let first = [("load", self.load_ms), ("read", read_ms), ("choose", choose_ms)];
-            explained.timings.splice(0..0, first);
-            let file = |path: &Option<PathBuf>| path.as_ref().map(|path| place(path, index));
-            let report = self.write(source, &ready, &explained, file(&picture), &file)?;
-            reports.push(report);
+        for (place, (plan, tensors)) in parts.iter().enumerate() {
+            let mut forward = plan.start(tensors)?;
+            let mut chosen = vec![None];
+            if let Some(target) = &self.target {
+                let found = target.scores(forward.also())?;
+                chosen = target.choose(&found)?.into_iter().map(Some).collect();
+                scores.push(found);
+            }
+            forward_ms += milliseconds(start);
+            for (index, (map, chosen)) in maps.iter_mut().zip(chosen).enumerate() {
+                map.add(&mut forward, chosen)?;
+                if place + 1 < parts.len() {
+                    continue;
+                }
+                let Map { chosen, parts, backward_ms } = std::mem::take(map);
+                let mut timings = vec![("load", self.load_ms), ("read", read_ms), ("compile", compile_ms)];
+                match chosen.as_ref().and_then(Chosen::filters) {
+                    Some(_) => timings.extend([("forward", forward_ms), ("backward", backward_ms)]),
+                    None => timings.push(("run", forward_ms + backward_ms)),
+                }
+                let scores = Scores::join(&scores)?;
+                let explained = Explained { chosen, attribution: Attribution::join(parts)?, scores, timings };
+                let file = |path: &Option<PathBuf>| path.as_ref().map(|path| numbered(path, index));
+                let report = self.write(source, &ready, &explained, file(&picture), &file)?;
+                reports.push(report);
+            }
+            if self.run.timings && place == 0 {
+                let (stem, timings) = (&source.stem, forward.timings());
+                let of = if parts.len() > 1 { format!(", part 1 of {}", parts.len()) } else { String::new() };
+                self.messages.note(format!("{stem}: the steps of the plan{of}\n{timings}"));
+            }
+            start = Instant::now();
         }
         Ok(reports)
     }
 
-    fn explain(&mut self, ready: &Ready, chosen: Option<Chosen>) -> Result<Explained> {
-        let start = Instant::now();
-        let inputs = ready.input.resolve(self.model)?;
+    /// The plan for inputs of these shapes.
+    fn planned(&mut self, inputs: &[(ValueId, Tensor)]) -> Result<Rc<Planned>> {
         let shapes: Vec<(ValueId, Vec<usize>)> =
             inputs.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
-        let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        let fits = |planned: &Planned| planned.chosen == chosen && planned.shapes == shapes;
-        if !self.plan.as_ref().is_some_and(fits) {
-            let also = self.target.as_ref().map(Target::reported).unwrap_or_default();
-            let own: Vec<WeightedLoss>;
-            let losses = match (&self.target, &chosen, self.goal) {
-                (Some(target), Some(chosen), _) => {
-                    own = vec![target.loss(chosen)];
-                    &own
-                }
-                (_, _, Goal::Losses(_, losses)) => losses,
-                _ => unreachable!("a goal without losses has a target, and a target has filters"),
-            };
-            let plan = self.method.saliency.compile(self.model, losses, &shapes, &also)?;
-            self.plan = Some(Planned { chosen: chosen.clone(), shapes, plan });
+        if let Some(planned) = self.plan.as_ref().filter(|planned| planned.shapes == shapes) {
+            return Ok(planned.clone());
         }
-        let planned = self.plan.as_ref().expect("invariant: just made");
-        let compile_ms = milliseconds(start);
-        let start = Instant::now();
-        let (attribution, values) = planned.plan.run(&tensors)?;
-        let timings = vec![("compile", compile_ms), ("run", milliseconds(start))];
-        Ok(Explained { chosen, attribution, values, timings })
+        let also = self.target.as_ref().map(Target::reported).unwrap_or_default();
+        let own;
+        let losses = match (&self.target, self.goal) {
+            (Some(target), _) => {
+                own = [target.loss()?];
+                &own
+            }
+            (None, Goal::Losses(_, losses)) => &losses[..],
+            (None, _) => unreachable!("a goal without losses has a target"),
+        };
+        let parts = self.method.saliency.compile_parts(self.model, losses, &shapes, &also)?;
+        let planned = Rc::new(Planned { shapes, parts });
+        self.plan = Some(planned.clone());
+        Ok(planned)
     }
 
     /// Writes what was asked for; the report.
@@ -253,13 +302,15 @@ impl Session<'_> {
         file: &dyn Fn(&Option<PathBuf>) -> Option<PathBuf>,
     ) -> Result<Value> {
         let start = Instant::now();
-        let Explained { chosen, attribution, values, timings } = explained;
+        let Explained { chosen, attribution, scores, timings } = explained;
         let modifier = &self.method.saliency.grad_modifier;
         let (npy_file, raw_file) = (file(&self.output.npy), file(&self.output.raw_npy));
         let mut written = Vec::new();
         let result = result_map(attribution, modifier, self.method)?;
-        let scored = match (&self.target, chosen) {
-            (Some(target), Some(chosen)) => Some(report::Scored::new(target, chosen, values, attribution)?),
+        let scored = match (&self.target, chosen, scores) {
+            (Some(target), Some(chosen), Some(scores)) => {
+                Some(report::Scored::new(target, chosen, scores, attribution))
+            }
             _ => None,
         };
         let captions = scored.as_ref().map(report::Scored::captions).unwrap_or_default();

@@ -105,6 +105,11 @@ impl Method {
         };
         let grad_modifier: GradModifier =
             typed.grad_modifier.parse().map_err(|error| wrong_option("--grad-modifier", &error))?;
+        // keras-vis knows no other convolution than the direct one.
+        let precision = match precision {
+            Precision::F32 if typed.profile == "keras-vis" => Precision::F32Direct,
+            precision => precision,
+        };
         let mut saliency = Saliency::default()
             .backprop_modifier(modifier)
             .grad_modifier(grad_modifier)
@@ -404,7 +409,7 @@ impl Output {
 pub struct Run {
     /// The seed of whatever is random.
     pub seed: u64,
-    /// Say how long each step took.
+    /// Say how long each phase and each step took.
     pub timings: bool,
     /// Say which rule each node got.
     pub explain_rules: bool,

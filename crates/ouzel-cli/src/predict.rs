@@ -35,6 +35,13 @@ pub fn run(typed: &PredictArgs) -> Result<()> {
         Some(source) => reader.read(&source.path)?,
         None => reader.named_only(),
     };
+    let batch = model.graph().fact(model.main_input()).shape.clone();
+    let samples = ready.shape.first().copied().unwrap_or(1);
+    if batch.first().is_some_and(|dim| dim.is(1)) && ready.shape.len() == batch.len() && samples > 1 {
+        messages.note(format!(
+            "the network takes one sample at a time, so the {samples} samples are computed one after the other"
+        ));
+    }
     let values: Vec<ValueId> = wanted.iter().map(|wanted| wanted.value).collect();
     let name = data.sources.first().map(|source| files::shown(&source.path));
     let tensors = model

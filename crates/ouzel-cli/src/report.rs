@@ -3,9 +3,8 @@
 use crate::files;
 use crate::input::Ready;
 use crate::job::{Data, Goal, Method, Run, Source};
-use crate::target::{Chosen, Target};
-use anyhow::Result;
-use ouzel::{Attribution, Dim, Tensor};
+use crate::target::{Chosen, Scores, Target};
+use ouzel::{Attribution, Dim};
 use serde_json::{Value, json};
 
 /// JSON as text. Numbers that are not finite, which JSON lacks, are null.
@@ -44,15 +43,15 @@ struct Sample {
 }
 
 impl<'t> Scored<'t> {
-    /// Looks the scores up in the values of [`Target::reported`].
+    /// Looks the chosen filters up in the scores.
     pub fn new(
         target: &'t Target<'t>,
         chosen: &'t Chosen,
-        values: &[Tensor],
+        scores: &Scores,
         attribution: &Attribution,
-    ) -> Result<Self> {
-        let (scores, probabilities) = target.scores(values)?;
-        let samples = scores.rows().into_iter().enumerate().map(|(index, row)| {
+    ) -> Self {
+        let Scores { values, probabilities } = scores;
+        let samples = values.rows().into_iter().enumerate().map(|(index, row)| {
             let filters = chosen.of_sample(index).to_vec();
             let of = |row: ndarray::ArrayView1<'_, f64>| {
                 filters.iter().filter_map(|&filter| row.get(filter).copied()).collect::<Vec<f64>>()
@@ -67,7 +66,7 @@ impl<'t> Scored<'t> {
                 probabilities.as_ref().map(|all| of(all.row(index))).filter(|all| !all.is_empty());
             Sample { filters, scores, probabilities }
         });
-        Ok(Self { target, chosen, samples: samples.collect() })
+        Self { target, chosen, samples: samples.collect() }
     }
 
     fn names(&self, sample: &Sample) -> String {
@@ -221,16 +220,19 @@ pub fn rules_text(attribution: &Attribution) -> String {
         .join("\n")
 }
 
-/// Milliseconds by step.
-pub fn timings(steps: &[(&'static str, f64)]) -> Value {
-    steps
-        .iter()
-        .map(|(step, time)| (format!("{step}_ms"), json!(time)))
+/// Milliseconds by phase; `run` is the forward and the backward pass together.
+pub fn timings(phases: &[(&'static str, f64)]) -> Value {
+    let passes = phases.iter().filter(|(phase, _)| matches!(*phase, "forward" | "backward" | "run"));
+    let run = ("run", passes.map(|(_, time)| time).sum());
+    let others = phases.iter().filter(|(phase, _)| *phase != "run");
+    others
+        .chain([&run])
+        .map(|(phase, time)| (format!("{phase}_ms"), json!(time)))
         .collect::<serde_json::Map<_, _>>()
         .into()
 }
 
-/// Milliseconds by step, for people.
+/// Milliseconds by phase, for people.
 pub fn timings_text(steps: &[(&'static str, f64)]) -> String {
     let total: f64 = steps.iter().map(|(_, time)| time).sum();
     let lines = steps.iter().copied().chain([("total", total)]);

@@ -2,10 +2,10 @@
 
 use crate::job::{FilterChoice, Goal};
 use anyhow::{Result, bail};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2, Axis};
 use ouzel::image::Labels;
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
-use ouzel::{Filters, Input, Model, Precision, Tensor, ValueId, top};
+use ouzel::{Filters, Model, Tensor, ValueId, top};
 
 /// A target on a model.
 pub struct Target<'m> {
@@ -44,15 +44,35 @@ impl Chosen {
         }
     }
 
-    fn filters(&self) -> Filters {
+    /// The same for the library; `None` where no filter has to be named.
+    pub fn filters(&self) -> Option<Filters> {
         match self {
-            Self::All => Filters::All,
-            Self::Same(filters) => Filters::List(filters.clone()),
-            Self::PerSample(lists) => match &lists[..] {
-                [one] => Filters::List(one.clone()),
-                lists => Filters::PerSample(lists.to_vec()),
-            },
+            Self::All => None,
+            Self::Same(filters) => Some(Filters::List(filters.clone())),
+            Self::PerSample(lists) => Some(Filters::PerSample(lists.clone())),
         }
+    }
+}
+
+/// The scores `[samples, filters]` of a target, and the probabilities, if they are known.
+#[derive(Clone, Debug)]
+pub struct Scores {
+    pub values: Array2<f64>,
+    pub probabilities: Option<Array2<f64>>,
+}
+
+impl Scores {
+    /// The scores of all samples, out of those of consecutive parts of them; `None` if there are none.
+    pub fn join(parts: &[Self]) -> Result<Option<Self>> {
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let join = |parts: &[ArrayView2<'_, f64>]| ndarray::concatenate(Axis(0), parts);
+        let values: Vec<_> = parts.iter().map(|part| part.values.view()).collect();
+        let probabilities: Option<Vec<_>> =
+            parts.iter().map(|part| Some(part.probabilities.as_ref()?.view())).collect();
+        let probabilities = probabilities.map(|parts| join(&parts)).transpose()?;
+        Ok(Some(Self { values: join(&values)?, probabilities }))
     }
 }
 
@@ -112,29 +132,27 @@ impl<'m> Target<'m> {
         std::iter::once(self.value).chain(self.instead_of).collect()
     }
 
-    /// The scores `[samples, filters]` of the target, and the probabilities, out of the tensors of
-    /// [`Self::reported`].
-    pub fn scores(&self, values: &[Tensor]) -> Result<(Array2<f64>, Option<Array2<f64>>)> {
+    /// The scores, out of the tensors of [`Self::reported`].
+    pub fn scores(&self, values: &[Tensor]) -> Result<Scores> {
         let scores = self.model.scores_of(self.value, self.channel_axis, &values[0])?;
         let probabilities = self.instead_of.and_then(|output| {
             let found = self.model.scores_of(output, self.channel_axis, values.get(1)?).ok()?;
             (found.dim() == scores.dim()).then_some(found)
         });
-        Ok((scores, probabilities))
+        Ok(Scores { values: scores, probabilities })
     }
 
-    /// The filters of each map. The highest-scoring ones cost a forward pass.
-    pub fn choose(&self, input: &Input, precision: Precision) -> Result<Vec<Chosen>> {
+    /// The filters of each map.
+    pub fn choose(&self, scores: &Scores) -> Result<Vec<Chosen>> {
         match &self.filters {
             FilterChoice::All => Ok(vec![Chosen::All]),
             FilterChoice::Listed(typed) => Ok(vec![Chosen::Same(self.listed(typed)?)]),
             FilterChoice::Top(count) => {
-                let scores = self.model.scores(self.value, self.channel_axis, input, precision)?;
-                let found = scores.ncols();
+                let found = scores.values.ncols();
                 if *count > found {
                     bail!("top{count}: '{}' has {found} filters; expected at most top{found}", self.layer);
                 }
-                let best = top(&scores, *count);
+                let best = top(&scores.values, *count);
                 let of_rank = |rank: usize| best.iter().map(|list| vec![list[rank]]).collect();
                 Ok((0..*count).map(|rank| Chosen::PerSample(of_rank(rank))).collect())
             }
@@ -181,14 +199,17 @@ impl<'m> Target<'m> {
         }
     }
 
-    /// The loss that a map of these filters is the gradient of.
-    pub fn loss(&self, chosen: &Chosen) -> WeightedLoss {
-        let loss = ActivationMaximization {
-            layer: self.layer.as_str().into(),
-            filters: chosen.filters(),
-            channel_axis: self.channel_axis,
+    /// The loss that a map is the gradient of. Which filters are meant is said when it runs, so that one plan serves all
+    /// maps of all inputs.
+    pub fn loss(&self) -> Result<WeightedLoss> {
+        let filters = match &self.filters {
+            FilterChoice::All => Filters::All,
+            FilterChoice::Listed(typed) => Filters::Late(self.listed(typed)?.len()),
+            FilterChoice::Top(_) => Filters::Late(1),
         };
-        WeightedLoss::new(loss, -1.0)
+        let layer = self.layer.as_str().into();
+        let loss = ActivationMaximization { layer, filters, channel_axis: self.channel_axis };
+        Ok(WeightedLoss::new(loss, -1.0))
     }
 
     /// What a filter is called, if it has a label.

@@ -99,6 +99,33 @@ fn samples_of_a_batch_are_explained_each_for_its_own_class() {
 }
 
 #[test]
+fn networks_that_take_one_sample_at_a_time() {
+    let dir = Dir::new();
+    let three = values(&[3, 3, 8, 8]) * 3.0;
+    dir.write_npy("three.npy", &three);
+    let explain = |model: &str, options: &str| {
+        let line = format!("explain {model} three.npy --raw-npy raw.npy --npy map.npy --json -");
+        let ran = dir.ouzel(&line).words(options).succeeds();
+        (ran.json(), ran.stderr.clone(), dir.read("raw.npy"), dir.read("map.npy"))
+    };
+    for options in ["", "--class 1", "--class 0,2", "--class all", "--precision f64"] {
+        let (expected, _, raw, map) = explain("@classifier.onnx", options);
+        let (report, said, found_raw, found_map) = explain("@one_sample.onnx", options);
+        assert!(raw == found_raw && map == found_map, "{options}");
+        assert_eq!(report["target"], expected["target"], "{options}");
+        assert_eq!(report["losses"], expected["losses"], "{options}");
+        assert!(said.contains("one sample at a time") && said.contains("3 samples"), "{said}");
+    }
+    dir.write_npy("one.npy", &three.index_axis_move(Axis(0), 0));
+    let ran = dir.ouzel("explain @one_sample.onnx one.npy --class top2 --out-dir maps").succeeds();
+    assert!(!ran.stderr.contains("one sample at a time"), "{}", ran.stderr);
+    let ran =
+        dir.ouzel("explain @one_sample.onnx three.npy --class top2 --raw-npy rank.npy --json -").succeeds();
+    assert_eq!(ran.json()[1]["target"]["filters"].as_array().unwrap().len(), 3);
+    assert_eq!(dir.read_npy::<f32>("rank_2.npy").shape(), [3, 3, 8, 8]);
+}
+
+#[test]
 fn the_report() {
     let dir = Dir::new();
     dir.write_picture("photo.png", 8, 8);
@@ -156,6 +183,36 @@ fn filters_by_index_label_and_rank() {
     // A convolution's channels, and a layer by index.
     assert_eq!(raw("--layer conv1 --filters 3"), raw("--layer 0 --filters 3"));
     assert_eq!(raw("--layer -2 --filters 1"), raw("--class dog"));
+}
+
+#[test]
+fn one_plan_serves_pictures_of_different_classes() {
+    let dir = Dir::new();
+    let pictures = ["scene_bird_in_tree", "scene_cat_fish", "scene_rabbit"];
+    let all: Vec<String> = pictures.iter().map(|name| format!("@@pictures/{name}.png")).collect();
+    let explain = |inputs: &str, options: &str| {
+        let ran = dir.ouzel("explain @@scene_fair.onnx --preprocess unit --out-dir maps --force --json -");
+        ran.words(inputs).words(options).succeeds().json()
+    };
+    let together = explain(&all.join(" "), "--class top2");
+    let mut classes = Vec::new();
+    for (place, input) in all.iter().enumerate() {
+        let maps = [0, 1].map(|rank| dir.read(&format!("maps/{}.ouzel_{}.png", pictures[place], rank + 1)));
+        for (rank, map) in maps.iter().enumerate() {
+            let report = &together[2 * place + rank];
+            let class = report["target"]["filters"][0].to_string();
+            explain(input, &format!("--class {class}"));
+            assert_eq!(
+                dir.read(&format!("maps/{}.ouzel.png", pictures[place])),
+                *map,
+                "{input}, class {class}"
+            );
+            classes.push(class);
+        }
+    }
+    classes.sort();
+    classes.dedup();
+    assert!(classes.len() > 2, "{classes:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `ouzel predict` and `ouzel bench`.
+//! `ouzel predict`: classes, tables, arrays.
 #![allow(missing_docs)]
 
 mod shell;
@@ -41,29 +41,21 @@ fn outputs_as_arrays_under_safe_names() {
 }
 
 #[test]
-fn figures_of_a_benchmark() {
+fn networks_that_take_one_sample_at_a_time() {
     let dir = Dir::new();
-    let keys = [
-        "median_ms",
-        "min_ms",
-        "max_ms",
-        "load_ms",
-        "compile_ms",
-        "peak_memory_bytes",
-        "threads",
-        "simd",
-        "checksum",
-    ];
-    let bench =
-        |line: &str| dir.ouzel("bench").words(line).words("--json - --iterations 3").succeeds().json();
-    let figures = bench("@classifier.onnx --threads 2");
-    assert_eq!(figures.as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>(), keys);
-    assert!(figures["min_ms"].as_f64() <= figures["median_ms"].as_f64());
-    assert_eq!(figures["threads"], 2);
-    assert_eq!(figures["checksum"], bench("@classifier.onnx --threads 1")["checksum"]);
-    assert_ne!(figures["checksum"], bench("@classifier.onnx --seed 1")["checksum"]);
-    assert_ne!(figures["checksum"], bench("@classifier.onnx --batch 2")["checksum"]);
-    assert_ne!(figures["checksum"], bench("@classifier.onnx --forward")["checksum"]);
-    bench("@any_size.onnx --size 9x7 --class 1 --backprop-modifier guided");
-    dir.ouzel("bench @classifier.onnx --size 9x7").fails(1, &["--size"]);
+    dir.write_npy("three.npy", &values(&[3, 3, 8, 8]));
+    let predict = |model: &str| {
+        let line = format!("predict {model} three.npy --output logits --output probabilities --out-dir out");
+        let ran = dir.ouzel(&line).succeeds();
+        (
+            ran.stderr.clone(),
+            dir.read_npy::<f32>("out/logits.npy"),
+            dir.read_npy::<f32>("out/probabilities.npy"),
+        )
+    };
+    let (said, logits, probabilities) = predict("@one_sample.onnx");
+    assert!(said.contains("one sample at a time"), "{said}");
+    let (said, expected, expected_probabilities) = predict("@classifier.onnx");
+    assert!(!said.contains("one sample at a time"), "{said}");
+    assert_eq!((logits, probabilities), (expected, expected_probabilities));
 }

@@ -1,7 +1,8 @@
 //! How near to the arithmetic peak of a core the convolutions of ResNet-50 and VGG-16 come, in both directions.
 //!
-//! `cargo run --release -p ouzel-kernels --example peak [threads] [filter]`; `OUZEL_SIMD` chooses the level. The peak is measured in the
-//! same moment as each convolution, because other work on the machine changes both.
+//! `cargo run --release -p ouzel-kernels --example peak [threads] [filter]`; `OUZEL_SIMD` chooses the level. The first line has the peak
+//! of all threads together; with a filter that is no convolution's name, it stays the only figure. For the fractions the peak is measured
+//! in the same moment as each convolution, because other work on the machine changes both.
 
 use ouzel_kernels::{Convolution, ConvolutionShape, Epilogue, Level, View, peak_flops};
 use std::time::Instant;
@@ -84,7 +85,8 @@ fn main() {
     let level = Level::detect().expect("a level of this machine");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     pool.expect("a pool");
-    println!("{} with {threads} threads; fraction of {threads} cores' peak", level.name());
+    let together: f64 = rayon::broadcast(|_| peak_flops(level, 0.2)).iter().sum();
+    println!("{} with {threads} threads, together {:.1} GFLOP/s at most", level.name(), together / 1e9);
     println!(
         "{:20} {:>9} {:>9} {:>6}   {:>9} {:>9} {:>6}",
         "", "fwd ms", "GFLOP/s", "peak", "grad ms", "GFLOP/s", "peak"

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 /// A dense layer `y[row][n] = Σ_k x[row][k] · w[k][n]` with its weights packed as `[block of n][k][n within the block]`.
 ///
-/// Forward, every element is one chain of multiply-adds over k. In the gradient, every lane is one chain over its blocks of n, and the
+/// Forward, every element is the sum of chains of at most 256 multiply-adds over k. In the gradient, every lane is one chain over its blocks of n, and the
 /// lanes are then added pairwise. Both orders depend on the sizes of the layer alone (and on the SIMD level).
 ///
 /// ```

@@ -2,12 +2,12 @@
 
 use crate::convolution::{Pass, Work};
 use crate::level::Kernel;
-use crate::tile::{BLOCK, HALF_BLOCK};
+use crate::tile::{BLOCK, HALF_BLOCK, ZEROS};
 use crate::vector::Simd;
 use rayon::prelude::*;
 
 /// Most output pixels that are computed at once, so that each weight is loaded once for all of them.
-const TILE: usize = 8;
+const MOST_PIXELS: usize = 8;
 
 /// Products, in vectors, below which a task is not worth sharing out.
 const LEAST_WORK: usize = 20_000;
@@ -47,10 +47,38 @@ struct Rows<'a> {
 struct Tile {
     /// Where the first channel of tap offset zero of the first pixel lies or would lie, wrapping around.
     base: usize,
-    /// Position of the first pixel's tap offset zero.
-    at: [isize; 3],
+    /// Position of the first pixel's tap offset zero on the last axis.
+    at: isize,
     /// First output pixel.
     output: usize,
+}
+
+impl Rows<'_> {
+    /// The taps that are inside on the first two axes at some position.
+    fn taps_of_row(&self, at: [isize; 2], taps: &mut Vec<Tap>) {
+        let Rows { work, pass, .. } = self;
+        let (size, steps) = (work.input_view.size, work.steps());
+        let channels = work.convolution.output_channels;
+        let all: usize = pass.taps.iter().map(|taps| taps.len()).product();
+        assert!(work.weights.len() >= pass.weights + all * channels, "invariant: weights for each tap");
+        taps.clear();
+        let mut weights = pass.weights;
+        for z in &pass.taps[0] {
+            for y in &pass.taps[1] {
+                let inside = ((at[0] + z) as usize) < size[0] && ((at[1] + y) as usize) < size[1];
+                for x in &pass.taps[2] {
+                    if inside {
+                        let shift = (*z as usize)
+                            .wrapping_mul(steps[0])
+                            .wrapping_add((*y as usize).wrapping_mul(steps[1]))
+                            .wrapping_add((*x as usize).wrapping_mul(steps[2]));
+                        taps.push(Tap { shift, x: *x, weights });
+                    }
+                    weights += channels;
+                }
+            }
+        }
+    }
 }
 
 impl Kernel for Rows<'_> {
@@ -64,129 +92,133 @@ impl Kernel for Rows<'_> {
         let (input_step, output_step) = (convolution.input_step, convolution.output_step);
         let view = work.input_view;
         let steps = work.steps();
+        let most = if S::LANES == 16 { MOST_PIXELS } else { MOST_PIXELS / 2 };
+        let tiles = counts[2].div_ceil(most);
+        let mut taps = Vec::new();
         for row in first..last {
             let (plane, y) = (row / counts[1], row % counts[1]);
             let (sample, z) = (plane / counts[0], plane % counts[0]);
             let to = [pass.start[0] + z * output_step[0], pass.start[1] + y * output_step[1]];
             let size = work.output_view.size;
             let output_row = ((sample * size[0] + to[0]) * size[1] + to[1]) * size[2] + pass.start[2];
-            let mut x = 0;
-            while x < counts[2] {
-                let at = [z * input_step[0], y * input_step[1], x * input_step[2]];
-                let base = sample
-                    .wrapping_mul(view.size[0].wrapping_mul(steps[0]))
-                    .wrapping_add(at[0].wrapping_mul(steps[0]))
-                    .wrapping_add(at[1].wrapping_mul(steps[1]))
-                    .wrapping_add(at[2].wrapping_mul(steps[2]))
-                    .wrapping_add(view.channel_offset);
-                let tile =
-                    Tile { base, at: at.map(|at| at as isize), output: output_row + x * output_step[2] };
-                let rest = counts[2] - x;
-                if S::LANES == 16 && rest >= TILE {
-                    pixels::<S, TILE>(simd, work, pass, &tile);
-                    x += TILE;
-                } else if rest >= TILE / 2 {
-                    pixels::<S, { TILE / 2 }>(simd, work, pass, &tile);
-                    x += TILE / 2;
-                } else {
-                    pixels::<S, 1>(simd, work, pass, &tile);
-                    x += 1;
+            let at = [z * input_step[0], y * input_step[1]];
+            self.taps_of_row(at.map(|at| at as isize), &mut taps);
+            let row_base = sample
+                .wrapping_mul(view.size[0].wrapping_mul(steps[0]))
+                .wrapping_add(at[0].wrapping_mul(steps[0]))
+                .wrapping_add(at[1].wrapping_mul(steps[1]))
+                .wrapping_add(view.channel_offset);
+            // All tiles of a row differ by at most one pixel in size.
+            for n in 0..tiles {
+                let (x, end) = (counts[2] * n / tiles, counts[2] * (n + 1) / tiles);
+                let at = x * input_step[2];
+                let base = row_base.wrapping_add(at.wrapping_mul(steps[2]));
+                let tile = Tile { base, at: at as isize, output: output_row + x * output_step[2] };
+                match end - x {
+                    1 => pixels::<S, 1>(simd, work, pass, &taps, &tile),
+                    2 => pixels::<S, 2>(simd, work, pass, &taps, &tile),
+                    3 => pixels::<S, 3>(simd, work, pass, &taps, &tile),
+                    4 => pixels::<S, 4>(simd, work, pass, &taps, &tile),
+                    5 if S::LANES == 16 => pixels::<S, 5>(simd, work, pass, &taps, &tile),
+                    6 if S::LANES == 16 => pixels::<S, 6>(simd, work, pass, &taps, &tile),
+                    7 if S::LANES == 16 => pixels::<S, 7>(simd, work, pass, &taps, &tile),
+                    8 if S::LANES == 16 => pixels::<S, 8>(simd, work, pass, &taps, &tile),
+                    _ => unreachable!("a tile of this level has fewer pixels"),
                 }
             }
         }
     }
 }
 
-/// Computes all channels of P pixels.
+/// A tap that is inside on the first two axes for all pixels of a row.
+#[derive(Clone, Copy)]
+struct Tap {
+    /// What it adds to the place of tap offset zero.
+    shift: usize,
+    /// Its offset on the last axis.
+    x: isize,
+    /// Where its weights begin.
+    weights: usize,
+}
+
+/// Computes all channels of P pixels. `taps` are those that are inside on the first two axes.
 #[inline(always)]
-fn pixels<S: Simd, const P: usize>(simd: S, work: &Work, pass: &Pass, tile: &Tile) {
-    let taps = &pass.taps[2];
+fn pixels<S: Simd, const P: usize>(simd: S, work: &Work, pass: &Pass, taps: &[Tap], tile: &Tile) {
     let size = work.input_view.size[2] as isize;
-    let last = tile.at[2] + ((P - 1) * work.convolution.input_step[2]) as isize;
-    let inside = match (taps.first(), taps.last()) {
-        (Some(low), Some(high)) => tile.at[2] + low >= 0 && last + high < size,
+    let last = tile.at + ((P - 1) * work.convolution.input_step[2]) as isize;
+    let inside = match (pass.taps[2].first(), pass.taps[2].last()) {
+        (Some(low), Some(high)) => tile.at + low >= 0 && last + high < size,
         _ => true,
     };
     let channels = work.convolution.output_channels;
     let mut channel = 0;
-    if inside && !S::PORTABLE {
+    if !S::PORTABLE {
         while channel + HALF_BLOCK <= channels {
             let width = if channels - channel >= BLOCK { BLOCK } else { HALF_BLOCK };
-            // SAFETY: all pixels are inside on the last axis, and there are `width` more channels.
+            // SAFETY: the taps are inside on the first two axes, and there are `width` more channels. Either all pixels are inside on
+            // the last axis or each is asked.
             unsafe {
-                match (S::LANES, width) {
-                    (16, BLOCK) => block::<S, P, 2>(simd, work, pass, tile, channel, BLOCK),
-                    (16, _) => block::<S, P, 1>(simd, work, pass, tile, channel, HALF_BLOCK),
-                    (_, width) => block::<S, P, 2>(simd, work, pass, tile, channel, width),
+                match (S::LANES, width, inside) {
+                    (16, BLOCK, true) => block::<S, P, 2, false>(simd, work, taps, tile, channel, BLOCK),
+                    (16, BLOCK, false) => block::<S, P, 2, true>(simd, work, taps, tile, channel, BLOCK),
+                    (16, _, true) => block::<S, P, 1, false>(simd, work, taps, tile, channel, HALF_BLOCK),
+                    (16, _, false) => block::<S, P, 1, true>(simd, work, taps, tile, channel, HALF_BLOCK),
+                    (_, width, true) => block::<S, P, 2, false>(simd, work, taps, tile, channel, width),
+                    (_, width, false) => block::<S, P, 2, true>(simd, work, taps, tile, channel, width),
                 }
             }
             channel += width;
         }
     }
     while channel + S::LANES <= channels {
-        vector::<S, P, true>(simd, work, pass, tile, channel);
+        vector::<S, P, true>(simd, work, taps, tile, channel);
         channel += S::LANES;
     }
     if channel < channels {
-        vector::<S, P, false>(simd, work, pass, tile, channel);
+        vector::<S, P, false>(simd, work, taps, tile, channel);
     }
 }
 
-/// Computes `width` channels of P pixels that are inside on the last axis, N vectors at a time.
+/// Computes `width` channels of P pixels, N vectors at a time. EDGE says that some taps may be outside on the last axis.
 ///
 /// # Safety
-/// All taps of all P pixels must be inside on the last axis, and the channels must exist.
+/// The taps must be inside on the first two axes, and unless EDGE those of all P pixels on the last; and the channels must exist.
 #[inline(always)]
-unsafe fn block<S: Simd, const P: usize, const N: usize>(
+unsafe fn block<S: Simd, const P: usize, const N: usize, const EDGE: bool>(
     simd: S,
     work: &Work,
-    pass: &Pass,
+    taps: &[Tap],
     tile: &Tile,
     channel: usize,
     width: usize,
 ) {
     let view = work.input_view;
-    let steps = work.steps();
-    let channels = work.convolution.output_channels;
-    let taps = [&pass.taps[0][..], &pass.taps[1][..], &pass.taps[2][..]];
-    let all: usize = taps.iter().map(|taps| taps.len()).product();
-    assert!(channel + width <= channels, "invariant: existing channels");
-    assert!(work.weights.len() >= pass.weights + all * channels, "invariant: weights for each tap");
-    let pixel_step = work.convolution.input_step[2].wrapping_mul(steps[2]);
-    let input = work.input.as_ptr().wrapping_add(tile.base);
+    let input_step = work.convolution.input_step[2];
+    assert!(channel + width <= work.convolution.output_channels, "invariant: existing channels");
+    let pixel_step = input_step.wrapping_mul(work.steps()[2]);
     let mut sums = [[0.0; BLOCK]; P];
-    let mut part = 0;
-    while part < width {
+    for part in (0..width).step_by(N * S::LANES) {
+        let input = work.input.as_ptr().wrapping_add(tile.base).wrapping_add(channel + part);
+        let weights = work.weights.as_ptr().wrapping_add(channel + part);
         let mut acc = [[simd.splat(0.0); N]; P];
-        let mut weight = work.weights.as_ptr().wrapping_add(pass.weights + channel + part);
-        for z in taps[0] {
-            for y in taps[1] {
-                if ((tile.at[0] + z) as usize) >= view.size[0] || ((tile.at[1] + y) as usize) >= view.size[1]
-                {
-                    weight = weight.wrapping_add(taps[2].len() * channels);
-                    continue;
+        for tap in taps {
+            let mut w = [simd.splat(0.0); N];
+            for n in 0..N {
+                // SAFETY: `taps_of_row` has found the weights of all channels of the tap, and these channels exist.
+                w[n] = unsafe { simd.load_pointer(weights.wrapping_add(tap.weights + n * S::LANES)) };
+            }
+            let row = input.wrapping_add(tap.shift);
+            for p in 0..P {
+                let mut from = row.wrapping_add(p.wrapping_mul(pixel_step));
+                if EDGE && (tile.at + (p * input_step) as isize + tap.x) as usize >= view.size[2] {
+                    from = ZEROS.as_ptr();
                 }
-                let row = input
-                    .wrapping_add((*z as usize).wrapping_mul(steps[0]))
-                    .wrapping_add((*y as usize).wrapping_mul(steps[1]))
-                    .wrapping_add(channel + part);
-                for x in taps[2] {
-                    let mut from = row.wrapping_add((*x as usize).wrapping_mul(steps[2]));
-                    let mut w = [simd.splat(0.0); N];
-                    for n in 0..N {
-                        // SAFETY: the tap is one of `all`, whose weights the assertion has found, and the channels exist.
-                        w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * S::LANES)) };
-                    }
-                    for p in 0..P {
-                        for n in 0..N {
-                            // SAFETY: the position is inside on the first two axes, as was checked, and on the last, as the caller
-                            // promises, so that this is a pixel of the view, which lies within the input with all its channels.
-                            let value = unsafe { simd.load_pointer(from.wrapping_add(n * S::LANES)) };
-                            acc[p][n] = simd.multiply_add(value, w[n], acc[p][n]);
-                        }
-                        from = from.wrapping_add(pixel_step);
-                    }
-                    weight = weight.wrapping_add(channels);
+                for n in 0..N {
+                    // SAFETY: the position is inside on the first two axes, and on the last, as was just checked or the caller promises,
+                    // so that this is a pixel of the view, which lies within the input with all its channels; or it is one of the
+                    // zeros.
+                    let value = unsafe { simd.load_pointer(from.wrapping_add(n * S::LANES)) };
+                    acc[p][n] = simd.multiply_add(value, w[n], acc[p][n]);
                 }
             }
         }
@@ -195,7 +227,6 @@ unsafe fn block<S: Simd, const P: usize, const N: usize>(
                 simd.store(acc[p][n], &mut sums[p][part + n * S::LANES..]);
             }
         }
-        part += N * S::LANES;
     }
     let mut pixels = [tile.output; P];
     for (p, pixel) in pixels.iter_mut().enumerate() {
@@ -210,49 +241,25 @@ unsafe fn block<S: Simd, const P: usize, const N: usize>(
 fn vector<S: Simd, const P: usize, const WHOLE: bool>(
     simd: S,
     work: &Work,
-    pass: &Pass,
+    taps: &[Tap],
     tile: &Tile,
     channel: usize,
 ) {
     let view = work.input_view;
-    let steps = work.steps();
-    let channels = work.convolution.output_channels;
-    let pixel_step = work.convolution.input_step[2].wrapping_mul(steps[2]);
-    let count = S::LANES.min(channels - channel);
+    let input_step = work.convolution.input_step[2];
+    let pixel_step = input_step.wrapping_mul(work.steps()[2]);
+    let count = S::LANES.min(work.convolution.output_channels - channel);
     assert!(!WHOLE || count == S::LANES, "invariant: a whole vector of channels");
     let mut sums = [simd.splat(0.0); P];
-    let mut weight = pass.weights + channel;
-    for z in &pass.taps[0] {
-        for y in &pass.taps[1] {
-            let inside_plane =
-                ((tile.at[0] + z) as usize) < view.size[0] && ((tile.at[1] + y) as usize) < view.size[1];
-            if !inside_plane {
-                weight += pass.taps[2].len() * channels;
-                continue;
-            }
-            for x in &pass.taps[2] {
-                let w = match WHOLE {
-                    true => simd.load(&work.weights[weight..]),
-                    false => simd.load_partial(&work.weights[weight..weight + count]),
-                };
-                weight += channels;
-                let from = tile
-                    .base
-                    .wrapping_add((*z as usize).wrapping_mul(steps[0]))
-                    .wrapping_add((*y as usize).wrapping_mul(steps[1]))
-                    .wrapping_add((*x as usize).wrapping_mul(steps[2]))
-                    .wrapping_add(channel);
-                for p in 0..P {
-                    let at = tile.at[2] + (p * work.convolution.input_step[2]) as isize + x;
-                    if (at as usize) < view.size[2] {
-                        let from = from.wrapping_add(p.wrapping_mul(pixel_step));
-                        let value = match WHOLE {
-                            true => simd.load(&work.input[from..from + count]),
-                            false => simd.load_partial(&work.input[from..from + count]),
-                        };
-                        sums[p] = simd.multiply_add(value, w, sums[p]);
-                    }
-                }
+    for tap in taps {
+        let weights = &work.weights[tap.weights + channel..][..count];
+        let w = if WHOLE { simd.load(weights) } else { simd.load_partial(weights) };
+        let row = tile.base.wrapping_add(tap.shift).wrapping_add(channel);
+        for p in 0..P {
+            if ((tile.at + (p * input_step) as isize + tap.x) as usize) < view.size[2] {
+                let values = &work.input[row.wrapping_add(p.wrapping_mul(pixel_step))..][..count];
+                let value = if WHOLE { simd.load(values) } else { simd.load_partial(values) };
+                sums[p] = simd.multiply_add(value, w, sums[p]);
             }
         }
     }

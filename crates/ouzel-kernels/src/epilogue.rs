@@ -1,5 +1,6 @@
 //! What happens to a result while it is still in registers: bias, addition, activation, gates.
 
+use crate::function;
 use crate::shared::Shared;
 use crate::tile::{BLOCK, HALF_BLOCK};
 use crate::vector::Simd;
@@ -38,6 +39,8 @@ pub enum Activation {
     },
     /// x where x > 0, else slope · x
     LeakyRelu(f32),
+    /// x · sigmoid(x)
+    Silu,
 }
 
 /// Which elements, seen before the activation, get a set bit in the recorded mask.
@@ -435,6 +438,12 @@ fn activate<S: Simd>(simd: S, activation: Option<Activation>, value: S::Floats) 
         Some(Activation::LeakyRelu(slope)) => {
             let positive = simd.greater(value, simd.splat(0.0));
             simd.select(positive, value, simd.multiply(value, simd.splat(slope)))
+        }
+        Some(Activation::Silu) => {
+            let mut lanes = [0.0; WORD];
+            simd.store(value, &mut lanes);
+            lanes[..S::LANES].iter_mut().for_each(|lane| *lane = function::silu(simd, *lane));
+            simd.load(&lanes)
         }
     }
 }

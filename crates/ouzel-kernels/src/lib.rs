@@ -100,6 +100,7 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod vector_x86;
 mod view;
+mod winograd;
 
 pub use axis::AxisMatrix;
 pub use convolution::{Convolution, ConvolutionShape};

@@ -46,7 +46,7 @@ impl<'a> Matrices<'a> {
 
 /// A batch of products `output[b] = left[b] · right[b]`, planned once.
 ///
-/// Every element is one chain of multiply-adds over the inner dimension.
+/// Every element is the sum of chains of at most 256 multiply-adds over the inner dimension.
 ///
 /// ```
 /// use ouzel_kernels::{Level, Matrices, MatrixProduct};
@@ -93,6 +93,14 @@ impl MatrixProduct {
             .zip(left)
             .and_then(|(right, left)| right.checked_add(left))
             .expect("a matrix product is too large")
+    }
+
+    /// The multiplications and additions of all products.
+    pub fn flops(&self) -> f64 {
+        2.0 * [self.batch, self.rows, self.depth, self.columns]
+            .iter()
+            .map(|&length| length as f64)
+            .product::<f64>()
     }
 
     /// How many floats of scratch `run` needs.

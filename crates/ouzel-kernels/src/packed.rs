@@ -4,6 +4,7 @@
 const LINE: usize = 16;
 
 /// A number of floats that begin at a cache line.
+#[derive(Default)]
 pub(crate) struct Packed {
     values: Vec<f32>,
     start: usize,

@@ -12,10 +12,14 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) const HALF_BLOCK: usize = 16;
 
 /// How many inputs ahead weights are asked for.
-const AHEAD: usize = 32;
+const AHEAD: usize = 128;
 
 /// Floats of a cache line.
 const LINE: isize = 16;
+
+/// Most inputs of one chain of multiply-adds. Longer sums are cut into segments, each a chain that begins at zero, and the segments are
+/// added in order: the rounding errors of a chain grow with its length.
+const SEGMENT: usize = 256;
 
 /// Read in place of input pixels that lie in the padding.
 pub(crate) static ZEROS: [f32; 4096] = [0.0; 4096];
@@ -68,8 +72,8 @@ impl Patches<'_> {
     }
 }
 
-/// Adds up a tile of `pixels` pixels and `channels` output channels of a block: for each pixel and channel one chain of
-/// multiply-adds over the taps and input channels in order.
+/// Adds up a tile of `pixels` pixels and `channels` output channels of a block: for each pixel and channel the segments' sum, each
+/// segment a chain of multiply-adds over the taps and input channels in order.
 ///
 /// `weights` holds a block: for each input in the order of the reduction, `width` floats.
 ///
@@ -153,14 +157,59 @@ pub(crate) unsafe fn accumulate<S: Simd>(
     }
 }
 
-/// The stretches of inputs that each row of taps falls into: how many, and how long. Where all taps of a row are inside and follow each
-/// other in memory, they are one stretch.
+/// How the reduction of a tile is cut up. Where segments end depends on the taps and channels alone, not on the position.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Stretches of inputs that a row of taps falls into. Where all taps of a row are inside and follow each other in memory, and a
+    /// segment has room for them, they are one stretch.
+    stretches: usize,
+    /// Inputs of a stretch.
+    length: usize,
+    /// Most inputs that are added up between two looks at the pointers.
+    part: usize,
+    /// Inputs of a segment: whole rows of taps, or zero if every part is one.
+    segment: usize,
+}
+
+impl Cut {
+    #[inline(always)]
+    fn new(patches: &Patches) -> Cut {
+        let (taps, channels) = (patches.taps[2].len(), patches.channels);
+        let row = taps * channels;
+        if row > SEGMENT {
+            let part = channels.div_ceil(channels.div_ceil(SEGMENT));
+            return Cut { stretches: taps, length: channels, part, segment: 0 };
+        }
+        let segment = SEGMENT / row.max(1) * row.max(1);
+        match patches.contiguous && patches.inside[2] {
+            true => Cut { stretches: usize::from(row > 0), length: row, part: SEGMENT, segment },
+            false => Cut { stretches: taps, length: channels, part: SEGMENT, segment },
+        }
+    }
+}
+
+/// Makes the chains of the first segment the sums, or adds those of a later one.
 #[inline(always)]
-fn stretches(patches: &Patches) -> (usize, usize) {
-    let row_length = patches.taps[2].len() * patches.channels;
-    match patches.contiguous && patches.inside[2] {
-        true => (usize::from(row_length > 0), row_length),
-        false => (patches.taps[2].len(), patches.channels),
+fn end_segment<S: Simd, const P: usize, const N: usize>(
+    simd: S,
+    acc: &[[S::Floats; N]; P],
+    first: usize,
+    is_first: bool,
+    sums: &mut Sums,
+) {
+    if is_first {
+        for p in 0..P {
+            for n in 0..N {
+                simd.store(acc[p][n], &mut sums[p][first + n * S::LANES..]);
+            }
+        }
+    } else {
+        for p in 0..P {
+            for n in 0..N {
+                let place = &mut sums[p][first + n * S::LANES..];
+                simd.store(simd.add(simd.load(place), acc[p][n]), place);
+            }
+        }
     }
 }
 
@@ -195,14 +244,15 @@ fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
 ) {
     let mut acc = [[simd.splat(0.0); N]; P];
     let mut weights = weights;
-    let (count, length) = stretches(patches);
+    let cut = Cut::new(patches);
+    let (mut pending, mut is_first) = (0, true);
     for z in patches.taps[0] {
         for y in patches.taps[1] {
-            for x in &patches.taps[2][..count] {
+            for x in &patches.taps[2][..cut.stretches] {
                 let shift = patches.shift(*z, *y, *x);
                 let mut done = 0;
-                while done < length {
-                    let part = (length - done).min(ZEROS.len());
+                while done < cut.length {
+                    let part = (cut.length - done).min(cut.part);
                     let mut rows: [&[f32]; P] = [&ZEROS[..part]; P];
                     for p in 0..P {
                         if patches.is_inside(p, *z, *y, *x) {
@@ -212,7 +262,7 @@ fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
                     }
                     let (now, later) = weights.split_at(part * W);
                     weights = later;
-                    let mut sums = acc;
+                    let mut chains = acc;
                     for (c, weights) in now.chunks_exact(W).enumerate().take(part) {
                         let mut w = [simd.splat(0.0); N];
                         for n in 0..N {
@@ -221,20 +271,24 @@ fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
                         for p in 0..P {
                             let x = simd.splat(rows[p][c]);
                             for n in 0..N {
-                                sums[p][n] = simd.multiply_add(x, w[n], sums[p][n]);
+                                chains[p][n] = simd.multiply_add(x, w[n], chains[p][n]);
                             }
                         }
                     }
-                    acc = sums;
+                    acc = chains;
                     done += part;
+                    pending += part;
+                    if pending >= cut.segment {
+                        end_segment(simd, &acc, first, is_first, sums);
+                        acc = [[simd.splat(0.0); N]; P];
+                        (pending, is_first) = (0, false);
+                    }
                 }
             }
         }
     }
-    for p in 0..P {
-        for n in 0..N {
-            simd.store(acc[p][n], &mut sums[p][first + n * S::LANES..]);
-        }
+    if pending > 0 || is_first {
+        end_segment(simd, &acc, first, is_first, sums);
     }
 }
 
@@ -256,15 +310,16 @@ unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize, con
     assert!(weights.len() >= patches.depth() * W, "invariant: weights for each input");
     let mut acc = [[simd.splat(0.0); N]; P];
     let mut weight = weights.as_ptr().wrapping_add(first);
-    let (count, length) = stretches(patches);
+    let cut = Cut::new(patches);
+    let (mut pending, mut is_first) = (0, true);
     let all_inside = patches.inside == [true; 3];
     for z in patches.taps[0] {
         for y in patches.taps[1] {
-            for x in &patches.taps[2][..count] {
+            for x in &patches.taps[2][..cut.stretches] {
                 let start = input.as_ptr().wrapping_add(patches.shift(*z, *y, *x));
                 let mut done = 0;
-                while done < length {
-                    let part = if all_inside { length } else { (length - done).min(ZEROS.len()) };
+                while done < cut.length {
+                    let part = (cut.length - done).min(cut.part);
                     // The pointers stand at the ends of their stretches and are indexed by a counter that rises to zero.
                     let mut ends = [start; P];
                     for p in 0..P {
@@ -294,7 +349,7 @@ unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize, con
                                 w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * S::LANES)) };
                             }
                             for p in 0..P {
-                                // SAFETY: c runs over -part .. 0, so this is either one of the first `part` <= ZEROS.len() zeros, or
+                                // SAFETY: c runs over -part .. 0, so this is either one of the first `part` <= SEGMENT <= ZEROS.len() zeros, or
                                 // an input that is inside, whose index the caller promises to be within the input.
                                 let x = simd.splat(unsafe { *ends[p].wrapping_offset(c) });
                                 for n in 0..N {
@@ -310,13 +365,17 @@ unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize, con
                         }
                     }
                     done += part;
+                    pending += part;
+                    if pending >= cut.segment {
+                        end_segment(simd, &acc, first, is_first, sums);
+                        acc = [[simd.splat(0.0); N]; P];
+                        (pending, is_first) = (0, false);
+                    }
                 }
             }
         }
     }
-    for p in 0..P {
-        for n in 0..N {
-            simd.store(acc[p][n], &mut sums[p][first + n * S::LANES..]);
-        }
+    if pending > 0 || is_first {
+        end_segment(simd, &acc, first, is_first, sums);
     }
 }

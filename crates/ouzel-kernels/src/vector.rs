@@ -27,8 +27,15 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// They must be readable.
     unsafe fn load_pointer(self, from: *const f32) -> Self::Floats;
+    /// Stores `LANES` elements.
+    ///
+    /// # Safety
+    /// They must be writable.
+    unsafe fn store_pointer(self, value: Self::Floats, to: *mut f32);
 
     fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// a - b
+    fn subtract(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     fn multiply(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// a * b + c
     fn multiply_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
@@ -113,8 +120,17 @@ impl Simd for Portable {
         unsafe { from.cast::<Self::Floats>().read() }
     }
     #[inline(always)]
+    unsafe fn store_pointer(self, value: Self::Floats, to: *mut f32) {
+        // SAFETY: the caller promises that `LANES` floats are writable; an array of floats needs no more alignment than one.
+        unsafe { to.cast::<Self::Floats>().write(value) }
+    }
+    #[inline(always)]
     fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
         std::array::from_fn(|lane| a[lane] + b[lane])
+    }
+    #[inline(always)]
+    fn subtract(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| a[lane] - b[lane])
     }
     #[inline(always)]
     fn multiply(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {

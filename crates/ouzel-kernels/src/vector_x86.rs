@@ -77,8 +77,17 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_ps(from) }
     }
     #[inline(always)]
+    unsafe fn store_pointer(self, value: __m512, to: *mut f32) {
+        // SAFETY: the token proves the instruction, the caller that 16 floats can be written.
+        unsafe { _mm512_storeu_ps(to, value) }
+    }
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         by_token!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn subtract(self, a: __m512, b: __m512) -> __m512 {
+        by_token!(_mm512_sub_ps(a, b))
     }
     #[inline(always)]
     fn multiply(self, a: __m512, b: __m512) -> __m512 {
@@ -197,8 +206,17 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_ps(from) }
     }
     #[inline(always)]
+    unsafe fn store_pointer(self, value: __m256, to: *mut f32) {
+        // SAFETY: the token proves the instruction, the caller that 8 floats can be written.
+        unsafe { _mm256_storeu_ps(to, value) }
+    }
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         by_token!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn subtract(self, a: __m256, b: __m256) -> __m256 {
+        by_token!(_mm256_sub_ps(a, b))
     }
     #[inline(always)]
     fn multiply(self, a: __m256, b: __m256) -> __m256 {

@@ -3,7 +3,7 @@
 mod random;
 
 use ouzel_kernels::*;
-use random::{Random, equal_bits, same_for_all_threads};
+use random::{Random, equal_bits, rounds, same_for_all_threads};
 
 struct Case {
     shape: ConvolutionShape,
@@ -125,6 +125,7 @@ fn finish_naively(
                 value * slope
             }
         }
+        Some(Activation::Silu) => value / (1.0 + (-value).exp()),
     };
     if let Some((rule, set, false)) = gate {
         value = apply_gate(value, rule, set);
@@ -261,12 +262,20 @@ fn check_case(random: &mut Random, case: &Case) {
     check(random, &format!("transposed {name}"), &there, (&g, &outer), &inner, &gradient);
     let back = Convolution::transposed_input_gradient(&transposed, &weights);
     check(random, &format!("transposed gradient {name}"), &back, (&x, &inner), &outer, &forward);
+
+    if shape.has_winograd() {
+        // Small integers stay exact: the transformation of the weights divides by no more than 4.
+        let there = Convolution::forward_by_winograd(shape, &weights);
+        check(random, &format!("Winograd {name}"), &there, (&x, &inner), &outer, &forward);
+        let back = Convolution::transposed_by_winograd(&transposed, &weights);
+        check(random, &format!("transposed Winograd {name}"), &back, (&g, &outer), &inner, &gradient);
+    }
 }
 
 #[test]
 fn random_shapes_equal_naive_loops() {
     let mut random = Random(1);
-    for round in 0..120 {
+    for round in 0..rounds(120) {
         let axes = [2, 2, 1, 3][round % 4];
         let case = random_case(&mut random, axes);
         check_case(&mut random, &case);
@@ -274,9 +283,30 @@ fn random_shapes_equal_naive_loops() {
 }
 
 #[test]
+fn winograd_equals_naive_loops() {
+    let mut random = Random(7);
+    for _ in 0..rounds(60) {
+        let most = if random.coin() { 5 } else { 70 };
+        let (inputs, outputs) = (random.between(1, most), random.between(1, most));
+        let mut shape = ConvolutionShape::new(inputs, outputs, [1, 3, 3]);
+        let (mut input, mut output) = ([random.between(1, 2); 3], [1; 3]);
+        output[0] = input[0];
+        for axis in 1..3 {
+            let (begin, end) = (random.between(0, 2), random.between(0, 2));
+            shape.padding[axis] = begin;
+            input[axis] = random.between(1, 25) + 3usize.saturating_sub(begin + end + 1);
+            output[axis] = input[axis] + begin + end - 2;
+        }
+        let case = Case { shape, batch: random.between(1, 3), input, output };
+        assert!(case.shape.has_winograd());
+        check_case(&mut random, &case);
+    }
+}
+
+#[test]
 fn random_depthwise_shapes_equal_naive_loops() {
     let mut random = Random(5);
-    for round in 0..120 {
+    for round in 0..rounds(120) {
         let mut case = random_case(&mut random, [2, 2, 1, 3][round % 4]);
         let channels = random.between(2, 50);
         case.shape.groups = channels;
@@ -289,7 +319,7 @@ fn random_depthwise_shapes_equal_naive_loops() {
 #[test]
 fn very_few_outputs_equal_naive_loops() {
     let mut random = Random(6);
-    for round in 0..60 {
+    for round in 0..rounds(60) {
         let mut case = random_case(&mut random, [2, 2, 1, 3][round % 4]);
         case.shape.groups = 1;
         case.shape.input_channels = random.between(15, 50);
@@ -325,23 +355,20 @@ fn results_do_not_depend_on_threads_or_batch() {
         let weights = random.floats(outputs * channels / groups * kernel * kernel);
         let x = random.floats(3 * size * size * channels);
         let g = random.floats(3 * out * out * outputs);
-        let forward = Convolution::forward(&shape, &weights);
-        let gradient = Convolution::input_gradient(&shape, &weights);
+        let inner = View::packed(3, [1, size, size], channels);
+        let outer = View::packed(3, [1, out, out], outputs);
+        let mut runs = vec![
+            (Convolution::forward(&shape, &weights), &x, inner, outer),
+            (Convolution::input_gradient(&shape, &weights), &g, outer, inner),
+        ];
+        if shape.has_winograd() {
+            let mut transposed = shape.clone();
+            std::mem::swap(&mut transposed.input_channels, &mut transposed.output_channels);
+            runs.push((Convolution::forward_by_winograd(&shape, &weights), &x, inner, outer));
+            runs.push((Convolution::transposed_by_winograd(&transposed, &weights), &g, outer, inner));
+        }
         for level in Level::available() {
-            for (convolution, data, from, to) in [
-                (
-                    &forward,
-                    &x,
-                    View::packed(3, [1, size, size], channels),
-                    View::packed(3, [1, out, out], outputs),
-                ),
-                (
-                    &gradient,
-                    &g,
-                    View::packed(3, [1, out, out], outputs),
-                    View::packed(3, [1, size, size], channels),
-                ),
-            ] {
+            for &(ref convolution, data, from, to) in &runs {
                 let run = |data: &[f32], batch: usize| {
                     let (from, to) = (View { batch, ..from }, View { batch, ..to });
                     let mut output = vec![f32::NAN; to.len()];
@@ -358,24 +385,29 @@ fn results_do_not_depend_on_threads_or_batch() {
 
 #[test]
 fn equal_patches_give_equal_bits() {
+    // Winograd's tiles hold four positions each, which round alike only where the whole neighbourhood is even.
     let mut random = Random(4);
     let shape = ConvolutionShape { padding: [0, 1, 1], ..ConvolutionShape::new(19, 33, [1, 3, 3]) };
-    let convolution = Convolution::forward(&shape, &random.floats(19 * 33 * 9));
+    let weights = random.floats(19 * 33 * 9);
     let pixel = random.floats(19);
     let view = View::packed(1, [1, 17, 23], 19);
     let x: Vec<f32> = pixel.iter().copied().cycle().take(view.len()).collect();
     let to = View::packed(1, [1, 17, 23], 33);
-    for level in Level::available() {
-        let mut y = vec![0.0; to.len()];
-        convolution.run(level, &x, &view, &mut y, &to, Epilogue::default());
-        let inner = &y[to.index(0, [0, 1, 1], 0)..][..33];
-        for row in 1..16 {
-            for column in 1..22 {
-                assert!(
-                    equal_bits(inner, &y[to.index(0, [0, row, column], 0)..][..33]),
-                    "{row} {column} at {}",
-                    level.name()
-                );
+    for convolution in
+        [Convolution::forward(&shape, &weights), Convolution::forward_by_winograd(&shape, &weights)]
+    {
+        for level in Level::available() {
+            let mut y = vec![0.0; to.len()];
+            convolution.run(level, &x, &view, &mut y, &to, Epilogue::default());
+            let inner = &y[to.index(0, [0, 1, 1], 0)..][..33];
+            for row in 1..16 {
+                for column in 1..22 {
+                    assert!(
+                        equal_bits(inner, &y[to.index(0, [0, row, column], 0)..][..33]),
+                        "{row} {column} at {}",
+                        level.name()
+                    );
+                }
             }
         }
     }
@@ -393,6 +425,27 @@ fn gates_select_and_never_multiply() {
         let input = [f32::INFINITY, 2.0, f32::NAN, -3.0];
         convolution.run(level, &input, &view, &mut output, &view, Epilogue { gate, ..Epilogue::default() });
         assert_eq!(output, [0.0, 2.0, 0.0, -3.0]);
+    }
+}
+
+#[test]
+fn silu_is_close_to_its_formula() {
+    let convolution = Convolution::forward(&ConvolutionShape::new(1, 1, [1, 1, 1]), &[1.0]);
+    let x: Vec<f32> = (-400..=400).map(|n| n as f32 * 0.25).collect();
+    let view = View::packed(1, [1, 1, x.len()], 1);
+    for level in Level::available() {
+        let mut y = vec![0.0; x.len()];
+        let epilogue = Epilogue { activation: Some(Activation::Silu), ..Epilogue::default() };
+        convolution.run(level, &x, &view, &mut y, &view, epilogue);
+        for (x, y) in x.iter().zip(&y) {
+            let expected = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
+            let error = (f64::from(*y) - expected).abs();
+            assert!(
+                error <= 5e-7 * expected.abs().max(1e-30),
+                "silu({x}) = {y}, expected {expected}, at {}",
+                level.name()
+            );
+        }
     }
 }
 

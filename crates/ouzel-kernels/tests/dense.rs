@@ -3,12 +3,12 @@
 mod random;
 
 use ouzel_kernels::*;
-use random::{Random, equal_bits, same_for_all_threads};
+use random::{Random, equal_bits, rounds, same_for_all_threads};
 
 #[test]
 fn dense_layers_equal_naive_loops() {
     let mut random = Random(1);
-    for round in 0..80 {
+    for round in 0..rounds(80) {
         let (inputs, outputs, rows) = (random.between(1, 90), random.between(1, 140), random.between(1, 9));
         let weights = random.integers(inputs * outputs);
         // Both orders of the weights.
@@ -46,7 +46,7 @@ fn dense_layers_equal_naive_loops() {
 #[test]
 fn matrix_products_equal_naive_loops() {
     let mut random = Random(2);
-    for _ in 0..80 {
+    for _ in 0..rounds(80) {
         let (batch, rows, depth, columns) =
             (random.between(1, 4), random.between(1, 40), random.between(0, 50), random.between(1, 70));
         let (left, right) = (random.integers(batch * rows * depth), random.integers(batch * depth * columns));
@@ -89,7 +89,8 @@ fn matrix_products_equal_naive_loops() {
 fn results_do_not_depend_on_threads_or_rows() {
     let mut random = Random(3);
     let (inputs, outputs, rows) = (517, 1003, 7);
-    let layer = Dense::new(inputs, outputs, &random.floats(inputs * outputs), outputs, 1);
+    let weights = random.floats(inputs * outputs);
+    let layer = Dense::new(inputs, outputs, &weights, outputs, 1);
     let (x, g) = (random.floats(rows * inputs), random.floats(rows * outputs));
     for level in Level::available() {
         let run = |x: &[f32], g: &[f32]| {
@@ -99,6 +100,15 @@ fn results_do_not_depend_on_threads_or_rows() {
             layer.input_gradient(level, rows, g, &mut dx, Epilogue::default());
             (y, dx)
         };
+        let product = MatrixProduct::new(3, rows, inputs, 150);
+        let left = Matrices { batch_stride: 0, ..Matrices::packed(&x, rows, inputs) };
+        let right = Matrices { batch_stride: 100, ..Matrices::packed(&weights, inputs, 150) };
+        same_for_all_threads(|| {
+            let mut output = vec![0.0; 3 * rows * 150];
+            let mut scratch = vec![f32::NAN; product.scratch_len()];
+            product.run(level, left, right, &mut output, false, &mut scratch);
+            output
+        });
         let y = same_for_all_threads(|| run(&x, &g).0);
         let dx = same_for_all_threads(|| run(&x, &g).1);
         for row in 0..rows {

@@ -3,7 +3,7 @@
 mod random;
 
 use ouzel_kernels::{StridedCopy, View, to_channels_first, to_channels_last};
-use random::Random;
+use random::{Random, rounds};
 
 #[test]
 fn channels_first_and_last() {
@@ -42,7 +42,7 @@ fn channels_first_and_last() {
 #[test]
 fn random_transpositions() {
     let mut random = Random(2);
-    for round in 0..200 {
+    for round in 0..rounds(200) {
         let axes = random.between(0, 6);
         let most =
             if round % 10 == 0 && axes > 0 { (300_000f64).powf(1.0 / axes as f64) as usize } else { 5 };

@@ -3,7 +3,7 @@
 mod random;
 
 use ouzel_kernels::*;
-use random::{Random, equal_bits, same_for_all_threads};
+use random::{Random, equal_bits, rounds, same_for_all_threads};
 
 struct Case {
     window: Window,
@@ -64,7 +64,7 @@ fn positions(size: [usize; 3]) -> impl Iterator<Item = [usize; 3]> {
 #[test]
 fn random_windows_equal_naive_loops() {
     let mut random = Random(1);
-    for round in 0..100 {
+    for round in 0..rounds(100) {
         let case = random_case(&mut random, [2, 2, 1, 3][round % 4]);
         let Case { window, batch, channels, input, output } = &case;
         let offset = random.choose(&[0, 5]);

@@ -3,12 +3,12 @@
 mod random;
 
 use ouzel_kernels::*;
-use random::Random;
+use random::{Random, equal_bits, rounds, same_for_all_threads};
 
 #[test]
 fn programs_equal_naive_loops() {
     let mut random = Random(1);
-    for round in 0..60 {
+    for round in 0..rounds(60) {
         let channels = random.choose(&[1, 3, 16, 17, 100, 256, 300, 1000]);
         let size = [1, random.between(1, 9), random.between(1, 20)];
         let batch = random.between(1, 3);
@@ -76,6 +76,28 @@ fn programs_equal_naive_loops() {
             }
             assert_eq!(output, expected, "{shape:?} at {}", level.name());
         }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_threads_or_batch() {
+    let view = View::packed(3, [1, 50, 60], 130);
+    let x = Random(2).floats(view.len());
+    let program = Program::new(vec![
+        Instruction::Load { to: 0, operand: 0 },
+        Instruction::Unary { to: 1, function: Unary::Silu, a: 0 },
+        Instruction::Store { result: 0, from: 1 },
+    ]);
+    for level in Level::available() {
+        let run = |x: &[f32], batch: usize| {
+            let view = View { batch, ..view };
+            let mut y = vec![0.0; view.len()];
+            program.run(level, &view, &[Operand::Full(x, view)], &mut [Target::Full(&mut y, view)]);
+            y
+        };
+        let whole = same_for_all_threads(|| run(&x, 3));
+        let parts: Vec<f32> = x.chunks(x.len() / 3).flat_map(|x| run(x, 1)).collect();
+        assert!(equal_bits(&whole, &parts), "batch changes bits at {}", level.name());
     }
 }
 

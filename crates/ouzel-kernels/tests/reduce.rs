@@ -3,7 +3,7 @@
 mod random;
 
 use ouzel_kernels::*;
-use random::{Random, equal_bits, same_for_all_threads};
+use random::{Random, equal_bits, rounds, same_for_all_threads};
 
 fn element(data: &[f32], view: &View, pixel: usize, channel: usize) -> f32 {
     data[pixel * view.pixel_stride + view.channel_offset + channel]
@@ -12,7 +12,7 @@ fn element(data: &[f32], view: &View, pixel: usize, channel: usize) -> f32 {
 #[test]
 fn reductions_equal_naive_loops() {
     let mut random = Random(1);
-    for _ in 0..60 {
+    for _ in 0..rounds(60) {
         let channels = random.choose(&[1, 3, 16, 17, 64, 100, 257]);
         let size = [1, random.between(1, 20), random.between(1, 20)];
         let view = View::packed(random.between(1, 3), size, channels).within(channels + 4, 2);
@@ -91,7 +91,7 @@ fn softmax_and_its_gradient() {
 #[test]
 fn matrices_along_an_axis_equal_naive_loops() {
     let mut random = Random(3);
-    for _ in 0..60 {
+    for _ in 0..rounds(60) {
         let (outer, inner) = (random.between(1, 4), random.choose(&[1, 3, 64, 100, 1000]));
         let (columns, count) = (random.between(1, 9), random.between(0, 9));
         let rows: Vec<Vec<(usize, f32)>> = (0..count)
@@ -142,6 +142,13 @@ fn results_do_not_depend_on_threads_or_batch() {
             results
         };
         same_for_all_threads(|| run(&x, 3).concat());
+        let rows: Vec<Vec<(usize, f32)>> = (0..40).map(|row| vec![(row, 0.3), (row + 1, 0.7)]).collect();
+        let matrix = AxisMatrix::new(50, &rows);
+        same_for_all_threads(|| {
+            let mut output = vec![0.0; 3 * 40 * 60 * 130];
+            matrix.apply(level, 3, 60 * 130, &x, &mut output, false);
+            output
+        });
         let whole = run(&x, 3);
         let parts: Vec<_> = x.chunks(x.len() / 3).map(|x| run(x, 1)).collect();
         for index in 0..3 {

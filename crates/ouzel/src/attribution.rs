@@ -38,6 +38,34 @@ pub struct LossValue {
 }
 
 impl Attribution {
+    /// The attribution of all samples, out of those of consecutive parts of them.
+    ///
+    /// A warning is kept if it holds for every part.
+    ///
+    /// # Errors
+    /// If there is no part, or they do not fit together.
+    pub fn join(parts: Vec<Self>) -> Result<Self> {
+        let raws: Vec<Tensor> = parts.iter().map(|part| part.raw.clone()).collect();
+        let mut parts = parts.into_iter();
+        let Some(mut whole) = parts.next() else { bail!(option, "there are no parts to join") };
+        for part in parts {
+            if part.tensor != whole.tensor || part.losses.len() != whole.losses.len() {
+                bail!(
+                    option,
+                    "expected parts of one attribution, found '{}' and '{}'",
+                    whole.tensor,
+                    part.tensor
+                );
+            }
+            for (loss, other) in whole.losses.iter_mut().zip(part.losses) {
+                loss.weighted.extend(other.weighted);
+            }
+            whole.warnings.retain(|warning| part.warnings.contains(warning));
+        }
+        whole.raw = Tensor::join(&raws)?;
+        Ok(whole)
+    }
+
     /// The map of each sample: modifier, then the maximum over channels (unless `keep_dims`), then keras-vis's
     /// min–max scaling to 0…1.
     ///

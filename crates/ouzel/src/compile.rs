@@ -1,19 +1,20 @@
 //! From a graph and the shapes of its inputs to a plan that can run many times.
 
-use crate::dim::Bindings;
+use crate::dim::{Bindings, known_shape};
 use crate::error::{Result, bail};
 use crate::evaluate::{evaluate, in_float64};
 use crate::graph::{Graph, ValueId};
 use crate::rewrite::{bind, simplify};
-use crate::run::{Program, Stage};
+use crate::run::{Program, Stage, Times};
 use crate::tensor::{DType, Tensor};
+use crate::timings::{StepTime, Timings};
 use layout::BufferId;
 use lower::{Exit, Lowered};
 use ouzel_kernels::Level;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
-use step::Step;
+use std::time::{Duration, Instant};
+use step::Access;
 
 mod anchor;
 mod fuse;
@@ -36,6 +37,9 @@ pub enum Precision {
     /// 32-bit floating point, by the engine.
     #[default]
     F32,
+    /// The same with every convolution summed up as its definition says. Otherwise 3×3 convolutions may take Winograd's
+    /// algorithm F(2×2, 3×3), which is faster, about as exact, and rounds the four outputs of a tile in different ways.
+    F32Direct,
     /// 64-bit floating point, by the reference evaluation: slow and exact.
     F64,
 }
@@ -46,8 +50,9 @@ impl FromStr for Precision {
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "f32" => Ok(Self::F32),
+            "f32-direct" => Ok(Self::F32Direct),
             "f64" => Ok(Self::F64),
-            other => bail!(option, "unknown precision '{other}': expected f32 or f64"),
+            other => bail!(option, "unknown precision '{other}': expected f32, f32-direct or f64"),
         }
     }
 }
@@ -56,6 +61,7 @@ impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
+            Self::F32Direct => "f32-direct",
             Self::F64 => "f64",
         })
     }
@@ -81,6 +87,8 @@ pub struct Plan {
     outputs: Vec<ValueId>,
     /// The inputs that may come later than the others, by number.
     late: Vec<usize>,
+    /// For each value, whether it depends on a late input.
+    is_late: Vec<bool>,
     precision: Precision,
     /// The steps of the engine; float64 has none.
     program: Option<Program>,
@@ -119,16 +127,17 @@ impl Plan {
         }
         // Widened before anything is folded, so that no constant is computed in float32.
         let simple = match precision {
-            Precision::F32 => simplify(graph, outputs, &bindings)?,
+            Precision::F32 | Precision::F32Direct => simplify(graph, outputs, &bindings)?,
             Precision::F64 => simplify(&in_float64(graph)?, outputs, &bindings)?,
         };
         let inputs = inputs.iter().map(|(id, _)| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
         let outputs = outputs.iter().map(|id| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
         let program = match precision {
-            Precision::F32 => Some(program(&simple.graph, &inputs, &late, &outputs)?),
             Precision::F64 => None,
+            precision => Some(program(&simple.graph, &inputs, &late, &outputs, precision)?),
         };
-        Ok(Self { graph: simple.graph, inputs, outputs, late, precision, program })
+        let is_late = depends_on(&simple.graph, late.iter().map(|&index| inputs[index]));
+        Ok(Self { graph: simple.graph, inputs, outputs, late, is_late, precision, program })
     }
 
     /// The graph that runs.
@@ -162,8 +171,33 @@ impl Plan {
             self.check_input(index, tensor)?;
             all[index] = Some(tensor.clone());
         }
-        let stage = self.program.as_ref().map(|program| program.start(&all)).transpose()?;
-        Ok(Started { plan: self, inputs: all, stage })
+        let is_late: Vec<bool> = self.outputs.iter().map(|id| self.is_late[id.index()]).collect();
+        let (state, early) = match &self.program {
+            Some(program) => {
+                let mut stage = program.start(&all)?;
+                let early = stage.early(&all, &is_late)?;
+                (State::Engine(stage), early)
+            }
+            None => {
+                let start = Instant::now();
+                let wanted = self.early_values();
+                let values = evaluate(&self.graph, &self.widened(&all), &wanted)?;
+                let known: Vec<(ValueId, Tensor)> = wanted.into_iter().zip(values).collect();
+                let find = |id: &ValueId| known.iter().find(|(known, _)| known == id).map(|it| it.1.clone());
+                let early = self.outputs.iter().map(find).collect();
+                (State::Reference(known, start.elapsed()), early)
+            }
+        };
+        Ok(Started { plan: self, inputs: all, early, state })
+    }
+
+    /// The bytes of memory that a run needs beside inputs, outputs and weights; in float64, of all values that are there
+    /// at one time.
+    pub fn memory_bytes(&self) -> usize {
+        match &self.program {
+            Some(program) => program.memory_bytes(),
+            None => reference_bytes(&self.graph, &self.outputs),
+        }
     }
 
     /// Computes the outputs and measures each step.
@@ -173,27 +207,44 @@ impl Plan {
     pub fn run_timed(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Timings)> {
         self.check(inputs)?;
         let Some(program) = &self.program else {
-            let start = std::time::Instant::now();
+            let start = Instant::now();
             let outputs = self.evaluate(inputs)?;
-            return Ok((
-                outputs,
-                Timings { steps: vec![("reference evaluation".to_owned(), start.elapsed())] },
-            ));
+            return Ok((outputs, reference_timings(start.elapsed())));
         };
-        let mut times = vec![Duration::ZERO; program.steps.len()];
+        let mut times = Times::new(program.steps.len());
         let outputs = program.run(inputs, Some(&mut times))?;
-        let steps = program.steps.iter().map(Step::to_string).zip(times).collect();
-        Ok((outputs, Timings { steps }))
+        Ok((outputs, program.timings(&times)))
     }
 
     fn evaluate(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let inputs: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
+        evaluate(&self.graph, &self.widened(&inputs), &self.outputs)
+    }
+
+    /// The inputs that are there, as the reference evaluation takes them.
+    fn widened(&self, inputs: &[Option<Tensor>]) -> Vec<(ValueId, Tensor)> {
         let widened = |tensor: &Tensor| match (self.precision, tensor.dtype()) {
             (Precision::F64, DType::F32) => tensor.cast(DType::F64),
             _ => tensor.clone(),
         };
-        let inputs: Vec<(ValueId, Tensor)> =
-            self.inputs.iter().zip(inputs).map(|(&id, tensor)| (id, widened(tensor))).collect();
-        evaluate(&self.graph, &inputs, &self.outputs)
+        let given = self.inputs.iter().zip(inputs);
+        given.filter_map(|(&id, tensor)| Some((id, widened(tensor.as_ref()?)))).collect()
+    }
+
+    /// The computed values that do not depend on late inputs, and that the outputs or values that do are read from.
+    fn early_values(&self) -> Vec<ValueId> {
+        let is_late = |id: &ValueId| self.is_late[id.index()];
+        let late_nodes = self.graph.nodes().iter().filter(|node| node.outputs.iter().any(is_late));
+        let mut values: Vec<ValueId> = late_nodes
+            .flat_map(|node| node.inputs.iter().flatten())
+            .filter(|id| self.graph.producer(**id).is_some())
+            .chain(&self.outputs)
+            .copied()
+            .filter(|id| !is_late(id))
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        values
     }
 
     fn check(&self, inputs: &[Tensor]) -> Result<()> {
@@ -208,7 +259,7 @@ impl Plan {
         let (fact, name) = (self.graph.fact(id), &self.graph.value(id).name);
         let narrow = |dtype: DType| if dtype == DType::F64 { DType::F32 } else { dtype };
         let fits = match self.precision {
-            Precision::F32 => fact.dtype == tensor.dtype(),
+            Precision::F32 | Precision::F32Direct => fact.dtype == tensor.dtype(),
             Precision::F64 => narrow(fact.dtype) == narrow(tensor.dtype()),
         };
         let expected: Vec<_> = tensor.shape().iter().map(|&length| length.into()).collect();
@@ -223,12 +274,24 @@ impl Plan {
 pub struct Started<'p> {
     plan: &'p Plan,
     inputs: Vec<Option<Tensor>>,
-    /// What has been computed; nothing in float64, which is evaluated at the end.
-    stage: Option<Stage<'p>>,
+    early: Vec<Option<Tensor>>,
+    state: State<'p>,
+}
+
+/// What has been computed.
+enum State<'p> {
+    Engine(Stage<'p>),
+    /// The values that later ones are computed from, and how long everything took.
+    Reference(Vec<(ValueId, Tensor)>, Duration),
 }
 
 impl Started<'_> {
-    /// Computes the outputs for late inputs, given in their order.
+    /// The outputs that do not depend on late inputs; `None` for the others.
+    pub fn early(&self) -> &[Option<Tensor>] {
+        &self.early
+    }
+
+    /// Computes all outputs for late inputs, given in their order. May be called again for others.
     ///
     /// # Errors
     /// As [`Plan::run`].
@@ -240,12 +303,24 @@ impl Started<'_> {
             self.plan.check_input(index, tensor)?;
             self.inputs[index] = Some(tensor.clone());
         }
-        match &mut self.stage {
-            Some(stage) => stage.finish(&self.inputs),
-            None => {
-                let inputs: Vec<Tensor> = self.inputs.iter().flatten().cloned().collect();
-                self.plan.evaluate(&inputs)
+        match &mut self.state {
+            State::Engine(stage) => stage.finish(&self.inputs, &self.early),
+            State::Reference(known, time) => {
+                let start = Instant::now();
+                let mut given = self.plan.widened(&self.inputs);
+                given.extend(known.iter().cloned());
+                let outputs = evaluate(&self.plan.graph, &given, &self.plan.outputs);
+                *time += start.elapsed();
+                outputs
             }
+        }
+    }
+
+    /// How long each step has taken so far.
+    pub fn timings(&self) -> Timings {
+        match &self.state {
+            State::Engine(stage) => stage.timings(),
+            State::Reference(_, time) => reference_timings(*time),
         }
     }
 }
@@ -272,41 +347,70 @@ impl fmt::Display for Plan {
     }
 }
 
-/// How long each step of a plan took.
-#[derive(Clone, Debug)]
-pub struct Timings {
-    steps: Vec<(String, Duration)>,
+/// The most bytes that values of known shape take at one time when a graph is evaluated node by node.
+fn reference_bytes(graph: &Graph, outputs: &[ValueId]) -> usize {
+    let bytes = |id: &ValueId| {
+        let fact = graph.fact(*id);
+        let len = known_shape(&fact.shape).map_or(0, |shape| shape.iter().product::<usize>());
+        if graph.producer(*id).is_some() { len * fact.dtype.size() } else { 0 }
+    };
+    let mut last: Vec<usize> = vec![0; graph.values().len()];
+    for (index, node) in graph.nodes().iter().enumerate() {
+        node.inputs.iter().flatten().for_each(|input| last[input.index()] = index);
+    }
+    outputs.iter().for_each(|output| last[output.index()] = usize::MAX);
+    let (mut now, mut most) = (0usize, 0);
+    for (index, node) in graph.nodes().iter().enumerate() {
+        now += node.outputs.iter().map(bytes).sum::<usize>();
+        most = most.max(now);
+        let mut ended: Vec<ValueId> = node.inputs.iter().flatten().chain(&node.outputs).copied().collect();
+        ended.sort_unstable();
+        ended.dedup();
+        now -= ended.iter().filter(|id| last[id.index()] <= index).map(bytes).sum::<usize>();
+    }
+    most
 }
 
-impl Timings {
-    /// The steps with their times, in the order in which they ran.
-    pub fn steps(&self) -> &[(String, Duration)] {
-        &self.steps
-    }
-
-    /// The time of all steps.
-    pub fn total(&self) -> Duration {
-        self.steps.iter().map(|(_, time)| *time).sum()
-    }
+/// The reference evaluation as one step.
+fn reference_timings(time: Duration) -> Timings {
+    let title = "reference evaluation".to_owned();
+    let step =
+        StepTime { kind: title.clone(), title, shape: vec![], flops: None, bytes: None, runs: 1, time };
+    Timings { steps: vec![step] }
 }
 
-impl fmt::Display for Timings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-        for (title, time) in &self.steps {
-            writeln!(f, "{:9.3} ms  {title}", milliseconds(*time))?;
+/// For each value, whether it depends on one of these.
+fn depends_on(graph: &Graph, of: impl Iterator<Item = ValueId>) -> Vec<bool> {
+    let mut depends = vec![false; graph.values().len()];
+    of.for_each(|id| depends[id.index()] = true);
+    for node in graph.nodes() {
+        if node.inputs.iter().flatten().any(|input| depends[input.index()]) {
+            node.outputs.iter().for_each(|output| depends[output.index()] = true);
         }
-        write!(f, "{:9.3} ms  in all", milliseconds(self.total()))
     }
+    depends
 }
 
 /// The engine's steps for a graph.
-fn program(graph: &Graph, inputs: &[ValueId], late: &[usize], outputs: &[ValueId]) -> Result<Program> {
+fn program(
+    graph: &Graph,
+    inputs: &[ValueId],
+    late: &[usize],
+    outputs: &[ValueId],
+    precision: Precision,
+) -> Result<Program> {
     let level = match Level::detect() {
         Ok(level) => level,
         Err(error) => bail!(option, "OUZEL_SIMD: {error}"),
     };
-    let Lowered { steps, buffers, tensors, exits, weights } = lower::lower(graph, inputs, outputs)?;
+    let Lowered { mut steps, buffers, tensors, exits, weights } =
+        lower::lower(graph, inputs, outputs, precision)?;
+    for step in &mut steps {
+        let mut bytes = 0.0;
+        step.each_buffer(|buffer, _: Access| bytes += buffers[buffer].bytes() as f64);
+        step.bytes = bytes;
+        step.flops = step.flops(&weights)?;
+    }
     let kept: Vec<BufferId> = (exits.iter())
         .filter_map(|exit| match exit {
             Exit::Place(place) => Some(place.buffer),

@@ -8,12 +8,17 @@ use std::collections::{BTreeSet, HashMap};
 
 /// Computes the wanted values from the inputs.
 ///
-/// Only the nodes that the wanted values depend on run, and a value is dropped after its last use.
+/// Only the nodes that the wanted values depend on run, and a value is dropped after its last use. `inputs` may also give
+/// values inside the graph; what only they depend on does not run.
 ///
 /// # Errors
 /// If an input that is needed is missing, or an op does not accept its inputs; the message names the node.
 pub fn evaluate(graph: &Graph, inputs: &[(ValueId, Tensor)], wanted: &[ValueId]) -> Result<Vec<Tensor>> {
     let count = graph.values().len();
+    let mut values: Vec<Option<Tensor>> = vec![None; count];
+    for (id, tensor) in inputs {
+        values[id.index()] = Some(tensor.clone());
+    }
     let mut needed = vec![false; count];
     let mut uses = vec![0usize; count];
     for value in wanted {
@@ -21,16 +26,13 @@ pub fn evaluate(graph: &Graph, inputs: &[(ValueId, Tensor)], wanted: &[ValueId])
         uses[value.index()] += 1;
     }
     for node in graph.nodes().iter().rev() {
-        if node.outputs.iter().any(|output| needed[output.index()]) {
+        let is_missing = |output: &ValueId| needed[output.index()] && values[output.index()].is_none();
+        if node.outputs.iter().any(is_missing) {
             for input in node.inputs.iter().flatten() {
                 needed[input.index()] = true;
                 uses[input.index()] += 1;
             }
         }
-    }
-    let mut values: Vec<Option<Tensor>> = vec![None; count];
-    for (id, tensor) in inputs {
-        values[id.index()] = Some(tensor.clone());
     }
     for (id, value) in graph.values().filter(|(id, _)| needed[id.index()]) {
         match &value.source {
@@ -46,10 +48,8 @@ pub fn evaluate(graph: &Graph, inputs: &[(ValueId, Tensor)], wanted: &[ValueId])
         }
     }
     for node in graph.nodes() {
-        let is_given = |output: &ValueId| values[output.index()].is_some();
-        let needs = |output: &ValueId| needed[output.index()];
-        if !node.outputs.iter().any(needs) || node.outputs.iter().filter(|output| needs(output)).all(is_given)
-        {
+        let is_missing = |output: &ValueId| needed[output.index()] && values[output.index()].is_none();
+        if !node.outputs.iter().any(is_missing) {
             continue;
         }
         let x: Vec<Option<&Tensor>> =

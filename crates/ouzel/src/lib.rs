@@ -20,17 +20,19 @@ mod model;
 mod onnx;
 mod op;
 mod ops;
+mod parts;
 mod print;
 mod rewrite;
 pub mod rules;
 mod run;
 mod target;
 mod tensor;
+mod timings;
 
 pub use attribution::{Attribution, LossValue};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
 pub use builder::{Builder, Operand, Var};
-pub use compile::{Plan, Precision, Started, Timings, simd_level};
+pub use compile::{Plan, Precision, Started, simd_level};
 pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
@@ -38,7 +40,8 @@ pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use input::Input;
 pub use methods::saliency::{
-    Saliency, SaliencyMap, SaliencyPlan, visualize_saliency, visualize_saliency_with_losses,
+    Saliency, SaliencyForward, SaliencyMap, SaliencyParts, SaliencyPlan, visualize_saliency,
+    visualize_saliency_with_losses,
 };
 pub use methods::{METHODS, MethodEntry, MethodOption};
 pub use model::{LayerSummary, Model, TensorRef};
@@ -46,3 +49,4 @@ pub use op::{Custom, Inputs, Op, OpDef, Real};
 pub use rewrite::{Rewritten, prune, simplify, verify};
 pub use target::{Filters, top};
 pub use tensor::{Array, DType, Element, Float, Tensor};
+pub use timings::{StepTime, Timings};

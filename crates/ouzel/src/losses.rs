@@ -3,9 +3,13 @@
 use crate::builder::{Builder, Var};
 use crate::dim::Dim;
 use crate::error::{Context, Result, bail};
+use crate::graph::{Fact, ValueId};
 use crate::model::{Model, TensorRef};
 use crate::ops::layout::Size;
+use crate::ops::scatter::GatherND;
 use crate::target::{Filters, TargetAxes};
+use crate::tensor::DType;
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,6 +20,16 @@ pub struct LossContext<'b> {
     builder: &'b Builder,
     input: Var<'b>,
     input_channel_axis: Option<usize>,
+    target: RefCell<Option<LateTarget>>,
+}
+
+/// The input of a graph that names the filters.
+#[derive(Clone, Debug)]
+pub(crate) struct LateTarget {
+    pub(crate) input: ValueId,
+    /// How many samples, and how many filters for each.
+    pub(crate) samples: Dim,
+    pub(crate) count: usize,
 }
 
 impl<'b> LossContext<'b> {
@@ -25,7 +39,46 @@ impl<'b> LossContext<'b> {
         input: Var<'b>,
         input_channel_axis: Option<usize>,
     ) -> Self {
-        Self { model, builder, input, input_channel_axis }
+        Self { model, builder, input, input_channel_axis, target: RefCell::new(None) }
+    }
+
+    /// The filters that are named when a plan runs, `count` for each of `samples`: an int64 input `[samples, count]` of
+    /// the graph.
+    ///
+    /// A loss that reads it is explained for many targets by one plan, on one forward pass: see
+    /// [`SaliencyPlan::start`](crate::SaliencyPlan::start). Losses that are explained together share it.
+    ///
+    /// # Errors
+    /// If another loss has asked for another number of filters or samples.
+    pub fn target(&self, samples: Dim, count: usize) -> Result<Var<'b>> {
+        let mut target = self.target.borrow_mut();
+        match &*target {
+            Some(known) if known.samples == samples && known.count == count => {
+                Ok(self.builder.var(known.input))
+            }
+            Some(known) => bail!(
+                target,
+                "the losses ask for different targets: {count} filters for {samples} samples, and {} for {}",
+                known.count,
+                known.samples
+            ),
+            None => {
+                let is_taken = |name: &str| self.builder.graph().values().any(|it| &*it.1.name == name);
+                let mut name = "target".to_owned();
+                while is_taken(&name) {
+                    name.push('_');
+                }
+                let fact = Fact::new(DType::I64, vec![samples.clone(), count.into()]);
+                let var = self.builder.input(&name, fact);
+                *target = Some(LateTarget { input: var.id()?, samples, count });
+                Ok(var)
+            }
+        }
+    }
+
+    /// The input that losses have asked for with [`Self::target`].
+    pub(crate) fn late_target(&self) -> Option<LateTarget> {
+        self.target.borrow().clone()
     }
 
     /// The input of the model that is explained.
@@ -81,6 +134,11 @@ pub trait Loss: fmt::Debug + Send + Sync {
     /// # Errors
     /// If the loss cannot be formed for this model.
     fn build<'b>(&self, context: &LossContext<'b>) -> Result<Var<'b>>;
+
+    /// True if the loss names samples by their place, so that they cannot be explained in parts.
+    fn needs_all_samples(&self) -> bool {
+        false
+    }
 }
 
 /// A loss and its factor in the sum.
@@ -132,6 +190,10 @@ impl Loss for ActivationMaximization {
         "ActivationMax Loss".into()
     }
 
+    fn needs_all_samples(&self) -> bool {
+        matches!(self.filters, Filters::PerSample(_))
+    }
+
     fn build<'b>(&self, context: &LossContext<'b>) -> Result<Var<'b>> {
         let y = context.tensor(self.layer.clone())?;
         let fact = y.fact();
@@ -169,6 +231,18 @@ impl Loss for ActivationMaximization {
                         per_sample(chosen.reduce_sum((axes.batch.map_or(0, |_| 1))..y.rank(), false))
                     }
                 }
+            }
+            Filters::Late(count) => {
+                let scores = match (axes.batch, axes.channel) {
+                    (Some(_), Some(_)) => y.reduce_mean(axes.positions.clone(), false),
+                    (Some(_), None) => y.unsqueeze([1]),
+                    (None, Some(_)) => y.unsqueeze([0]),
+                    (None, None) => y.unsqueeze([0, 1]),
+                };
+                let samples = scores.shape().first().cloned().unwrap_or(1.into());
+                let indices = context.target(samples, *count)?.unsqueeze([2]);
+                let chosen = context.builder().apply(GatherND { batch_dims: 1 }, &[scores, indices]);
+                chosen.reduce_sum([1], false)
             }
             Filters::PerSample(lists) => {
                 lists.iter().flatten().try_for_each(|&filter| check(filter))?;

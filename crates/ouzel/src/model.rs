@@ -8,6 +8,7 @@ use crate::image::Layout;
 use crate::input::Input;
 use crate::onnx::{self, Imported, Layer, LayerState, ParsedModel};
 use crate::op::OpDef;
+use crate::parts::Cut;
 use crate::target::TargetAxes;
 use crate::tensor::Tensor;
 use ndarray::Array2;
@@ -380,6 +381,8 @@ impl Model {
 impl Model {
     /// Computes tensors of the model.
     ///
+    /// If the file takes one sample at a time, several samples are computed one after the other.
+    ///
     /// # Errors
     /// If the input does not fit the model.
     pub fn run(&self, input: &Input, tensors: &[ValueId], precision: Precision) -> Result<Vec<Tensor>> {
@@ -387,7 +390,19 @@ impl Model {
         let shapes: Vec<(ValueId, Vec<usize>)> =
             inputs.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
         let tensors_in: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        Plan::new(self.graph(), &shapes, tensors, precision)?.run(&tensors_in)
+        let has_batch_axis = |id: &ValueId| self.graph().fact(*id).shape.first().is_some_and(|dim| dim.is(1));
+        match Cut::new(self, self.main_input(), &shapes) {
+            Some(cut) if cut.one_at_a_time && tensors.iter().all(has_batch_axis) => {
+                let plan = Plan::new(self.graph(), &cut.shapes(&shapes, 1), tensors, precision)?;
+                let samples: Vec<Vec<Tensor>> = (0..cut.samples)
+                    .map(|sample| plan.run(&cut.inputs(&tensors_in, sample..sample + 1)?))
+                    .collect::<Result<_>>()?;
+                let of_all =
+                    |index: usize| samples.iter().map(|sample| sample[index].clone()).collect::<Vec<_>>();
+                (0..tensors.len()).map(|index| Tensor::join(&of_all(index))).collect()
+            }
+            _ => Plan::new(self.graph(), &shapes, tensors, precision)?.run(&tensors_in),
+        }
     }
 
     /// The score of each filter of a tensor for each sample, `[samples, filters]`: the mean over positions.

@@ -9,6 +9,7 @@ use crate::error::{Context, Result, bail};
 use crate::graph::Fact;
 use crate::op::{Inputs, OpDef};
 use crate::tensor::Tensor;
+use crate::timings::{StepTime, Timings};
 use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn, ShapeBuilder};
 use ouzel_kernels as kernels;
 use ouzel_kernels::{
@@ -24,6 +25,15 @@ struct Workspace {
     floats: Vec<Vec<f32>>,
     words: Vec<Vec<u16>>,
     tensors: Vec<Option<Tensor>>,
+}
+
+/// For each step, how long it took, and how often it ran.
+pub(crate) struct Times(Vec<(Duration, u32)>);
+
+impl Times {
+    pub(crate) fn new(steps: usize) -> Self {
+        Self(vec![(Duration::ZERO, 0); steps])
+    }
 }
 
 /// The steps of a plan, with memory shared out.
@@ -73,39 +83,83 @@ impl Program {
         }
     }
 
-    /// Runs some of the steps. `timings` receives the time of each.
+    /// The bytes of the memory that a run uses.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let sum = |lengths: &[usize]| lengths.iter().sum::<usize>();
+        sum(&self.allocation.floats) * size_of::<f32>() + sum(&self.allocation.words) * size_of::<u16>()
+    }
+
+    /// The steps with their times.
+    pub(crate) fn timings(&self, times: &Times) -> Timings {
+        let steps = self.steps.iter().zip(&times.0).map(|(step, &(time, runs))| StepTime {
+            title: step.to_string(),
+            kind: step.kind(),
+            shape: step.shape.clone(),
+            flops: step.flops,
+            bytes: step.flops.is_none().then_some(step.bytes),
+            runs,
+            time,
+        });
+        Timings { steps: steps.collect() }
+    }
+
+    /// Runs some of the steps. `times` receives the time of each.
     fn run_steps(
         &self,
         range: Range<usize>,
         workspace: &mut Workspace,
         inputs: &[Option<Tensor>],
-        mut timings: Option<&mut [Duration]>,
+        times: Option<&mut Times>,
+    ) -> Result<()> {
+        // On a thread of the pool: from outside, each step would wake one up and wait for it.
+        rayon::scope(|_| self.run_steps_here(range, workspace, inputs, times))
+    }
+
+    fn run_steps_here(
+        &self,
+        range: Range<usize>,
+        workspace: &mut Workspace,
+        inputs: &[Option<Tensor>],
+        mut times: Option<&mut Times>,
     ) -> Result<()> {
         for index in range {
             let step = &self.steps[index];
-            let start = timings.is_some().then(Instant::now);
+            let start = times.is_some().then(Instant::now);
             Runner { program: self, workspace, inputs }.step(step).context(|| &step.title)?;
             for &tensor in &self.dropped[index] {
                 workspace.tensors[tensor] = None;
             }
-            if let (Some(timings), Some(start)) = (&mut timings, start) {
-                timings[index] += start.elapsed();
+            if let (Some(times), Some(start)) = (&mut times, start) {
+                let (time, runs) = &mut times.0[index];
+                *time += start.elapsed();
+                *runs += 1;
             }
         }
         Ok(())
     }
 
-    fn outputs(&self, workspace: &mut Workspace, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
+    /// The outputs, but those that are `known` as they are.
+    fn outputs(
+        &self,
+        workspace: &mut Workspace,
+        inputs: &[Option<Tensor>],
+        known: &[Option<Tensor>],
+    ) -> Result<Vec<Tensor>> {
         let runner = Runner { program: self, workspace, inputs };
-        self.exits.iter().map(|exit| runner.exit(exit)).collect()
+        let known = known.iter().chain(std::iter::repeat(&None));
+        self.exits
+            .iter()
+            .zip(known)
+            .map(|(exit, known)| known.clone().map_or_else(|| runner.exit(exit), Ok))
+            .collect()
     }
 
-    /// Runs all steps. `timings` receives the time of each.
-    pub(crate) fn run(&self, inputs: &[Tensor], timings: Option<&mut [Duration]>) -> Result<Vec<Tensor>> {
+    /// Runs all steps. `times` receives the time of each.
+    pub(crate) fn run(&self, inputs: &[Tensor], times: Option<&mut Times>) -> Result<Vec<Tensor>> {
         let inputs: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
         let mut workspace = self.workspace();
-        self.run_steps(0..self.steps.len(), &mut workspace, &inputs, timings)?;
-        let outputs = self.outputs(&mut workspace, &inputs);
+        self.run_steps(0..self.steps.len(), &mut workspace, &inputs, times)?;
+        let outputs = self.outputs(&mut workspace, &inputs, &[]);
         self.release(workspace);
         outputs
     }
@@ -113,8 +167,9 @@ impl Program {
     /// Runs the steps that do not depend on late inputs.
     pub(crate) fn start(&self, inputs: &[Option<Tensor>]) -> Result<Stage<'_>> {
         let mut workspace = self.workspace();
-        self.run_steps(0..self.first_late, &mut workspace, inputs, None)?;
-        Ok(Stage { program: self, workspace: Some(workspace) })
+        let mut times = Times::new(self.steps.len());
+        self.run_steps(0..self.first_late, &mut workspace, inputs, Some(&mut times))?;
+        Ok(Stage { program: self, workspace: Some(workspace), times })
     }
 }
 
@@ -122,15 +177,43 @@ impl Program {
 pub(crate) struct Stage<'p> {
     program: &'p Program,
     workspace: Option<Workspace>,
+    times: Times,
 }
 
 impl Stage<'_> {
-    /// Runs the other steps; may be called again, for other late inputs.
-    pub(crate) fn finish(&mut self, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
-        let Some(workspace) = &mut self.workspace else { bail!(internal, "a stage has lost its memory") };
-        let program = self.program;
-        program.run_steps(program.first_late..program.steps.len(), workspace, inputs, None)?;
-        program.outputs(workspace, inputs)
+    /// The outputs that do not depend on late inputs.
+    pub(crate) fn early(
+        &mut self,
+        inputs: &[Option<Tensor>],
+        is_late: &[bool],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let (program, workspace, _) = self.parts()?;
+        let runner = Runner { program, workspace, inputs };
+        let exits = program.exits.iter().zip(is_late);
+        exits.map(|(exit, is_late)| (!is_late).then(|| runner.exit(exit)).transpose()).collect()
+    }
+
+    /// Runs the other steps; may be called again, for other late inputs. `early` are the outputs that are there already.
+    pub(crate) fn finish(
+        &mut self,
+        inputs: &[Option<Tensor>],
+        early: &[Option<Tensor>],
+    ) -> Result<Vec<Tensor>> {
+        let (program, workspace, times) = self.parts()?;
+        program.run_steps(program.first_late..program.steps.len(), workspace, inputs, Some(times))?;
+        program.outputs(workspace, inputs, early)
+    }
+
+    /// How long each step has taken so far.
+    pub(crate) fn timings(&self) -> Timings {
+        self.program.timings(&self.times)
+    }
+
+    fn parts(&mut self) -> Result<(&Program, &mut Workspace, &mut Times)> {
+        match &mut self.workspace {
+            Some(workspace) => Ok((self.program, workspace, &mut self.times)),
+            None => bail!(internal, "a stage has lost its memory"),
+        }
     }
 }
 

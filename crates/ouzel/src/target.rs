@@ -4,7 +4,9 @@ use crate::dim::Dim;
 use crate::error::{Result, bail};
 use crate::graph::Fact;
 use crate::op::resolve_axis;
+use crate::tensor::Tensor;
 use ndarray::{Array2, ArrayD, Axis};
+use std::fmt;
 
 /// The filters of a layer: classes of a dense layer, channels of a convolution.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +18,9 @@ pub enum Filters {
     All,
     /// A list for each sample of the batch.
     PerSample(Vec<Vec<usize>>),
+    /// So many filters for each sample, which are named only when a plan has run forward: one plan serves any of them.
+    /// See [`SaliencyPlan::start`](crate::SaliencyPlan::start).
+    Late(usize),
 }
 
 impl From<usize> for Filters {
@@ -33,6 +38,44 @@ impl<const N: usize> From<[usize; N]> for Filters {
 impl From<Vec<usize>> for Filters {
     fn from(filters: Vec<usize>) -> Self {
         Self::List(filters)
+    }
+}
+
+impl fmt::Display for Filters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let join = |list: &[usize]| list.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::List(list) => f.write_str(&join(list)),
+            Self::All => f.write_str("all"),
+            Self::PerSample(lists) => {
+                f.write_str(&lists.iter().map(|list| join(list)).collect::<Vec<_>>().join("; "))
+            }
+            Self::Late(count) => write!(f, "{count} to be named"),
+        }
+    }
+}
+
+impl Filters {
+    /// The filters of each of `samples`, `count` each, as the int64 input `[samples, count]` of a plan.
+    ///
+    /// # Errors
+    /// If they are not as many.
+    pub(crate) fn indices(&self, samples: usize, count: usize) -> Result<Tensor> {
+        let lists: Vec<&[usize]> = match self {
+            Self::List(list) => vec![list; samples],
+            Self::PerSample(lists) => lists.iter().map(Vec::as_slice).collect(),
+            Self::All | Self::Late(_) => {
+                bail!(target, "expected the indices of {count} filters, found '{self}'")
+            }
+        };
+        if lists.len() != samples {
+            bail!(target, "expected filters for each of {samples} samples, found them for {}", lists.len());
+        }
+        if let Some(list) = lists.iter().find(|list| list.len() != count) {
+            bail!(target, "the plan was made for {count} filters a sample, found {}", list.len());
+        }
+        let indices: Vec<i64> = lists.into_iter().flatten().map(|&filter| filter as i64).collect();
+        Tensor::from_shape_vec(&[samples, count], indices)
     }
 }
 

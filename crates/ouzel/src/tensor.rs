@@ -1,8 +1,9 @@
 //! Tensors: n-dimensional arrays of one of the element types that ONNX networks use.
 
 use crate::error::{Error, Result};
-use ndarray::{ArcArray, ArrayD, IxDyn};
+use ndarray::{ArcArray, ArrayD, Axis, IxDyn};
 use std::fmt;
+use std::ops::Range;
 
 /// The element type of a [`Tensor`].
 ///
@@ -236,6 +237,35 @@ impl Tensor {
         ArcArray::from_shape_vec(IxDyn(shape), values)
             .map(T::wrap)
             .map_err(|_| Error::shape(format!("{found} elements do not fill the shape {shape:?}")))
+    }
+
+    /// The entries at these places of the first axis.
+    pub(crate) fn outer(&self, places: Range<usize>) -> Self {
+        fn cut<T: Element>(x: &Array<T>, places: Range<usize>) -> Tensor {
+            let part = x.slice_axis(Axis(0), places.into());
+            T::wrap(part.as_standard_layout().into_owned().into_shared())
+        }
+        each_dtype!(self, x => cut(x, places))
+    }
+
+    /// Tensors of one element type, one behind the other along the first axis.
+    ///
+    /// # Errors
+    /// If there are none, or they do not fit; that is a bug.
+    pub(crate) fn join(parts: &[Self]) -> Result<Self> {
+        fn join<T: Element>(_: &Array<T>, parts: &[Tensor]) -> Result<Tensor> {
+            let arrays = parts.iter().map(Tensor::array::<T>).collect::<Result<Vec<_>>>()?;
+            let views: Vec<_> = arrays.iter().map(|array| array.view()).collect();
+            match ndarray::concatenate(Axis(0), &views) {
+                Ok(joined) => Ok(T::wrap(joined.into_shared())),
+                Err(error) => Err(Error::internal(format!("parts do not fit together: {error}"))),
+            }
+        }
+        match parts {
+            [part] => Ok(part.clone()),
+            [first, ..] => each_dtype!(first, x => join(x, parts)),
+            [] => Err(Error::internal("there are no parts to join")),
+        }
     }
 
     /// Reads ONNX's own message of a tensor, as its test data is stored, and the name that it carries, which may be

@@ -6,7 +6,7 @@ Needs onnx and numpy: python make.py writes NAME.onnx for each function of this 
 import pathlib
 
 import numpy as np
-from onnx import TensorProto, checker, helper, numpy_helper
+from onnx import TensorProto, checker, helper, load, numpy_helper
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 random = np.random.default_rng(0)
@@ -52,6 +52,17 @@ def classifier():
         initializers,
         {"labels.probabilities": "cat,dog,barn owl"},
     )
+
+
+def one_sample():
+    """The classifier, with its weights, as an export that takes one sample at a time."""
+    made = load(pathlib.Path(__file__).parent / "classifier.onnx")
+    flatten = next(node for node in made.graph.node if node.op_type == "Flatten")
+    flatten.CopyFrom(node("Reshape", ["pooled", "one_row"], "flat"))
+    made.graph.initializer.append(numpy_helper.from_array(np.array([1, 4], np.int64), "one_row"))
+    for tensor in [*made.graph.input, *made.graph.output]:
+        tensor.type.tensor_type.shape.dim[0].dim_value = 1
+    return made
 
 
 def any_size():
@@ -147,7 +158,7 @@ def unsupported():
 if __name__ == "__main__":
     folder = pathlib.Path(__file__).parent
     for make in [
-        classifier, any_size, channels_last, vector, several_inputs, dead, nan_weight, no_input, unsupported,
+        classifier, any_size, channels_last, vector, several_inputs, dead, nan_weight, no_input, unsupported, one_sample,
     ]:
         made = make()
         if make is not unsupported:

@@ -59,3 +59,9 @@ pub fn same_for_all_threads(work: impl Fn() -> Vec<f32> + Send + Sync) -> Vec<f3
 pub fn equal_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
+
+/// How many of so many rounds to run: few under Miri, which is a thousand times slower.
+#[allow(dead_code, reason = "shared by test files that each use a part of it")]
+pub fn rounds(count: usize) -> usize {
+    if cfg!(miri) { count.div_ceil(40) } else { count }
+}

@@ -351,6 +351,16 @@ impl<'a> Fuser<'a> {
         let mut may_grow = !matches!(cluster.anchor, Anchor::MaxPool { .. }) || node.outputs.len() < 2;
         while may_grow {
             let output = cluster.output;
+            if let Some((sigmoid, product)) = self.silu(&cluster) {
+                self.taken[sigmoid.index()] = true;
+                self.taken[product.index()] = true;
+                cluster.activation = Some(Activation::Silu);
+                cluster.stage = Stage::Activation;
+                cluster.joined.push("SiLU");
+                cluster.last = product;
+                cluster.output = facts.graph.node(product).outputs[0];
+                continue;
+            }
             if self.uses[output.index()] != 1 || facts.is_output(output) {
                 break;
             }
@@ -364,6 +374,28 @@ impl<'a> Fuser<'a> {
             }
         }
         self.clusters.push(cluster);
+    }
+
+    /// The two nodes that make x · sigmoid(x) of what a cluster has so far, if nothing else reads it.
+    fn silu(&self, cluster: &Cluster) -> Option<(NodeId, NodeId)> {
+        let (facts, x) = (self.facts, cluster.output);
+        let is_inner =
+            |value: ValueId, uses: usize| self.uses[value.index()] == uses && !facts.is_output(value);
+        if cluster.stage >= Stage::Activation || !is_inner(x, 2) {
+            return None;
+        }
+        let readers = &self.readers[x.index()];
+        let find = |is: fn(&Op) -> bool| readers.iter().find(|id| is(&facts.graph.node(**id).op)).copied();
+        let sigmoid = find(|op| matches!(op, Op::Sigmoid(_)))?;
+        let product = find(|op| matches!(op, Op::Mul(_)))?;
+        let node = facts.graph.node(product);
+        let (share, output) = (facts.graph.node(sigmoid).outputs[0], node.outputs[0]);
+        let fits = is_inner(share, 1)
+            && node.inputs.contains(&Some(x))
+            && node.inputs.contains(&Some(share))
+            && [sigmoid, product].iter().all(|id| !self.taken[id.index()])
+            && self.layouts.agree(facts, x, output);
+        fits.then_some((sigmoid, product))
     }
 
     /// The values that a node reads as numbers.

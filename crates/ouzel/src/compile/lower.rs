@@ -1,5 +1,6 @@
 //! Turns nodes and clusters of nodes into steps on buffers.
 
+use super::Precision;
 use super::anchor::{Anchor, Facts};
 use super::fuse::{Cluster, Ending, Fusion};
 use super::layout::{BufferId, Order, Place, strided_copy};
@@ -9,6 +10,7 @@ use super::pointwise::{Expression, Leaf};
 use super::step::{
     Argument, Buffer, BufferKind, Finish, GateStep, OperandStep, Region, Step, Target, TensorId, Work,
 };
+use crate::dim::known_shape;
 use crate::error::{Context, Error, Result, bail};
 use crate::graph::{Graph, Node, NodeId, Source, ValueId};
 use crate::op::{Op, OpDef};
@@ -36,14 +38,19 @@ pub(crate) struct Lowered {
 }
 
 /// The steps that compute `outputs` from `inputs`.
-pub(crate) fn lower(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> Result<Lowered> {
+pub(crate) fn lower(
+    graph: &Graph,
+    inputs: &[ValueId],
+    outputs: &[ValueId],
+    precision: Precision,
+) -> Result<Lowered> {
     let facts = Facts::new(graph, outputs);
     let layouts = Layouts::new(&facts);
     let fusion = Fusion::new(&facts, &layouts);
     let mut lowerer = Lowerer {
         facts: &facts,
         layouts: &layouts,
-        packer: Packer::default(),
+        packer: Packer::new(precision),
         inputs: inputs.iter().enumerate().map(|(index, &id)| (id, index)).collect(),
         steps: Vec::new(),
         buffers: Vec::new(),
@@ -56,13 +63,21 @@ pub(crate) fn lower(graph: &Graph, inputs: &[ValueId], outputs: &[ValueId]) -> R
     };
     lowerer.plan_joins(&fusion)?;
     for (id, node) in graph.nodes_with_ids() {
+        let first = lowerer.steps.len();
+        let mut result = node.outputs[0];
         match fusion.ending(id) {
-            Some(Ending::Cluster(cluster)) => lowerer.cluster(cluster),
+            Some(Ending::Cluster(cluster)) => {
+                result = cluster.output;
+                lowerer.cluster(cluster)
+            }
             Some(Ending::Program(expression, nodes)) => lowerer.program(node, expression, nodes),
             None if fusion.is_hidden(id) => Ok(()),
             None => lowerer.alone(node),
         }
         .context(|| node.title())?;
+        for step in lowerer.steps[first..].iter_mut().filter(|step| step.shape.is_empty()) {
+            step.shape = known_shape(&graph.fact(result).shape).unwrap_or_default();
+        }
     }
     let exits = outputs.iter().map(|&id| lowerer.exit(id)).collect::<Result<_>>()?;
     let Lowerer { steps, buffers, tensors, packer, .. } = lowerer;
@@ -138,7 +153,12 @@ impl<'a> Lowerer<'a> {
     }
 
     pub(super) fn step(&mut self, title: String, work: Work) {
-        self.steps.push(Step { title, work });
+        let shape = match &work {
+            Work::Enter { to, .. } => to.shape.clone(),
+            // The result of the node that is lowered.
+            _ => Vec::new(),
+        };
+        self.steps.push(Step { title, shape, flops: None, bytes: 0.0, work });
     }
 
     /// Where a value lies.
@@ -225,6 +245,9 @@ impl<'a> Lowerer<'a> {
             },
         };
         self.step(title, work);
+        if let Some(step) = self.steps.last_mut() {
+            step.shape.clone_from(&to.shape);
+        }
         Ok(())
     }
 
@@ -362,7 +385,7 @@ impl<'a> Lowerer<'a> {
         let to = to_region;
         let work = match anchor {
             Anchor::Convolution { .. } => {
-                let weights = self.packer.convolution(graph, cluster)?;
+                let weights = self.packer.convolution(graph, cluster, to.view.size)?;
                 Work::Convolution { weights, from, to, finish }
             }
             Anchor::Scale => {

@@ -1,5 +1,6 @@
 //! Weights in the form that kernels read: packed once for all plans, with the factors that were folded into them.
 
+use super::Precision;
 use super::anchor::Anchor;
 use super::fuse::Cluster;
 use crate::error::{Error, Result, bail};
@@ -7,6 +8,7 @@ use crate::graph::{Constant, Graph, ValueId};
 use crate::tensor::Tensor;
 use ouzel_kernels::{Convolution, ConvolutionShape, Dense};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -19,6 +21,7 @@ enum Form {
     Convolution {
         shape: ConvolutionShape,
         transposed: bool,
+        winograd: bool,
         input: Option<Vec<f64>>,
         output: Option<Vec<f64>>,
     },
@@ -30,7 +33,7 @@ impl Form {
     /// What tells forms of one constant apart.
     fn key(&self) -> Vec<u64> {
         match self {
-            Self::Convolution { shape, transposed, input, output } => {
+            Self::Convolution { shape, transposed, winograd, input, output } => {
                 let ConvolutionShape {
                     input_channels,
                     output_channels,
@@ -43,7 +46,7 @@ impl Form {
                 let numbers = [input_channels, output_channels, groups].into_iter();
                 let numbers = numbers.chain(kernel).chain(stride).chain(dilation).chain(padding);
                 let mut key: Vec<u64> = numbers.map(|&number| number as u64).collect();
-                key.push(u64::from(*transposed));
+                key.extend([u64::from(*transposed), u64::from(*winograd)]);
                 for factors in [input, output] {
                     key.push(factors.as_ref().map_or(0, |factors| factors.len() as u64));
                     key.extend(factors.iter().flatten().map(|factor| factor.to_bits()));
@@ -69,8 +72,8 @@ enum Request {
 }
 
 /// Collects the weights of a plan, to be packed together.
-#[derive(Default)]
 pub(crate) struct Packer {
+    precision: Precision,
     requests: Vec<Request>,
     known: HashMap<(usize, Vec<u64>), WeightsId>,
     /// The orientation of dense weights.
@@ -78,6 +81,10 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
+    pub(crate) fn new(precision: Precision) -> Self {
+        Self { precision, requests: Vec::new(), known: HashMap::new(), orientations: HashMap::new() }
+    }
+
     fn request(&mut self, constant: &Constant, form: Form) -> WeightsId {
         let key = form.key();
         let known = self.known.entry((constant.identity(), key.clone()));
@@ -87,14 +94,20 @@ impl Packer {
         })
     }
 
-    /// The weights of a convolution with the factors of its channels.
-    pub(crate) fn convolution(&mut self, graph: &Graph, cluster: &Cluster) -> Result<WeightsId> {
+    /// The weights of a convolution, whose result has this size, with the factors of its channels.
+    pub(crate) fn convolution(
+        &mut self,
+        graph: &Graph,
+        cluster: &Cluster,
+        size: [usize; 3],
+    ) -> Result<WeightsId> {
         let Anchor::Convolution { shape, transposed, weight } = &cluster.anchor else {
             bail!(internal, "a cluster without a convolution has no such weights")
         };
         let form = Form::Convolution {
             shape: shape.clone(),
             transposed: *transposed,
+            winograd: self.precision == Precision::F32 && shape.suits_winograd(size),
             input: cluster.input_scale.clone(),
             output: cluster.output_scale.clone(),
         };
@@ -169,14 +182,21 @@ impl Packer {
             bail!(internal, "these weights are packed already")
         };
         match form {
-            Form::Convolution { shape, transposed, input, output } => {
+            Form::Convolution { shape, transposed, winograd, input, output } => {
                 if let Some(Ok(kept)) = constant.form(key).map(|form| form.downcast::<Convolution>()) {
                     return Ok(Packed::Convolution(kept));
                 }
                 let read = read(constant, tensor)?;
-                let weights =
-                    convolution(&elements(read)?, shape, *transposed, input.as_deref(), output.as_deref())?;
-                let weights = Arc::new(weights);
+                let pack = match (transposed, winograd) {
+                    (false, false) => Convolution::forward,
+                    (true, false) => Convolution::transposed,
+                    (false, true) => Convolution::forward_by_winograd,
+                    (true, true) => Convolution::transposed_by_winograd,
+                };
+                let factors = (input.as_deref(), output.as_deref());
+                let elements = elements(read)?;
+                let weights = scaled(&elements, shape, *transposed, factors)?;
+                let weights = Arc::new(pack(shape, &weights));
                 constant.keep_form(key.clone(), weights.clone());
                 Ok(Packed::Convolution(weights))
             }
@@ -236,7 +256,7 @@ fn read<'a>(constant: &Constant, tensor: &'a mut Option<Tensor>) -> Result<&'a T
 }
 
 /// The elements in row-major order.
-pub(crate) fn elements(tensor: &Tensor) -> Result<std::borrow::Cow<'_, [f32]>> {
+pub(crate) fn elements(tensor: &Tensor) -> Result<Cow<'_, [f32]>> {
     let array = tensor.array::<f32>()?;
     Ok(match array.as_slice() {
         Some(slice) => slice.into(),
@@ -244,30 +264,22 @@ pub(crate) fn elements(tensor: &Tensor) -> Result<std::borrow::Cow<'_, [f32]>> {
     })
 }
 
-fn convolution(
-    weights: &[f32],
+/// The weights times the factors of the channels on both sides, if there are any.
+fn scaled<'w>(
+    weights: &'w [f32],
     shape: &ConvolutionShape,
     transposed: bool,
-    input: Option<&[f64]>,
-    output: Option<&[f64]>,
-) -> Result<Convolution> {
+    (input, output): (Option<&[f64]>, Option<&[f64]>),
+) -> Result<Cow<'w, [f32]>> {
     let expected = shape.output_channels
         * (shape.input_channels / shape.groups)
         * shape.kernel.iter().product::<usize>();
     if weights.len() != expected {
         bail!(internal, "a convolution of {shape:?} has {} weights", weights.len());
     }
-    let scaled;
-    let weights = match (input, output) {
-        (None, None) => weights,
-        _ => {
-            scaled = scale(weights, shape, transposed, input, output);
-            &scaled
-        }
-    };
-    Ok(match transposed {
-        true => Convolution::transposed(shape, weights),
-        false => Convolution::forward(shape, weights),
+    Ok(match (input, output) {
+        (None, None) => weights.into(),
+        _ => scale(weights, shape, transposed, input, output).into(),
     })
 }
 

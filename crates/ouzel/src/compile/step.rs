@@ -1,9 +1,10 @@
 //! The steps of a plan: kernel calls and reference evaluations on places in buffers.
 
 use super::layout::{BufferId, Place};
-use super::pack::WeightsId;
+use super::pack::{Packed, WeightsId};
+use crate::error::Result;
 use crate::graph::Constant;
-use crate::op::Op;
+use crate::op::{Op, OpDef};
 use ouzel_kernels::{
     Activation, AverageCount, GateRule, MatrixProduct, Program, RecordRule, Reduction, SoftmaxKind,
     StridedCopy, View, Window,
@@ -217,7 +218,23 @@ pub(crate) enum Work {
 pub(crate) struct Step {
     /// What `--timings` calls it.
     pub(crate) title: String,
+    /// The shape of the result; empty where it is not known.
+    pub(crate) shape: Vec<usize>,
+    /// Multiplications and additions, for products.
+    pub(crate) flops: Option<f64>,
+    /// Bytes of the buffers that it uses.
+    pub(crate) bytes: f64,
     pub(crate) work: Work,
+}
+
+impl Buffer {
+    /// How much memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        match self.kind {
+            BufferKind::Words => self.len * size_of::<u16>(),
+            BufferKind::Floats | BufferKind::Constant(_) => self.len * size_of::<f32>(),
+        }
+    }
 }
 
 /// How a step uses a buffer.
@@ -242,6 +259,41 @@ impl Finish {
 }
 
 impl Step {
+    /// What does the work, for summaries.
+    pub(crate) fn kind(&self) -> String {
+        let kind = match &self.work {
+            Work::Reference { op, .. } => return format!("{} (reference)", op.name()),
+            Work::Enter { .. } => "enter",
+            Work::Convolution { .. } => "convolution",
+            Work::Dense { .. } => "dense",
+            Work::MatrixProduct { .. } => "matrix product",
+            Work::MaxPool { .. } => "max pool",
+            Work::MaxPoolGradient { .. } => "max pool gradient",
+            Work::AveragePool { .. } => "average pool",
+            Work::AveragePoolGradient { .. } => "average pool gradient",
+            Work::Finish { .. } => "bias, addition, activation, gate",
+            Work::Pointwise { .. } => "pointwise",
+            Work::Reduce { .. } => "reduction",
+            Work::Softmax { .. } => "softmax",
+            Work::Fill { .. } => "fill",
+            Work::Copy { .. } => "copy",
+        };
+        kind.to_owned()
+    }
+
+    /// Multiplications and additions, for products with these weights.
+    pub(crate) fn flops(&self, weights: &[Packed]) -> Result<Option<f64>> {
+        Ok(match &self.work {
+            Work::Convolution { weights: id, to, .. } => Some(weights[*id].convolution()?.flops(&to.view)),
+            Work::Dense { weights: id, rows, .. } => {
+                let layer = weights[*id].dense()?;
+                Some(2.0 * *rows as f64 * layer.inputs() as f64 * layer.outputs() as f64)
+            }
+            Work::MatrixProduct { product, .. } => Some(product.flops()),
+            _ => None,
+        })
+    }
+
     /// The epilogue, for steps that have one.
     pub(crate) fn finish(&self) -> Option<&Finish> {
         match &self.work {

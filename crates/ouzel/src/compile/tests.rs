@@ -326,6 +326,23 @@ fn cuts_and_pads() {
 }
 
 #[test]
+fn a_silu_that_nothing_else_reads_joins_its_convolution() {
+    let shape = vec![2, 3, 9, 8];
+    let (graph, x, wanted) = network(&shape, &RuleSet::new(), |net, x| {
+        let y = net.plain(x, 20);
+        net.plain(y * y.sigmoid(), 4)
+    });
+    let input = Numbers::new().tensor(&shape);
+    let run = |precision| {
+        let plan = Plan::new(&graph, &[(x, shape.clone())], &wanted[..1], precision).unwrap();
+        (plan.run(std::slice::from_ref(&input)).unwrap().remove(0), plan.to_string())
+    };
+    let ((found, steps), (expected, _)) = (run(Precision::F32), run(Precision::F64));
+    assert!(relative_error(&found, &expected) < 1e-6);
+    assert!(steps.contains("+ SiLU") && !steps.contains("Sigmoid"), "{steps}");
+}
+
+#[test]
 fn inputs_that_do_not_fit_are_errors() {
     let (graph, x, wanted) = network(&[2, 3, 8, 8], &RuleSet::new(), |net, x| net.plain(x, 4));
     let plan = Plan::new(&graph, &[(x, vec![2, 3, 8, 8])], &wanted, Precision::F32).unwrap();
