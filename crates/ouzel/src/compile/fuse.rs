@@ -411,7 +411,8 @@ impl<'a> Fuser<'a> {
         let facts = self.facts;
         let graph = facts.graph;
         let is_bool = |id: ValueId| graph.fact(id).dtype == DType::Bool;
-        let mut elementwise = vec![false; graph.nodes().len()];
+        // Nodes only leave, so that this ends.
+        let mut elementwise = vec![true; graph.nodes().len()];
         loop {
             let mut changed = false;
             let previous = elementwise.clone();
@@ -436,9 +437,7 @@ impl<'a> Fuser<'a> {
                     op => is_supported(op),
                 };
                 let consumed = |(reader, _): &(NodeId, usize)| {
-                    let first_round = previous.iter().all(|&node| !node);
-                    (first_round || previous[reader.index()])
-                        && facts.shape(graph.node(*reader).outputs[0]) == shape
+                    previous[reader.index()] && facts.shape(graph.node(*reader).outputs[0]) == shape
                 };
                 // Where to expand to is no number.
                 let inputs = if let Op::Expand(_) = node.op { 1 } else { usize::MAX };
