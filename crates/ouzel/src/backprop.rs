@@ -4,7 +4,9 @@ use crate::builder::{Builder, Var};
 use crate::error::{Context, Result, bail};
 use crate::graph::{Graph, Node, NodeId, Provenance, ValueId};
 use crate::op::{Op, OpDef};
-use crate::rules::{Outcome, RuleSet};
+use crate::rules::{Outcome, Rule, RuleSet};
+use crate::units::{self, Unit};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What a rule returns for one input.
@@ -123,7 +125,8 @@ impl<'b> Back<'b> {
 
     /// The node's own op on other inputs: the door to relevance rules.
     pub fn again(&self, x: &[Option<Var<'b>>]) -> Vec<Var<'b>> {
-        self.builder.apply_all(self.node.op.clone(), x)
+        let stands_for = self.node.op.stands_for(self.builder, x);
+        stands_for.unwrap_or_else(|| self.builder.apply_all(self.node.op.clone(), x))
     }
 
     /// The true gradient of the node.
@@ -151,15 +154,36 @@ impl<'b> Back<'b> {
     }
 }
 
+/// A node, or a unit that was treated as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A node.
+    Node(NodeId),
+    /// A unit, by its place in [`Coverage::units`].
+    Unit(usize),
+}
+
 /// What a backward pass did.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
-    /// The nodes that a row of the rule set was used on, with the rule's name.
-    pub matched: Vec<(NodeId, Arc<str>)>,
-    /// The nodes that got their true gradient.
-    pub default: Vec<NodeId>,
+    /// What a row of the rule set was used on, with the rule's name.
+    pub matched: Vec<(Place, Arc<str>)>,
+    /// What got its true gradient.
+    pub default: Vec<Place>,
     /// The inputs that nothing flows to, by node, with the reason.
     pub stopped: Vec<(NodeId, &'static str)>,
+    /// The units of the graph. Those that no rule is meant for are walked node by node.
+    pub units: Vec<Unit>,
+}
+
+impl Coverage {
+    /// How messages speak of a node or unit.
+    pub fn title(&self, graph: &Graph, place: Place) -> String {
+        match place {
+            Place::Node(id) => graph.node(id).title(),
+            Place::Unit(index) => self.units[index].title(graph),
+        }
+    }
 }
 
 /// A graph with its gradient.
@@ -173,7 +197,97 @@ pub struct Gradient {
     pub coverage: Coverage,
 }
 
+/// A walk under way over the nodes of a graph, which adds backward nodes to a builder.
+pub(crate) struct Walk<'b> {
+    builder: &'b Builder,
+    /// The values of the graph that is walked, where the builder has them.
+    values: Vec<Option<Var<'b>>>,
+    /// For each value, whether its cotangent is wanted.
+    depends: Vec<bool>,
+    cotangents: Vec<Option<Var<'b>>>,
+}
+
+impl<'b> Walk<'b> {
+    /// Nothing is known of any cotangent yet.
+    pub(crate) fn new(builder: &'b Builder, values: Vec<Option<Var<'b>>>, depends: Vec<bool>) -> Self {
+        let cotangents = vec![None; values.len()];
+        Self { builder, values, depends, cotangents }
+    }
+
+    /// The cotangent of a value, as far as it has been added up.
+    pub(crate) fn cotangent(&self, value: ValueId) -> Option<Var<'b>> {
+        self.cotangents[value.index()]
+    }
+
+    /// Adds to the cotangent of a value.
+    pub(crate) fn add(&mut self, value: ValueId, cotangent: Var<'b>) {
+        let sum = &mut self.cotangents[value.index()];
+        *sum = Some(match *sum {
+            Some(sum) => sum + cotangent,
+            None => cotangent,
+        });
+    }
+
+    /// Asks `rule` for the cotangents of the inputs of a node whose consumers have all been visited. What comes back
+    /// are the reasons of the inputs that nothing flows to; `None` if the node is not on the way.
+    pub(crate) fn visit(
+        &mut self,
+        node: &'b Node,
+        rule: impl FnOnce(&Back<'b>) -> Result<Cotangents<'b>>,
+    ) -> Result<Option<Vec<&'static str>>> {
+        let wanted: Vec<bool> =
+            node.inputs.iter().map(|input| input.is_some_and(|value| self.depends[value.index()])).collect();
+        let g: Vec<Option<Var>> = node.outputs.iter().map(|output| self.cotangents[output.index()]).collect();
+        if g.iter().all(Option::is_none) || !wanted.contains(&true) {
+            return Ok(None);
+        }
+        let back = Back {
+            builder: self.builder,
+            node,
+            x: node.inputs.iter().map(|input| input.and_then(|id| self.values[id.index()])).collect(),
+            y: node.outputs.iter().filter_map(|output| self.values[output.index()]).collect(),
+            g,
+            wanted,
+        };
+        let returned = rule(&back)?;
+        if returned.len() != node.inputs.len() {
+            bail!(
+                internal,
+                "the rule of {} returned {} cotangents for {} inputs",
+                node.title(),
+                returned.len(),
+                node.inputs.len()
+            );
+        }
+        let mut stopped = Vec::new();
+        for ((input, x), cotangent) in node.inputs.iter().zip(&back.x).zip(returned) {
+            let Some((input, x)) = input.zip(*x).filter(|(input, _)| self.depends[input.index()]) else {
+                continue;
+            };
+            match cotangent {
+                Cotangent::Flows(new) => self.add(input, new.unbroadcast(x)),
+                Cotangent::Stops(reason) => {
+                    stopped.push(reason);
+                    continue;
+                }
+                Cotangent::Unwanted => {
+                    bail!(internal, "the rule of {} left out a wanted input", node.title())
+                }
+            }
+            let total = self.cotangents[input.index()].expect("invariant: just added to");
+            total.id()?;
+            let (expected, found) = (x.fact(), total.fact());
+            if expected.dtype != found.dtype || !compatible(&expected.shape, &found.shape) {
+                bail!(internal, "a rule returned {found} for an input that is {expected}");
+            }
+        }
+        Ok(Some(stopped))
+    }
+}
+
 /// Adds to `graph` the gradient of the sum of `loss` with respect to each value of `wrt`.
+///
+/// A [`Unit`] that a row of the rule set is meant for is treated as one node; all others are walked node by node.
 ///
 /// # Errors
 /// If the loss is not floating point, if a wanted value does not reach it, or if a rule fails; the message names the
@@ -187,92 +301,56 @@ pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -
         let (title, dtype) = (graph.title(value), graph.fact(value).dtype);
         bail!(target, "{title} holds {dtype}: there is nothing to differentiate for");
     }
+    let kept: Vec<ValueId> = wrt.iter().copied().chain([loss]).collect();
+    let units = if rules.is_empty() { Vec::new() } else { units::recognize(&graph, &kept) };
+    let (of_nodes, of_units) = rules.select(&graph, &units);
+    // Units that are treated as one node stand where their last node does.
+    let mut wholes: HashMap<NodeId, (usize, Node, &dyn Rule)> = HashMap::new();
+    let mut is_inside = vec![false; forward_nodes.len()];
+    for (index, (unit, rule)) in units.iter().zip(of_units).enumerate() {
+        if let Some(rule) = rule {
+            unit.nodes.iter().for_each(|node| is_inside[node.index()] = true);
+            wholes.insert(unit.last(), (index, unit.as_node(&graph)?, rule));
+        }
+    }
     let depends = depends_on(&graph, wrt);
-    let selected = rules.select(&graph);
-    let mut cotangents: Vec<Option<ValueId>> = vec![None; graph.values().len()];
+    let ids: Vec<ValueId> = graph.values().map(|(id, _)| id).collect();
     let builder = Builder::new(graph);
-
+    let values = ids.into_iter().map(|id| Some(builder.var(id))).collect();
+    let mut walk = Walk::new(&builder, values, depends);
     let seed = builder.var(loss);
-    cotangents[loss.index()] = Some(seed.scalar_like(1.0).expand_like(seed).id()?);
+    walk.add(loss, seed.scalar_like(1.0).expand_like(seed));
 
-    let mut coverage = Coverage::default();
+    let mut coverage = Coverage { units, ..Coverage::default() };
     for (index, node) in forward_nodes.iter().enumerate().rev() {
         let id = NodeId(index as u32);
-        let wanted: Vec<bool> =
-            node.inputs.iter().map(|input| input.is_some_and(|value| depends[value.index()])).collect();
-        let reached = node.outputs.iter().any(|output| cotangents[output.index()].is_some());
-        if !reached || !wanted.contains(&true) {
-            continue;
-        }
-        let var = |value: ValueId| builder.var(value);
-        let back = Back {
-            builder: &builder,
-            node,
-            x: node.inputs.iter().map(|input| input.map(var)).collect(),
-            y: node.outputs.iter().copied().map(var).collect(),
-            g: node.outputs.iter().map(|output| cotangents[output.index()].map(var)).collect(),
-            wanted,
+        let (place, node, rule) = match wholes.get(&id) {
+            Some((unit, whole, rule)) => (Place::Unit(*unit), whole, Some(*rule)),
+            None if is_inside[index] => continue,
+            None => (Place::Node(id), node, of_nodes[index]),
         };
-        let rule_name: Arc<str> = selected[index].map_or("gradient".into(), |rule| rule.name().into());
+        let rule_name: Arc<str> = rule.map_or("gradient".into(), |rule| rule.name().into());
         builder.set_provenance(Some(Provenance { node: node.title().into(), rule: rule_name.clone() }));
-        let returned = selected[index]
-            .map_or(Ok(Outcome::Default), |rule| rule.apply(&back))
-            .and_then(|outcome| match outcome {
+        let stopped = walk
+            .visit(node, |back| match rule.map_or(Ok(Outcome::Default), |rule| rule.apply(back))? {
                 Outcome::Applied(returned) => {
-                    coverage.matched.push((id, rule_name));
+                    coverage.matched.push((place, rule_name));
                     Ok(returned)
                 }
                 Outcome::Default => {
-                    coverage.default.push(id);
+                    coverage.default.push(place);
                     back.vjp()
                 }
             })
             .context(|| format!("gradient of {}", node.title()))?;
-        if returned.len() != node.inputs.len() {
-            bail!(
-                internal,
-                "the rule of {} returned {} cotangents for {} inputs",
-                node.title(),
-                returned.len(),
-                node.inputs.len()
-            );
-        }
-        for (input, cotangent) in node.inputs.iter().zip(returned) {
-            let Some(input) = input.filter(|input| depends[input.index()]) else { continue };
-            let new = match cotangent {
-                Cotangent::Flows(new) => new,
-                Cotangent::Stops(reason) => {
-                    coverage.stopped.push((id, reason));
-                    continue;
-                }
-                Cotangent::Unwanted => {
-                    bail!(internal, "the rule of {} left out a wanted input", node.title())
-                }
-            };
-            let x = var(input);
-            let new = new.unbroadcast(x);
-            let total = match cotangents[input.index()] {
-                Some(sum) => var(sum) + new,
-                None => new,
-            };
-            let total_id = total.id().context(|| format!("gradient of {}", node.title()))?;
-            let (expected, found) = (x.fact(), total.fact());
-            if expected.dtype != found.dtype || !compatible(&expected.shape, &found.shape) {
-                bail!(
-                    internal,
-                    "gradient of {}: a rule returned {found} for an input that is {expected}",
-                    node.title()
-                );
-            }
-            cotangents[input.index()] = Some(total_id);
-        }
+        coverage.stopped.extend(stopped.into_iter().flatten().map(|reason| (id, reason)));
     }
     builder.set_provenance(None);
 
-    let mut values = Vec::new();
+    let mut found = Vec::new();
     for &value in wrt {
-        match cotangents[value.index()] {
-            Some(cotangent) => values.push(cotangent),
+        match walk.cotangent(value) {
+            Some(cotangent) => found.push(cotangent.id()?),
             None => {
                 let graph = builder.graph();
                 let reasons: Vec<String> = coverage
@@ -293,7 +371,7 @@ pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -
             }
         }
     }
-    Ok(Gradient { graph: builder.finish()?, values, coverage })
+    Ok(Gradient { graph: builder.finish()?, values: found, coverage })
 }
 
 /// Shapes agree if no axis has two different known lengths.
@@ -302,7 +380,7 @@ fn compatible(a: &[crate::dim::Dim], b: &[crate::dim::Dim]) -> bool {
 }
 
 /// For each value, whether it depends on one of `wrt` through floating point values.
-fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Vec<bool> {
+pub(crate) fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Vec<bool> {
     let mut depends = vec![false; graph.values().len()];
     for value in wrt {
         depends[value.index()] = true;

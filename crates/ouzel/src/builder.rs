@@ -111,6 +111,12 @@ impl Builder {
         self.var(id)
     }
 
+    /// Adds a constant that may still lie in the model's file.
+    pub(crate) fn stored(&self, constant: Constant) -> Var<'_> {
+        let id = self.graph.borrow_mut().add_constant("", constant);
+        self.var(id)
+    }
+
     /// A constant of rank 0.
     pub fn scalar(&self, value: f64, dtype: DType) -> Var<'_> {
         let id = self.graph.borrow_mut().add_constant("", Constant::scalar(value, dtype));

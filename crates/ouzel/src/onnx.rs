@@ -3,7 +3,11 @@
 mod body;
 mod foreign;
 mod functions;
+#[cfg(test)]
+mod hostile;
 mod import;
+#[cfg(test)]
+mod made;
 mod old;
 mod proto;
 mod reader;

@@ -1,13 +1,13 @@
 //! Saliency: the gradient of a target with respect to the input, or to an inner tensor.
 
 use crate::attribution::{Attribution, LossValue};
-use crate::backprop::{Gradient, gradient};
+use crate::backprop::{Coverage, Gradient, Place, gradient};
 use crate::builder::{Builder, Var};
 use crate::compile::{Plan, Precision, Started};
 use crate::dim::Bindings;
 use crate::error::{Context, Result, bail};
 use crate::grad_modifiers::GradModifier;
-use crate::graph::{Fact, Graph, Source, ValueId};
+use crate::graph::{Fact, Graph, Node, NodeId, Source, ValueId};
 use crate::input::Input;
 use crate::losses::{ActivationMaximization, LateTarget, LossContext, WeightedLoss};
 use crate::methods::{MethodEntry, MethodOption};
@@ -20,7 +20,7 @@ use crate::target::Filters;
 use crate::tensor::Tensor;
 use crate::timings::Timings;
 use ndarray::{ArrayD, Axis};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What lists of methods say of this one.
 pub(super) const ENTRY: MethodEntry = MethodEntry {
@@ -301,7 +301,7 @@ impl Saliency {
         let late = target.map(|target| target.input);
         shapes.extend(late.zip(target_shape.map(|shape| shape.to_vec())));
         let plan = Plan::staged(&full, &shapes, late.as_slice(), &wanted, self.arithmetic())?;
-        let title = |node: &crate::graph::NodeId| full.node(*node).title();
+        let title = |place: &Place| coverage.title(&full, *place);
         Ok(SaliencyPlan {
             model: model.clone(),
             plan,
@@ -309,7 +309,7 @@ impl Saliency {
             tensor: graph.value(explained).name.to_string(),
             channel_axis: axis,
             losses: active.iter().map(|weighted| (weighted.loss.name(), weighted.weight)).collect(),
-            matched: coverage.matched.iter().map(|(node, rule)| (title(node), rule.to_string())).collect(),
+            matched: coverage.matched.iter().map(|(place, rule)| (title(place), rule.to_string())).collect(),
             default_gradient: coverage.default.iter().map(title).collect(),
             warnings: self.left_alone(&full, &coverage),
         })
@@ -325,7 +325,7 @@ impl Saliency {
     }
 
     /// Says which activation functions a modifier did not touch.
-    fn left_alone(&self, graph: &Graph, coverage: &crate::backprop::Coverage) -> Vec<String> {
+    fn left_alone(&self, graph: &Graph, coverage: &Coverage) -> Vec<String> {
         if self.backprop_modifier.is_none() {
             return Vec::new();
         }
@@ -337,13 +337,33 @@ impl Saliency {
             ));
         }
         let mut kinds: BTreeMap<&str, (usize, Option<&'static str>)> = BTreeMap::new();
-        for &id in &coverage.default {
-            let node = graph.node(id);
-            // Erf is how exporters spell GELU out.
-            if node.op.family() == "activation" || node.op.name() == "Erf" {
-                let rectifier = BackpropModifier::rectifier_name(graph, node);
-                let entry = kinds.entry(node.op.name()).or_insert((0, rectifier));
-                entry.0 += 1;
+        let mut unit_of: HashMap<NodeId, usize> = HashMap::new();
+        for (index, unit) in coverage.units.iter().enumerate() {
+            unit_of.extend(unit.nodes.iter().map(|node| (*node, index)));
+        }
+        let mut told = HashSet::new();
+        for &place in &coverage.default {
+            // The nodes of a unit are told by its name, once.
+            let place = match place {
+                Place::Node(id) => unit_of.get(&id).map_or(place, |&index| Place::Unit(index)),
+                Place::Unit(_) => place,
+            };
+            let (op, family, rectifier) = match place {
+                Place::Unit(index) if !told.insert(index) => continue,
+                Place::Unit(index) => {
+                    let unit = &coverage.units[index];
+                    (unit.name, unit.family, BackpropModifier::rectifier_name(unit.name, |_| false))
+                }
+                Place::Node(id) => {
+                    let node = graph.node(id);
+                    let meets = |condition: fn(&Graph, &Node) -> bool| condition(graph, node);
+                    let op = node.op.name();
+                    (op, node.op.family(), BackpropModifier::rectifier_name(op, meets))
+                }
+            };
+            // A lone Erf is part of a GELU that was not recognised.
+            if family == "activation" || op == "Erf" {
+                kinds.entry(op).or_insert((0, rectifier)).0 += 1;
             }
         }
         for (op, (count, rectifier)) in kinds {
