@@ -4,7 +4,7 @@ use crate::builder::{Builder, Var};
 use crate::error::{Context, Result, bail};
 use crate::graph::{Graph, Node, NodeId, Provenance, ValueId};
 use crate::op::{Op, OpDef};
-use crate::rules::{Outcome, Rule, RuleSet};
+use crate::rules::{Outcome, Rule, RuleSet, Selection};
 use crate::units::{self, Unit};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -303,7 +303,7 @@ pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -
     }
     let kept: Vec<ValueId> = wrt.iter().copied().chain([loss]).collect();
     let units = if rules.is_empty() { Vec::new() } else { units::recognize(&graph, &kept) };
-    let (of_nodes, of_units) = rules.select(&graph, &units);
+    let Selection { of_nodes, of_units } = rules.select(&graph, &units);
     // Units that are treated as one node stand where their last node does.
     let mut wholes: HashMap<NodeId, (usize, Node, &dyn Rule)> = HashMap::new();
     let mut is_inside = vec![false; forward_nodes.len()];

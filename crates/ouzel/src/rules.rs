@@ -124,14 +124,10 @@ impl RuleSet {
         self.rows.iter().map(|(matcher, rule)| (matcher, rule))
     }
 
-    /// The rule of each node and of each unit; `None` where the true gradient is meant.
+    /// The rule of each node and of each unit.
     ///
     /// A unit that has a rule is one node to it, whatever its nodes have.
-    pub(crate) fn select(
-        &self,
-        graph: &Graph,
-        units: &[Unit],
-    ) -> (Vec<Option<&dyn Rule>>, Vec<Option<&dyn Rule>>) {
+    pub(crate) fn select(&self, graph: &Graph, units: &[Unit]) -> Selection<'_> {
         let spots = Spot::all(graph, units);
         let mut selected: Vec<Option<&dyn Rule>> = vec![None; spots.len()];
         for (matcher, rule) in &self.rows {
@@ -147,8 +143,16 @@ impl RuleSet {
         for (spot, rule) in spots.iter().zip(selected) {
             if spot.unit.is_some() { of_units.push(rule) } else { of_nodes.push(rule) }
         }
-        (of_nodes, of_units)
+        Selection { of_nodes, of_units }
     }
+}
+
+/// The rules that a rule set has for a graph; `None` where the true gradient is meant.
+pub(crate) struct Selection<'r> {
+    /// For each node.
+    pub(crate) of_nodes: Vec<Option<&'r dyn Rule>>,
+    /// For each unit.
+    pub(crate) of_units: Vec<Option<&'r dyn Rule>>,
 }
 
 impl fmt::Display for RuleSet {

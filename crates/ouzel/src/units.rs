@@ -10,7 +10,7 @@ mod tests;
 
 use crate::backprop::{Back, Cotangent, Cotangents, Walk, depends_on};
 use crate::builder::{Builder, Var};
-use crate::error::{Result, bail};
+use crate::error::{Context, Result, bail};
 use crate::evaluate::evaluate;
 use crate::graph::{Fact, Graph, Node, NodeId, ValueId};
 use crate::op::{Custom, Inputs, Op, OpDef};
@@ -277,7 +277,7 @@ impl OpDef for Whole {
         walk.add(self.output, back.g(0));
         let mut reason = "no gradient leads through the nodes of the unit to it";
         for node in self.body.nodes().iter().rev() {
-            if let Some(stopped) = walk.visit(node, |back| back.vjp())? {
+            if let Some(stopped) = walk.visit(node, |back| back.vjp()).context(|| node.title())? {
                 reason = stopped.into_iter().next().unwrap_or(reason);
             }
         }

@@ -8,7 +8,7 @@ use crate::op::{Op, OpDef};
 const MOST_NODES: usize = 48;
 
 /// How often one search may look at a value.
-const PATIENCE: usize = 2_000;
+const PATIENCE: usize = 10_000;
 
 /// Ops that give back their first input, but for the type of its elements; found between the nodes of a unit.
 const SEEN_THROUGH: &[&str] = &["Identity", "Dropout", "Cast", "CastLike", "RoundTo"];
@@ -360,22 +360,31 @@ fn holds(condition: &str, graph: &Graph, node: &Node) -> bool {
         _ => None,
     };
     match condition {
-        // The last axis, or the last few.
+        // The last axis, or the last few; of pictures with channels first, rows and columns are the area.
         "last" => match &node.op {
             Op::Softmax(op) => op.0.axes(rank).is_ok_and(|axes| axes == (rank.saturating_sub(1)..rank)),
             _ => reduced().is_some_and(|axes| {
-                axes[0] > 0 && axes.iter().copied().eq(axes[0]..rank) && !(rank == 4 && axes.len() == 2)
+                axes[0] > 0 && axes.iter().copied().eq(axes[0]..rank) && (rank, axes.len()) != (4, 2)
             }),
         },
         "channels" => rank > 2 && reduced().is_some_and(|axes| axes == [1]),
         // All axes but those of samples and channels.
         "area" => {
-            rank > 3
-                && reduced().is_some_and(|axes| {
-                    axes.iter().copied().eq(2..rank) || axes.iter().copied().eq(1..rank - 1)
-                })
+            let is_area = |axes: &[usize]| {
+                let all = |mut places: std::ops::Range<usize>| places.by_ref().eq(axes.iter().copied());
+                all(2..rank) || all(1..rank - 1)
+            };
+            rank > 3 && reduced().is_some_and(|axes| is_area(&axes))
         }
-        "inner" => reduced().is_some_and(|axes| axes[0] > 0),
+        // Axes that a reshape has made; the last one alone, if it was there before, is that of a LayerNorm.
+        "groups" => {
+            let before = graph.producer(input).and_then(|reshape| graph.node(reshape).inputs[0]);
+            let last = |value| graph.fact(value).shape.last();
+            reduced().is_some_and(|axes| {
+                axes[0] > 0
+                    && (axes != [rank - 1] || before.is_some_and(|before| last(before) != last(input)))
+            })
+        }
         "sixth" => match &node.op {
             Op::HardSigmoid(op) => {
                 Number::Exactly(1.0 / 6.0).accepts(op.alpha.0) && Number::Exactly(0.5).accepts(op.beta.0)

@@ -11,6 +11,7 @@ use crate::rules::{BackpropModifier, Matcher, RuleSet, TrueGradient};
 use crate::rules::{Outcome, rule};
 use crate::{Builder, DType, Dim, Place, Real, Tensor, Var, evaluate, gradient};
 use ndarray::ArrayD;
+use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::sync::Arc;
 
 type Make = for<'b> fn(Var<'b>) -> Var<'b>;
@@ -76,10 +77,12 @@ fn einsum<'b>(equation: &str, a: Var<'b>, b: Var<'b>) -> Var<'b> {
     a.builder().apply(Einsum { equation: equation.into() }, &[a, b])
 }
 
-/// What is written, and the unit that it is, with the number of its nodes and inputs.
-const CASES: &[(&str, &str, usize, usize, &[i64], Make)] = &[
-    ("PyTorch's GELU", "Gelu", 5, 1, &[0, 4], |x| x * ((x / 1.414_213_5).erf() + 1.0) * 0.5),
-    ("Keras's GELU", "Gelu", 5, 1, &[0, 4], |x| x * 0.5 * ((x * 0.707_106_8).erf() + 1.0)),
+/// What is written, the unit that it is, the number of its nodes and inputs, and the shape of the network's input.
+type Case = (&'static str, &'static str, usize, usize, &'static [i64], Make);
+
+const CASES: &[Case] = &[
+    ("PyTorch's GELU", "Gelu", 5, 1, &[0, 4], |x| x * ((x / SQRT_2).erf() + 1.0) * 0.5),
+    ("Keras's GELU", "Gelu", 5, 1, &[0, 4], |x| x * 0.5 * ((x * FRAC_1_SQRT_2).erf() + 1.0)),
     ("PyTorch's tanh GELU", "Gelu", 9, 1, &[0, 4], |x| {
         x * 0.5 * (((x + x * x * x * 0.044_715) * 0.797_884_56).tanh() + 1.0)
     }),
@@ -125,7 +128,7 @@ const CASES: &[(&str, &str, usize, usize, &[i64], Make)] = &[
     ("InstanceNorm", "InstanceNormalization", 9, 3, &[0, 6, 2, 2], |x| {
         centered(x, &[2, 3]) * weights(x, &[6, 1, 1]) + weights(x, &[6, 1, 1])
     }),
-    ("RMSNorm", "RMSNormalization", 6, 2, &[0, 5, 6], |x| {
+    ("RMSNorm", "RMSNormalization", 7, 2, &[0, 5, 6], |x| {
         x * (x.powf(2.0).reduce_mean([2], true) + 1e-6).sqrt().reciprocal() * weights(x, &[6])
     }),
     ("PyTorch's GroupNorm", "GroupNormalization", 5, 3, &[0, 4, 3], |x| {
@@ -156,7 +159,7 @@ const CASES: &[(&str, &str, usize, usize, &[i64], Make)] = &[
     ("attention that guards rows without a key", "Attention", 6, 3, &[0, 5, 6], |x| {
         let [query, key, value] = projections(x);
         let soft = (query.matmul(key.transpose_last_two()) * 0.4).softmax(2);
-        let none = x.builder().apply(IsNaN, &[soft]);
+        let none = x.builder().apply(IsNaN {}, &[soft]);
         soft.scalar_like(0.0).select(none, soft).matmul(value)
     }),
     ("attention of shifted windows", "Attention", 8, 5, &[0, 5, 6], |x| {
@@ -188,7 +191,7 @@ fn what_exporters_write_is_recognised() {
 fn what_is_nearly_a_unit_is_none() {
     let cases: &[(&str, &[i64], Make)] = &[
         ("another number", &[0, 4], |x| x * ((x / 1.5).erf() + 1.0) * 0.5),
-        ("another factor", &[0, 4], |x| x * ((x / 1.414_213_5).erf() + 1.0)),
+        ("another factor", &[0, 4], |x| x * ((x / SQRT_2).erf() + 1.0)),
         ("another gate", &[0, 4], |x| x * (x + 1.0).sigmoid()),
         ("a slope above one half", &[0, 4], |x| (x * 2.0).maximum(x)),
         ("moments of different axes", &[0, 5, 6], |x| {
@@ -226,11 +229,21 @@ fn a_value_that_others_read_or_that_is_asked_for_is_not_inside_a_unit() {
 }
 
 #[test]
+fn a_layer_norm_between_reshapes_is_no_group_norm() {
+    let (graph, _, _) = network(&[0, 5, 6], |x| {
+        let norm = centered(x.reshape([-1, 6]), &[1]) * weights(x, &[6]) + weights(x, &[6]);
+        norm.reshape_like(x)
+    });
+    let names: Vec<&str> = recognize(&graph, &[]).iter().map(|unit| unit.name).collect();
+    assert_eq!(names, ["LayerNormalization"]);
+}
+
+#[test]
 fn no_node_is_in_two_units() {
     let (graph, _, _) = network(&[0, 5, 6], |x| {
         let norm = centered(x, &[2]) * weights(x, &[6]) + weights(x, &[6]);
         let mixed = x + attention(norm, |scores| scores * 0.4);
-        let hidden = mixed * ((mixed / 1.414_213_5).erf() + 1.0) * 0.5;
+        let hidden = mixed * ((mixed / SQRT_2).erf() + 1.0) * 0.5;
         mixed + hidden * hidden.sigmoid()
     });
     let units = recognize(&graph, &[]);
@@ -249,16 +262,21 @@ fn slope(case: (&[i64], Make), rules: &RuleSet) -> (Tensor, Vec<String>) {
     let builder = Builder::new(graph);
     let loss = builder.var(y).sin().sum().id().unwrap();
     let made = gradient(builder.finish().unwrap(), loss, &[x], rules).unwrap();
-    let shape: Vec<usize> = case.0.iter().map(|&length| length.max(2) as usize).collect();
+    let titles = made.coverage.matched.iter().map(|(place, _)| made.coverage.title(&made.graph, *place));
+    let titles = titles.collect();
+    (at_sample(&made.graph, case.0, x, made.values[0]), titles)
+}
+
+/// A value of a network for some input.
+fn at_sample(graph: &Graph, shape: &[i64], x: ValueId, wanted: ValueId) -> Tensor {
+    let shape: Vec<usize> = shape.iter().map(|&length| length.max(2) as usize).collect();
     let mut value = 0.4;
     let next = || {
         value = (value * 5.7 + 0.77) % 2.9;
         value - 1.3
     };
     let input = Tensor::from(ArrayD::from_shape_simple_fn(shape, next));
-    let titles = made.coverage.matched.iter().map(|(place, _)| made.coverage.title(&made.graph, *place));
-    let titles = titles.collect();
-    (evaluate(&made.graph, &[(x, input)], &made.values).unwrap().remove(0), titles)
+    evaluate(graph, &[(x, input)], &[wanted]).unwrap().remove(0)
 }
 
 fn assert_near(found: &Tensor, expected: &Tensor, title: &str) {
@@ -287,6 +305,26 @@ fn the_gradient_of_a_unit_as_one_node_is_that_of_its_nodes() {
             assert_eq!(titles, [*name], "{title}");
             assert_near(&found, &expected, title);
         }
+    }
+}
+
+#[test]
+fn a_unit_is_an_op_like_others() {
+    for (title, _, _, _, shape, make) in CASES {
+        let (expected, _) = slope((shape, *make), &RuleSet::new());
+        let (graph, x, y) = network(shape, *make);
+        let unit = recognize(&graph, &[y]).remove(0);
+        let node = unit.as_node(&graph).unwrap();
+        let builder = Builder::new(graph);
+        let inputs: Vec<Option<Var>> = (node.inputs.iter())
+            .map(|input| input.map(|id| builder.var(id)))
+            .map(|input| input.map(|x| if x.dtype().is_float() { x * 1.0 } else { x }))
+            .collect();
+        let again = builder.apply_all(node.op, &inputs)[0];
+        assert_eq!(again.fact(), builder.var(y).fact(), "{title}");
+        let loss = again.sin().sum().id().unwrap();
+        let made = gradient(builder.finish().unwrap(), loss, &[x], &RuleSet::new()).unwrap();
+        assert_near(&at_sample(&made.graph, shape, x, made.values[0]), &expected, title);
     }
 }
 
@@ -332,7 +370,7 @@ fn modifiers_act_on_units_as_on_the_ops() {
         (
             "gelu",
             "Gelu",
-            |x| x * ((x / std::f64::consts::SQRT_2).erf() + 1.0) * 0.5,
+            |x| x * ((x / SQRT_2).erf() + 1.0) * 0.5,
             |x| x.builder().apply(Gelu { tanh: false }, &[x]),
         ),
         ("silu", "Swish", |x| x * x.sigmoid(), |x| x.builder().apply(Swish { alpha: Real(1.0) }, &[x])),
