@@ -1,7 +1,9 @@
 //! What all methods have in common: settings, how an explanation is made ready, and how it runs for many samples.
 
+mod forward;
 mod graph;
 
+pub(crate) use forward::{Forward, ForwardSample, filters_of_samples, scores_of_samples, unchanged};
 pub(crate) use graph::GraphExplainer;
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph};
 
