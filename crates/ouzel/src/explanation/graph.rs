@@ -208,6 +208,7 @@ impl GraphExplainer {
             tensor: explanation.tensor.clone(),
             channel_axis: explanation.channel_axis,
             losses,
+            measures: Vec::new(),
             matched: explanation.matched.clone(),
             default_gradient: explanation.default_gradient.clone(),
             warnings,
