@@ -1,5 +1,6 @@
 //! The explanation methods, one a file, and the list of them that front ends show and choose from.
 
+pub mod lrp;
 pub mod saliency;
 
 /// A row of [`METHODS`].

@@ -291,7 +291,7 @@ impl Saliency {
         let value_ids = values.iter().map(|value| value.id()).collect::<Result<Vec<ValueId>>>()?;
         let with_losses = builder.finish()?;
 
-        let Gradient { graph: full, values: gradients, coverage } =
+        let Gradient { graph: full, values: gradients, coverage, .. } =
             gradient(with_losses, total, &[explained], self.backprop_modifier.rules())?;
         let mut wanted = gradients;
         wanted.extend(value_ids);
