@@ -30,7 +30,7 @@ mod tensor;
 mod timings;
 
 pub use attribution::{Attribution, LossValue};
-pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
+pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, backward, gradient};
 pub use builder::{Builder, Operand, Var};
 pub use compile::{Plan, Precision, Started, simd_level};
 pub use dim::{Bindings, Dim, Shape};

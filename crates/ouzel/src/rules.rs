@@ -3,12 +3,16 @@
 mod array;
 mod canonical;
 mod catalog;
+pub mod deeplift;
 mod file;
 mod kind;
 mod matcher;
 mod modifier;
 mod presets;
 mod relevance;
+
+#[cfg(test)]
+mod tests;
 
 pub use array::ArrayRule;
 pub use canonical::Canonical;

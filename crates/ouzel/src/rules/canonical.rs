@@ -42,14 +42,20 @@ impl Canonical {
         }
     }
 
-    /// The graph in this form, and the titles of the nodes that were rewritten. Values keep their ids.
+    /// The graph with its first `nodes` nodes in this form, and the titles of those that were rewritten. Values keep
+    /// their ids.
     ///
     /// # Errors
     /// None for a graph that verifies.
-    pub fn apply(self, graph: &Graph) -> Result<(Graph, Vec<String>)> {
+    pub fn apply(self, graph: &Graph, nodes: usize) -> Result<(Graph, Vec<String>)> {
         let varies = depends_on(graph, graph.inputs());
         let mut done = Vec::new();
+        let mut seen = 0;
         let form = graph.replacing(|builder, node| {
+            seen += 1;
+            if seen > nodes {
+                return Ok(None);
+            }
             let new = match self {
                 Self::Bias => bias(builder, node, &varies),
                 Self::BatchNormalization => batch_normalization(builder, node, &varies),
