@@ -24,6 +24,53 @@ pub struct Attribution {
     pub default_gradient: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
+    /// Whether it adds up, for methods that say what it has to add up to.
+    pub completeness: Option<Completeness>,
+}
+
+/// What an attribution adds up to, over all samples, beside what its method says that it has to.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Completeness {
+    /// What is shared out.
+    pub expected: f64,
+    /// The sum of the attribution; of an input's also that of the other inputs.
+    pub found: f64,
+    /// The sum that ended in biases and other parameters.
+    pub absorbed: f64,
+    /// The sum behind each node that was passed, for methods that were asked for it: title, rule, sum.
+    pub layers: Vec<(String, String, f64)>,
+}
+
+impl Completeness {
+    /// The largest relative gap that rounding and stabilized divisions explain.
+    pub const TOLERANCE: f64 = 1e-2;
+
+    /// What is missing.
+    pub fn gap(&self) -> f64 {
+        self.expected - self.absorbed - self.found
+    }
+
+    /// The gap in proportion to the largest of the numbers that it is the difference of.
+    pub fn relative_gap(&self) -> f64 {
+        let scale = self.expected.abs().max(self.absorbed.abs()).max(self.found.abs());
+        if scale == 0.0 { 0.0 } else { self.gap().abs() / scale }
+    }
+
+    /// True if the attribution adds up, within [`Self::TOLERANCE`].
+    pub fn holds(&self) -> bool {
+        self.relative_gap() <= Self::TOLERANCE
+    }
+
+    /// That of other samples added to this.
+    fn add(&mut self, other: &Self) {
+        self.expected += other.expected;
+        self.found += other.found;
+        self.absorbed += other.absorbed;
+        for ((_, _, sum), (_, _, more)) in self.layers.iter_mut().zip(&other.layers) {
+            *sum += more;
+        }
+    }
 }
 
 /// A loss as it came out.
@@ -61,6 +108,9 @@ impl Attribution {
                 loss.weighted.extend(other.weighted);
             }
             whole.warnings.retain(|warning| part.warnings.contains(warning));
+            if let (Some(sums), Some(more)) = (&mut whole.completeness, &part.completeness) {
+                sums.add(more);
+            }
         }
         whole.raw = Tensor::join(&raws)?;
         Ok(whole)

@@ -3,7 +3,7 @@
 mod graph;
 
 pub(crate) use graph::GraphExplainer;
-pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph};
+pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
 
 use crate::attribution::Attribution;
 use crate::compile::Precision;
@@ -15,6 +15,7 @@ use crate::losses::WeightedLoss;
 use crate::methods::MethodEntry;
 use crate::model::{Model, TensorRef};
 use crate::parts::Cut;
+use crate::rules::InputBounds;
 use crate::target::Filters;
 use crate::tensor::Tensor;
 use crate::timings::Timings;
@@ -39,6 +40,8 @@ pub struct Settings {
     /// How many bytes of memory a run may take, weights and inputs aside; default: 256 MiB. Samples beyond that are
     /// explained in parts, with the same result. One sample is explained whatever it takes.
     pub memory_bytes: Option<usize>,
+    /// The lowest and highest values that the model's input can have, where they are known from its preprocessing.
+    pub input_bounds: Option<InputBounds>,
     /// The seed of whatever is random: the same seed gives the same bytes.
     pub seed: u64,
     /// Who is told how far a long explanation has come.

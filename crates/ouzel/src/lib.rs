@@ -31,7 +31,7 @@ mod target;
 mod tensor;
 mod timings;
 
-pub use attribution::{Attribution, LossValue};
+pub use attribution::{Attribution, Completeness, LossValue};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, backward, gradient};
 pub use builder::{Builder, Operand, Var};
 pub use compile::{Plan, Precision, Started as StartedPlan, simd_level};
@@ -39,13 +39,15 @@ pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use explanation::{
-    AttributionGraph, Explainer, Explanation, ExplanationGraph, GraphMethod, LossGraph, Method, Progress,
+    AttributionGraph, Explainer, Explanation, ExplanationGraph, GraphMethod, LossGraph, Sums, Method, Progress,
     Settings, Started, Task,
 };
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use input::Input;
+pub use methods::deeplift::{Baseline, DeepLift};
 pub use methods::input_x_gradient::InputXGradient;
+pub use methods::lrp::Lrp;
 pub use methods::saliency::{Saliency, SaliencyMap, visualize_saliency, visualize_saliency_with_losses};
 pub use methods::{METHODS, MethodEntry, method};
 pub use model::{LayerSummary, Model, TensorRef};

@@ -3,8 +3,9 @@
 use super::modifier::{Guided, Rectified, TrueGradient, Zero};
 use super::relevance::{BetaSmooth, Move, Numerator, Pass, Product, Relevance, SoftmaxTaylor};
 use super::{Rule, RuleSet};
-use crate::error::{Result, bail};
+use crate::error::{Error, Result, bail};
 use serde::Deserialize;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// A number, or one for each channel.
@@ -65,6 +66,25 @@ pub struct InputBounds {
     pub low: Vec<f64>,
     /// The highest values.
     pub high: Vec<f64>,
+}
+
+impl InputBounds {
+    /// The same bounds for all channels.
+    pub fn new(low: f64, high: f64) -> Self {
+        Self { low: vec![low], high: vec![high] }
+    }
+}
+
+impl FromStr for InputBounds {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let numbers = text.split_once(',').map(|(low, high)| (low.trim().parse(), high.trim().parse()));
+        match numbers {
+            Some((Ok(low), Ok(high))) if low < high => Ok(Self::new(low, high)),
+            _ => bail!(option, "cannot read the range '{text}'; expected LOW,HIGH, as in 0,1"),
+        }
+    }
 }
 
 /// A rule that can be named.
