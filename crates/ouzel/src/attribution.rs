@@ -18,7 +18,9 @@ pub struct Attribution {
     pub channel_axis: Option<usize>,
     /// The losses with their weighted values.
     pub losses: Vec<LossValue>,
-    /// The nodes that a backprop modifier was used on: titles and the rule's name.
+    /// The nodes that were brought into another form first: titles, and the form's name.
+    pub rewritten: Vec<(String, String)>,
+    /// The nodes that a backprop modifier or relevance rule was used on: titles and the rule's name.
     pub matched: Vec<(String, String)>,
     /// The nodes that got their true gradient.
     pub default_gradient: Vec<String>,

@@ -196,6 +196,8 @@ pub struct Coverage {
     pub default: Vec<NodeId>,
     /// The inputs that nothing flows to, by node, with the reason.
     pub stopped: Vec<(NodeId, &'static str)>,
+    /// The nodes that were brought into another form before the walk: titles, and the form's name.
+    pub rewritten: Vec<(String, String)>,
     /// The sums of relevance that ended in the parameters of a node: values of rank 0.
     pub absorbed: Vec<(NodeId, ValueId)>,
 }

@@ -106,6 +106,8 @@ pub struct ExplanationGraph {
     pub losses: Vec<(String, f64, ValueId)>,
     /// The int64 input `[samples, filters]` that names the filters, for losses that leave them open.
     pub(crate) target: Option<LateTarget>,
+    /// The nodes that were brought into another form first: titles, and the form's name.
+    pub rewritten: Vec<(String, String)>,
     /// The nodes that a rule was used on: titles and the rule's name.
     pub matched: Vec<(String, String)>,
     /// The nodes that got their true gradient.
@@ -165,6 +167,7 @@ impl ExplanationGraph {
             channel_axis,
             losses: described.map(|(loss, value)| (loss.loss.name(), loss.weight, value)).collect(),
             target,
+            rewritten: coverage.rewritten,
             matched: coverage.matched.iter().map(|(node, rule)| (title(node), rule.to_string())).collect(),
             default_gradient: coverage.default.iter().map(title).collect(),
             warnings,
@@ -245,6 +248,7 @@ impl GraphExplainer {
             tensor: explanation.tensor.clone(),
             channel_axis: explanation.channel_axis,
             losses,
+            rewritten: explanation.rewritten.clone(),
             matched: explanation.matched.clone(),
             default_gradient: explanation.default_gradient.clone(),
             warnings,

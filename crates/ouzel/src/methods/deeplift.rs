@@ -149,7 +149,7 @@ impl GraphMethod for DeepLift {
     fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
         let LossGraph { model, graph, total, explained, channel_axis, .. } = losses;
         let own_nodes = graph.nodes().len() - model.graph().nodes().len();
-        let (graph, warnings) = canonical(graph, &[Canonical::Normalization], own_nodes)?;
+        let (graph, rewritten) = canonical(graph, &[Canonical::Normalization], own_nodes)?;
         if graph.producer(explained).is_some() {
             bail!(
                 option,
@@ -185,9 +185,10 @@ impl GraphMethod for DeepLift {
         let ones = builder.var(total).scalar_like(1.0).id()?;
         let difference = builder.var(total) - reference.of(builder.var(total))?;
         let expected = difference.sum().id()?;
-        let Gradient { graph, values, coverage, .. } =
+        let Gradient { graph, values, mut coverage, .. } =
             backward(builder.finish()?, &[(total, ones)], &[explained], &rescale(&reference))
                 .context(|| "DeepLIFT")?;
+        coverage.rewritten = rewritten;
         let builder = Builder::new(graph);
         let multiplier = builder.var(values[0]);
         let x = builder.var(explained);
@@ -195,6 +196,6 @@ impl GraphMethod for DeepLift {
         let (raw, found) = (contribution.id()?, contribution.sum().id()?);
         let sums = Some(Sums { expected, found, absorbed: None, layers: vec![] });
         let graph = builder.finish()?;
-        Ok(AttributionGraph { graph, raw, tensor: explained, channel_axis, coverage, warnings, sums })
+        Ok(AttributionGraph { graph, raw, tensor: explained, channel_axis, coverage, warnings: vec![], sums })
     }
 }

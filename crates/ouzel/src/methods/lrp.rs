@@ -190,16 +190,18 @@ impl GraphMethod for Lrp {
     fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
         let LossGraph { model, graph, total, explained, channel_axis, .. } = losses;
         let own_nodes = graph.nodes().len() - model.graph().nodes().len();
-        let (graph, mut notes) = canonical(graph, &self.preset.canonical, own_nodes)?;
+        let (graph, rewritten) = canonical(graph, &self.preset.canonical, own_nodes)?;
         let first_loss_node = graph.nodes().len() - own_nodes;
         let rules = self.preset.rules(self.settings.input_bounds.as_ref())?;
         let start = self.preset.start.or(self.start).unwrap_or_default();
         let Propagated { gradient, relevance, start, arrived, absorbed } =
             propagate(graph, first_loss_node, total, explained, &rules, start)?;
-        let Gradient { graph, cotangents, coverage, .. } = gradient;
-        notes.extend(fallen_through(&graph, &coverage));
-        // The other presets are gradients, which add up to nothing in particular.
-        let conserves = self.preset.start.is_none();
+        let Gradient { graph, cotangents, mut coverage, .. } = gradient;
+        coverage.rewritten = rewritten;
+        let warnings = fallen_through(&graph, &coverage);
+        // Presets that fix the start are gradients, which add up to nothing in particular; and relevance may get past an
+        // inner tensor.
+        let conserves = self.preset.start.is_none() && graph.producer(explained).is_none();
         let builder = Builder::new(graph);
         let mut layers = Vec::new();
         if self.layer_sums {
@@ -226,7 +228,7 @@ impl GraphMethod for Lrp {
             tensor: explained,
             channel_axis,
             coverage,
-            warnings: notes,
+            warnings,
             sums,
         })
     }
@@ -234,20 +236,17 @@ impl GraphMethod for Lrp {
 
 /// Brings all nodes but the last `own_nodes`, which are those of the losses, into canonical forms; says what was done.
 pub(super) fn canonical(
-    graph: Graph,
+    mut graph: Graph,
     forms: &[Canonical],
     own_nodes: usize,
-) -> Result<(Graph, Vec<String>)> {
-    let mut notes = Vec::new();
-    let mut form = graph;
-    for canonical in forms {
-        let (next, done) = canonical.apply(&form, form.nodes().len() - own_nodes)?;
-        if !done.is_empty() {
-            notes.push(format!("canonical form '{canonical}': {} nodes rewritten", done.len()));
-        }
-        form = next;
+) -> Result<(Graph, Vec<(String, String)>)> {
+    let mut rewritten = Vec::new();
+    for form in forms {
+        let (next, done) = form.apply(&graph, graph.nodes().len() - own_nodes)?;
+        rewritten.extend(done.into_iter().map(|title| (title, form.to_string())));
+        graph = next;
     }
-    Ok((form, notes))
+    Ok((graph, rewritten))
 }
 
 /// Says which nodes got their plain gradient although they do more than move elements.
