@@ -31,8 +31,8 @@ mod target;
 mod tensor;
 mod timings;
 
-pub use attribution::{Attribution, LossValue, Measure};
-pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
+pub use attribution::{Attribution, Completeness, LossValue, Measure};
+pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, backward, gradient};
 pub use builder::{Builder, Operand, Var};
 pub use compile::{Plan, Precision, Started as StartedPlan, simd_level};
 pub use dim::{Bindings, Dim, Shape};
@@ -40,12 +40,14 @@ pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use explanation::{
     AttributionGraph, Explainer, Explanation, ExplanationGraph, GraphMethod, LossGraph, Method, Progress,
-    Settings, Started, Task,
+    Settings, Started, Sums, Task,
 };
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use input::Input;
+pub use methods::deeplift::{Baseline, DeepLift};
 pub use methods::input_x_gradient::InputXGradient;
+pub use methods::lrp::Lrp;
 pub use methods::saliency::{Saliency, SaliencyMap, visualize_saliency, visualize_saliency_with_losses};
 pub use methods::{METHODS, MethodEntry, method};
 pub use model::{LayerSummary, Model, TensorRef};

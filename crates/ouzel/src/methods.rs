@@ -1,6 +1,8 @@
 //! The explanation methods, one a file, and the list of them that front ends show and choose from.
 
+pub mod deeplift;
 pub mod input_x_gradient;
+pub mod lrp;
 pub mod saliency;
 
 use crate::error::{Context, Result, bail};
@@ -35,7 +37,7 @@ pub struct MethodEntry {
 /// let names: Vec<&str> = ouzel::METHODS.iter().map(|method| method.name).collect();
 /// assert!(names.contains(&"saliency"));
 /// ```
-pub const METHODS: &[MethodEntry] = &[saliency::ENTRY, input_x_gradient::ENTRY];
+pub const METHODS: &[MethodEntry] = &[saliency::ENTRY, input_x_gradient::ENTRY, lrp::ENTRY, deeplift::ENTRY];
 
 /// The method of this name, with these options.
 ///
