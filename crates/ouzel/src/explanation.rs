@@ -65,9 +65,9 @@ impl Settings {
     /// What is computed in: modifiers with a pole at a gradient of 0 show where it is exactly 0, or where ties were, so that
     /// they get the direct convolution.
     pub(crate) fn arithmetic(&self) -> Precision {
-        match (self.precision, &self.grad_modifier) {
-            (Precision::F32, GradModifier::Invert | GradModifier::SmallValues) => Precision::F32Direct,
-            (precision, _) => precision,
+        match self.precision {
+            Precision::F32 if self.grad_modifier.has_pole() => Precision::F32Direct,
+            precision => precision,
         }
     }
 }

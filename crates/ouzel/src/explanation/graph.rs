@@ -1,7 +1,7 @@
 //! Explanations that are graphs: built by a method, run by the engine as one plan, or saved as an ONNX file.
 
 use super::{Explainer, Method, Settings, Started, Task};
-use crate::attribution::{Attribution, LossValue};
+use crate::attribution::{Attribution, LayerMap, LossValue};
 use crate::backprop::Coverage;
 use crate::builder::{Builder, Var};
 use crate::compile::{self, Plan};
@@ -46,6 +46,10 @@ pub struct AttributionGraph {
     pub channel_axis: Option<usize>,
     /// Which rules were used on the way back.
     pub coverage: Coverage,
+    /// For class activation maps: what the map is made of. Its size is filled in when the input's is known.
+    pub layer_map: Option<LayerMap>,
+    /// What was chosen for the reader.
+    pub notes: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
 }
@@ -78,6 +82,12 @@ pub struct ExplanationGraph {
     pub matched: Vec<(String, String)>,
     /// The nodes that got their true gradient.
     pub default_gradient: Vec<String>,
+    /// For class activation maps: what the map is made of. Its size is filled in when the input's is known.
+    pub layer_map: Option<LayerMap>,
+    /// The input, and its axes that are neither batch nor channels: what such a map becomes as large as.
+    pub(crate) sides: (ValueId, Vec<usize>),
+    /// What was chosen for the reader.
+    pub notes: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
 }
@@ -121,8 +131,9 @@ impl ExplanationGraph {
             explained,
             channel_axis: axis,
         };
-        let AttributionGraph { graph, raw, tensor, channel_axis, coverage, warnings } =
+        let AttributionGraph { graph, raw, tensor, channel_axis, coverage, layer_map, notes, warnings } =
             method.build(with_losses)?;
+        let rank = graph.fact(image).rank();
         let title = |node: &NodeId| graph.node(*node).title();
         let described = active.iter().zip(values);
         Ok(Self {
@@ -133,6 +144,9 @@ impl ExplanationGraph {
             target,
             matched: coverage.matched.iter().map(|(node, rule)| (title(node), rule.to_string())).collect(),
             default_gradient: coverage.default.iter().map(title).collect(),
+            layer_map,
+            sides: (image, (1..rank).filter(|&axis| Some(axis) != image_axis).collect()),
+            notes,
             warnings,
             graph,
         })
@@ -169,7 +183,13 @@ pub(crate) struct GraphExplainer {
 impl GraphExplainer {
     /// Makes a method ready for a task.
     pub(crate) fn boxed(method: &dyn GraphMethod, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
-        let explanation = ExplanationGraph::new(task.model, task.losses, method)?;
+        let mut explanation = ExplanationGraph::new(task.model, task.losses, method)?;
+        if let Some(layer_map) = &mut explanation.layer_map {
+            let (image, axes) = &explanation.sides;
+            let shape = task.shapes.iter().find(|(id, _)| id == image).map(|(_, shape)| shape);
+            layer_map.size =
+                shape.map(|shape| axes.iter().map(|&axis| shape[axis]).collect()).unwrap_or_default();
+        }
         let ExplanationGraph { graph, raw, losses, target, .. } = &explanation;
         let mut wanted = vec![*raw];
         wanted.extend(losses.iter().map(|(_, _, value)| *value));
@@ -210,6 +230,8 @@ impl GraphExplainer {
             losses,
             matched: explanation.matched.clone(),
             default_gradient: explanation.default_gradient.clone(),
+            layer_map: explanation.layer_map.clone(),
+            notes: explanation.notes.clone(),
             warnings,
         })
     }

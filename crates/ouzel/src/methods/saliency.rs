@@ -107,7 +107,9 @@ impl GraphMethod for Saliency {
         let rules = self.backprop_modifier.rules();
         let Gradient { graph, values, coverage } = gradient(graph, total, &[explained], rules)?;
         let warnings = left_alone(&self.backprop_modifier, &graph, &coverage);
-        Ok(AttributionGraph { raw: values[0], tensor: explained, channel_axis, coverage, warnings, graph })
+        let (layer_map, notes) = (None, vec![]);
+        let (raw, tensor) = (values[0], explained);
+        Ok(AttributionGraph { raw, tensor, channel_axis, coverage, layer_map, notes, warnings, graph })
     }
 }
 
