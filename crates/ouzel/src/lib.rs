@@ -46,8 +46,15 @@ pub use explanation::{
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use input::Input;
+pub use methods::ablation_cam::AblationCam;
+pub use methods::cam::{Cam, CamLayers, CamProfile};
+pub use methods::eigen_cam::EigenCam;
+pub use methods::full_grad::FullGrad;
+pub use methods::guided_grad_cam::GuidedGradCam;
 pub use methods::input_x_gradient::InputXGradient;
 pub use methods::saliency::{Saliency, SaliencyMap, visualize_saliency, visualize_saliency_with_losses};
+pub use methods::score_cam::ScoreCam;
+pub use methods::visualize_cam::{visualize_cam, visualize_cam_with_losses};
 pub use methods::{METHODS, MethodEntry, method};
 pub use model::{LayerSummary, Model, TensorRef};
 pub use op::{Custom, Inputs, Op, OpDef, Real};
