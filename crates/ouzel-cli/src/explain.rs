@@ -100,6 +100,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
         announce(&model, &goal, target, &messages);
     }
     messages.expect(data.sources.len());
+    method.method.settings_mut().progress = messages.progress();
     let mut session = Session {
         model: &model,
         reader,
@@ -341,6 +342,7 @@ impl Session<'_> {
         report.insert("wrt".into(), json!({"tensor": attribution.tensor, "shape": attribution.raw.shape()}));
         report.insert("result".into(), json!({"shape": result.shape()}));
         report.insert("losses".into(), report::losses(attribution));
+        report.insert("measures".into(), report::measures(attribution));
         report.insert("rules".into(), report::rules(attribution));
         report.insert("warnings".into(), json!(attribution.warnings));
         let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();

@@ -209,6 +209,15 @@ pub fn loss_summary(attribution: &Attribution) -> String {
     attribution.losses.iter().map(loss).collect::<Vec<_>>().join(", ")
 }
 
+/// What the method counted or measured.
+pub fn measures(attribution: &Attribution) -> Value {
+    let measures = attribution.measures.iter().map(|measure| {
+        let values = measure.values.iter().map(|&value| json!(value)).collect();
+        (measure.name.to_owned(), per_sample(values))
+    });
+    Value::Object(measures.collect())
+}
+
 /// Which nodes a backprop modifier was used on.
 pub fn rules(attribution: &Attribution) -> Value {
     let matched: Vec<Value> =

@@ -1,8 +1,10 @@
 //! What all methods have in common: settings, how an explanation is made ready, and how it runs for many samples.
 
+mod forward;
 mod graph;
 
-pub(crate) use graph::GraphExplainer;
+pub(crate) use forward::{Forward, ForwardSample, filters_of_samples, scores_of_samples, unchanged, value_of};
+pub(crate) use graph::{GraphExplainer, zero_warning};
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph};
 
 use crate::attribution::Attribution;

@@ -32,7 +32,7 @@ mod target;
 mod tensor;
 mod timings;
 
-pub use attribution::{Attribution, LayerMap, LossValue};
+pub use attribution::{Attribution, LayerMap, LossValue, Measure};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
 pub use builder::{Builder, Operand, Var};
 pub use compile::{Plan, Precision, Started as StartedPlan, simd_level};

@@ -32,6 +32,12 @@ pub struct TokenGrid {
 }
 
 impl SpatialLayer {
+    /// The input itself, if it has channels and positions.
+    pub(crate) fn of_input(value: ValueId, channels: Option<usize>, sides: &[usize]) -> Option<Self> {
+        let channel_axis = channels.filter(|_| !sides.is_empty())?;
+        Some(Self { value, channel_axis, positions: sides.to_vec(), grid: None })
+    }
+
     /// The number of axes that a map of the layer has.
     pub fn map_rank(&self) -> usize {
         self.grid.as_ref().map_or(self.positions.len(), |grid| grid.sides.len())

@@ -145,9 +145,14 @@ impl CamLayers {
         self.profile.conventions().1
     }
 
-    /// What is done to the finished map before it is drawn: nothing. `absolute` says that it has no negative values.
-    pub(super) fn map_modifier(&self) -> GradModifier {
+    /// Nothing is done to the finished map before it is drawn; `absolute` says that it has no negative values.
+    fn map_modifier(&self) -> GradModifier {
         if self.rectified() == Rectified::Never { GradModifier::None } else { GradModifier::Absolute }
+    }
+
+    /// The settings of methods that make such a map.
+    pub(super) fn settings(&self) -> Settings {
+        Settings { grad_modifier: self.map_modifier(), ..Settings::default() }
     }
 
     /// Finds the layers for some losses.
@@ -196,6 +201,27 @@ impl CamLayers {
         Ok(Chosen { layers, notes })
     }
 
+    /// What a map of these layers is made of and how it becomes as large as the input: an average of several is that
+    /// already.
+    fn layer_map(&self, losses: &LossGraphFacts, chosen: &Chosen) -> Result<(LayerMap, Vec<String>)> {
+        let (rank, sides) = (chosen.layers[0].map_rank(), losses.sides.len());
+        let can_grow = chosen.layers.iter().all(|layer| layer.map_rank() == sides);
+        let is_one = chosen.layers.len() == 1;
+        if !can_grow && !is_one {
+            bail!(option, "layers whose positions are not those of the input cannot be averaged: name one");
+        }
+        let layer_map = LayerMap {
+            layers: losses.names.clone(),
+            upsampling: (can_grow && is_one).then(|| self.upsampling()),
+            rectify: is_one && self.rectified() == Rectified::Later,
+            size: vec![],
+        };
+        let warning = format!(
+            "the layer has {rank} axes of positions and the input {sides}, so the map keeps the layer's size"
+        );
+        Ok((layer_map, if can_grow { vec![] } else { vec![warning] }))
+    }
+
     /// The raw map out of those of single layers, each `[samples, positions…]`, or with a channel axis of length 1.
     pub(super) fn join<'b>(
         &self,
@@ -205,27 +231,10 @@ impl CamLayers {
         input: Var<'b>,
     ) -> Result<(Var<'b>, LayerMap, Vec<String>)> {
         let rectified = self.rectified();
-        let is_large = chosen.layers.iter().all(|layer| layer.map_rank() == losses.sides.len());
-        let mut layer_map = LayerMap {
-            layers: losses.names.clone(),
-            upsampling: is_large.then_some(self.upsampling()),
-            rectify: rectified == Rectified::Later,
-            size: vec![],
-        };
-        let mut warnings = Vec::new();
-        if !is_large {
-            warnings.push(format!(
-                "the layer has {} axes of positions and the input {}, so the map keeps the layer's size",
-                chosen.layers[0].map_rank(),
-                losses.sides.len()
-            ));
-        }
+        let (layer_map, warnings) = self.layer_map(losses, chosen)?;
         if let [map] = maps[..] {
             let raw = if rectified == Rectified::Raw { map.relu() } else { map };
             return Ok((raw, layer_map, warnings));
-        }
-        if !is_large {
-            bail!(option, "layers whose positions are not those of the input cannot be averaged: name one");
         }
         let count = maps.len() as f64;
         let mut sum: Option<Var<'b>> = None;
@@ -242,7 +251,6 @@ impl CamLayers {
             let large = enlarged(scaled, input, &losses.sides, self.upsampling())?;
             sum = Some(sum.map_or(large, |sum| sum + large));
         }
-        (layer_map.upsampling, layer_map.rectify) = (None, false);
         Ok((sum.expect("invariant: there are layers") / count, layer_map, warnings))
     }
 }
@@ -401,13 +409,12 @@ impl Cam {
     }
 
     fn with(kind: &'static Kind, layers: CamLayers) -> Self {
-        let settings = Settings { grad_modifier: layers.map_modifier(), ..Settings::default() };
         Self {
             kind,
+            settings: layers.settings(),
             layers,
             backprop_modifier: BackpropModifier::none(),
             grad_modifier: GradModifier::None,
-            settings,
         }
     }
 
