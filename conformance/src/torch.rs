@@ -129,7 +129,11 @@ pub(crate) fn deep_lift(folder: &Folder, case: &Value) -> Result<Checks> {
     }
     let mut checks = Checks::default();
     let attribution = call.explain(folder, &method)?;
-    checks.equal("adds up", attribution.completeness.is_some_and(|it| it.relative_gaps().iter().all(|&gap| gap < 1e-4)), true);
+    checks.equal(
+        "adds up",
+        attribution.completeness.is_some_and(|it| it.relative_gaps().iter().all(|&gap| gap < 1e-4)),
+        true,
+    );
     call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
     Ok(checks)
 }

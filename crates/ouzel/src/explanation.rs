@@ -3,9 +3,11 @@
 mod forward;
 mod graph;
 
-pub(crate) use forward::{Forward, ForwardSample, filters_of_samples, scores_of_samples, unchanged};
-pub(crate) use graph::GraphExplainer;
+pub(crate) use forward::{
+    Forward, ForwardSample, filters_of_samples, scores_of_samples, unchanged, value_of,
+};
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
+pub(crate) use graph::{GraphExplainer, zero_warning};
 
 use crate::attribution::Attribution;
 use crate::compile::Precision;
@@ -70,9 +72,9 @@ impl Settings {
     /// What is computed in: modifiers with a pole at a gradient of 0 show where it is exactly 0, or where ties were, so that
     /// they get the direct convolution.
     pub(crate) fn arithmetic(&self) -> Precision {
-        match (self.precision, &self.grad_modifier) {
-            (Precision::F32, GradModifier::Invert | GradModifier::SmallValues) => Precision::F32Direct,
-            (precision, _) => precision,
+        match self.precision {
+            Precision::F32 if self.grad_modifier.has_pole() => Precision::F32Direct,
+            precision => precision,
         }
     }
 }
