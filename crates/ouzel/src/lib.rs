@@ -45,6 +45,7 @@ pub use methods::saliency::{
 };
 pub use methods::{METHODS, MethodEntry, MethodOption};
 pub use model::{LayerSummary, Model, TensorRef};
+pub use onnx::{Lowered, Lowering, NodeWriter, OnnxFile};
 pub use op::{Custom, Inputs, Op, OpDef, Real};
 pub use rewrite::{Rewritten, prune, simplify, verify};
 pub use target::{Filters, top};

@@ -17,6 +17,23 @@ pub struct Rewritten {
 }
 
 impl Rewritten {
+    /// A graph, and for each value of the old one where it is in it.
+    pub(crate) fn new(graph: Graph, values: Vec<Option<ValueId>>) -> Self {
+        Self { graph, values }
+    }
+
+    /// A graph as it is.
+    pub(crate) fn identity(graph: Graph) -> Self {
+        let values = graph.values().map(|(id, _)| Some(id)).collect();
+        Self { graph, values }
+    }
+
+    /// The rewrite of what this one made.
+    pub(crate) fn then(self, next: Self) -> Self {
+        let values = self.values.into_iter().map(|value| value.and_then(|value| next.get(value))).collect();
+        Self { graph: next.graph, values }
+    }
+
     /// The new id of a value of the old graph, unless it was not needed.
     pub fn get(&self, old: ValueId) -> Option<ValueId> {
         self.values[old.index()]
@@ -35,7 +52,7 @@ impl Rewritten {
 }
 
 /// For each value, whether one of `wanted` depends on it.
-fn needed(graph: &Graph, wanted: &[ValueId]) -> Vec<bool> {
+pub(crate) fn needed(graph: &Graph, wanted: &[ValueId]) -> Vec<bool> {
     let mut needed = vec![false; graph.values().len()];
     for value in wanted {
         needed[value.index()] = true;
@@ -224,7 +241,7 @@ impl Rebuild<'_> {
 }
 
 /// True for an op whose first output is its first input.
-fn changes_nothing(op: &Op, x: &Fact, y: &Fact) -> bool {
+pub(crate) fn changes_nothing(op: &Op, x: &Fact, y: &Fact) -> bool {
     match op {
         Op::Identity(_) | Op::Dropout(_) => true,
         Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) | Op::Expand(_) | Op::Cast(_) => {
