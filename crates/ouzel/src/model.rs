@@ -6,7 +6,7 @@ use crate::error::{Context, Error, Result, bail};
 use crate::graph::{Graph, Source, ValueId};
 use crate::image::Layout;
 use crate::input::Input;
-use crate::onnx::{self, Imported, Layer, LayerState, ParsedModel};
+use crate::onnx::{self, Imported, Layer, LayerState, ModelSource, ParsedModel};
 use crate::op::OpDef;
 use crate::parts::Cut;
 use crate::target::TargetAxes;
@@ -80,6 +80,8 @@ struct Inner {
     opset: i64,
     producer: String,
     metadata: BTreeMap<String, String>,
+    name: String,
+    source: ModelSource,
 }
 
 /// What `inspect` says of a node of the file.
@@ -145,7 +147,7 @@ impl Model {
     }
 
     fn new(title: String, parsed: &ParsedModel, fixed: &[(&str, Tensor)]) -> Result<Self> {
-        let Imported { graph, layers, outputs, values, opset, producer, metadata } =
+        let Imported { graph, layers, outputs, values, opset, producer, metadata, name, source } =
             onnx::import(parsed, fixed)?;
         if graph.values().len() == 0 {
             bail!(model, "the model has neither inputs nor constants");
@@ -154,7 +156,8 @@ impl Model {
         for (index, layer) in layers.iter().enumerate().filter(|(_, layer)| !layer.name.is_empty()) {
             nodes.entry(layer.name.clone()).or_insert(index);
         }
-        let inner = Inner { title, graph, layers, outputs, values, nodes, opset, producer, metadata };
+        let inner =
+            Inner { title, graph, layers, outputs, values, nodes, opset, producer, metadata, name, source };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -181,6 +184,19 @@ impl Model {
     /// The file's metadata.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.inner.metadata
+    }
+
+    /// The name that the file gives the graph.
+    pub fn graph_name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The SHA-256 of the model's file, in hexadecimal; of weights in other files nothing is known by it.
+    ///
+    /// # Errors
+    /// If the file cannot be read any more.
+    pub fn sha256(&self) -> Result<String> {
+        self.inner.source.sha256()
     }
 
     /// The inputs, without initializers.

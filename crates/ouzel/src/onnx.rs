@@ -9,6 +9,8 @@ mod lower;
 mod old;
 mod proto;
 mod reader;
+#[cfg(test)]
+mod round_trip;
 mod stored;
 mod wire;
 mod writer;
@@ -22,6 +24,6 @@ pub(crate) use lower::{known_length, known_shape_of};
 #[cfg(test)]
 pub(crate) use reader::Attribute;
 pub use reader::NodeReader;
-pub(crate) use stored::dtype_of_code;
+pub(crate) use stored::{Source as ModelSource, dtype_of_code};
 pub(crate) use wire::{ParsedModel, read_bytes, read_path, read_reader, read_tensor};
 pub use writer::NodeWriter;

@@ -138,7 +138,7 @@ impl OnnxFile {
         self.save_within(path.as_ref(), MESSAGE_LIMIT)
     }
 
-    fn save_within(&self, path: &Path, limit: u64) -> Result<()> {
+    pub(super) fn save_within(&self, path: &Path, limit: u64) -> Result<()> {
         let create = |path: &Path| {
             File::create(path).map(BufWriter::new).map_err(|error| Error::io("write", path, error))
         };
