@@ -48,7 +48,6 @@ pub(crate) enum LayerState {
 }
 
 /// What a file holds.
-#[derive(Debug)]
 pub(crate) struct Imported {
     pub(crate) graph: Graph,
     /// The nodes of the file, `Constant` nodes excepted, in the file's order.
