@@ -1,5 +1,6 @@
 //! Grad modifiers: what is done to a gradient before it becomes a map.
 
+use crate::builder::Var;
 use crate::error::{Result, bail};
 use ndarray::ArrayD;
 use std::fmt;
@@ -94,6 +95,25 @@ impl GradModifier {
             Self::SmallValues => gradient.mapv_into(|g| (1.0 / (g + EPSILON)).abs()),
             Self::Custom(_, function) => function(gradient),
         }
+    }
+
+    /// The modified gradient as nodes of a graph.
+    ///
+    /// # Errors
+    /// For a function of one's own, which is no graph.
+    pub fn build<'b>(&self, gradient: Var<'b>) -> Result<Var<'b>> {
+        Ok(match self {
+            Self::None => gradient,
+            Self::Absolute => gradient.abs(),
+            Self::Negate => -gradient,
+            Self::Relu => gradient.relu(),
+            Self::Invert => (gradient + EPSILON).reciprocal(),
+            Self::SmallValues => (gradient + EPSILON).reciprocal().abs(),
+            Self::Custom(name, _) => bail!(
+                unsupported,
+                "the grad modifier '{name}' is a function of the program, and cannot be part of a graph"
+            ),
+        })
     }
 
     /// True if modified values may be negative, so that a picture of them needs two colours.

@@ -1,7 +1,7 @@
 //! A model: the graph of an ONNX file, and how its tensors are named.
 
 use crate::compile::{Plan, Precision};
-use crate::dim::{Dim, known_shape};
+use crate::dim::{Bindings, Dim, known_shape};
 use crate::error::{Context, Error, Result, bail};
 use crate::graph::{Graph, Source, ValueId};
 use crate::image::Layout;
@@ -9,6 +9,7 @@ use crate::input::Input;
 use crate::onnx::{self, Imported, Layer, LayerState, ModelSource, ParsedModel};
 use crate::op::OpDef;
 use crate::parts::Cut;
+use crate::rewrite;
 use crate::target::TargetAxes;
 use crate::tensor::Tensor;
 use ndarray::Array2;
@@ -390,6 +391,51 @@ impl Model {
         }
         Err(first_problem
             .unwrap_or_else(|| Error::target("the model has no floating point output to explain")))
+    }
+}
+
+/// Sizes that the file leaves open.
+impl Model {
+    /// The same model for inputs whose axes have these lengths, where they are not known already; `None` leaves an axis
+    /// open.
+    ///
+    /// # Errors
+    /// If an axis has another length, or shapes inside the network do not fit; the message names the node.
+    pub fn with_lengths(&self, input: ValueId, lengths: &[Option<usize>]) -> Result<Self> {
+        let graph = self.graph();
+        let fact = graph.fact(input);
+        let mut bindings = Bindings::new();
+        for (axis, (dim, length)) in fact.shape.iter().zip(lengths).enumerate() {
+            let Some(length) = length.map(|length| length as i64) else { continue };
+            match (dim.known(), dim.as_symbol()) {
+                (Some(known), _) if known != length => bail!(
+                    input,
+                    "axis {axis} of the input {} has the length {known}, not {length}",
+                    graph.title(input)
+                ),
+                (None, Some(symbol)) => {
+                    bindings.insert(symbol.clone(), length);
+                }
+                _ => {}
+            }
+        }
+        let bound = rewrite::bound(graph, &bindings).context(|| self.title().to_owned())?;
+        let old = &*self.inner;
+        let values = old.values.iter().map(|(name, id)| Ok((name.clone(), bound.kept(*id)?)));
+        let inner = Inner {
+            values: values.collect::<Result<_>>()?,
+            graph: bound.graph.clone(),
+            title: old.title.clone(),
+            layers: old.layers.clone(),
+            outputs: old.outputs.clone(),
+            nodes: old.nodes.clone(),
+            opset: old.opset,
+            producer: old.producer.clone(),
+            metadata: old.metadata.clone(),
+            name: old.name.clone(),
+            source: old.source.clone(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 }
 

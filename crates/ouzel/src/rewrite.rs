@@ -1,5 +1,6 @@
 //! Passes over graphs: prune what is not needed, bind symbols, fold constants, share equal nodes, verify.
 
+use crate::builder::{Builder, Var};
 use crate::dim::{Bindings, known_shape};
 use crate::error::{Context, Result, bail};
 use crate::graph::{Constant, Fact, Graph, Node, Source, ValueId};
@@ -75,6 +76,15 @@ pub fn prune(graph: &Graph, wanted: &[ValueId]) -> Result<Rewritten> {
     rebuild(graph, wanted, &Bindings::new(), false)
 }
 
+/// Binds symbols, and changes nothing else.
+///
+/// # Errors
+/// If shapes do not fit once symbols are bound; the message names the node.
+pub(crate) fn bound(graph: &Graph, bindings: &Bindings) -> Result<Rewritten> {
+    let all: Vec<ValueId> = graph.values().map(|(id, _)| id).collect();
+    rebuild(graph, &all, bindings, false)
+}
+
 /// Binds symbols, computes what depends on constants alone, lets equal nodes be one, skips nodes that change nothing,
 /// and leaves out what none of `wanted` depends on. Inputs stay.
 ///
@@ -87,6 +97,49 @@ pub fn simplify(graph: &Graph, wanted: &[ValueId], bindings: &Bindings) -> Resul
     let pruned = prune(&simplified.graph, &kept)?;
     let values = simplified.values.iter().map(|value| value.and_then(|value| pruned.get(value))).collect();
     Ok(Rewritten { graph: pruned.graph, values })
+}
+
+/// The graph in which an input is computed: `make` is called where it is first read, with the places of the values
+/// before that.
+///
+/// # Errors
+/// The first error of `make`.
+pub(crate) fn substitute(
+    graph: &Graph,
+    input: ValueId,
+    make: &dyn for<'b> Fn(&'b Builder, &dyn Fn(ValueId) -> Result<ValueId>) -> Result<Var<'b>>,
+) -> Result<Rewritten> {
+    let builder = Builder::new(Graph::default());
+    let mut values: Vec<Option<ValueId>> = vec![None; graph.values().len()];
+    for (id, value) in graph.values().filter(|(id, _)| *id != input) {
+        values[id.index()] = match &value.source {
+            Source::Input => Some(builder.input(&value.name, value.fact.clone()).id()?),
+            Source::Constant(constant) => Some(builder.add_constant(&value.name, constant.clone())),
+            Source::Node(_) => None,
+        };
+    }
+    for node in graph.nodes() {
+        if values[input.index()].is_none() && node.inputs.contains(&Some(input)) {
+            let moved = |id: ValueId| match values[id.index()] {
+                Some(new) => Ok(new),
+                None => bail!(internal, "{} is not computed in time", graph.title(id)),
+            };
+            values[input.index()] = Some(make(&builder, &moved)?.id()?);
+        }
+        let inputs: Vec<Option<ValueId>> =
+            node.inputs.iter().map(|input| input.and_then(|id| values[id.index()])).collect();
+        builder.set_provenance(node.provenance.clone());
+        let new = builder.add_node(&node.name, node.op.clone(), &inputs)?;
+        builder.set_provenance(None);
+        let outputs = builder.graph().node(new).outputs.clone();
+        for (old, new) in node.outputs.iter().zip(outputs) {
+            builder.set_name(new, &graph.value(*old).name);
+            values[old.index()] = Some(new);
+        }
+    }
+    let mut made = builder.finish()?;
+    made.outputs = graph.outputs.iter().filter_map(|output| values[output.index()]).collect();
+    Ok(Rewritten { graph: made, values })
 }
 
 /// What makes two constants interchangeable.

@@ -120,8 +120,8 @@ struct Lower<'g> {
 
 /// The graph in ops that files of this opset have, without what none of `wanted` depends on.
 ///
-/// Nodes that a gradient added are shared where they are equal and left out where they change nothing; those of the
-/// network stay as they are.
+/// Nodes whose outputs have no names are shared where they are equal and left out where they change nothing; those of
+/// the network stay as they are.
 ///
 /// # Errors
 /// If an op cannot be said so; the message names the node.
@@ -184,7 +184,8 @@ impl Lower<'_> {
         let inputs: Vec<Option<ValueId>> =
             node.inputs.iter().map(|input| input.and_then(|id| self.values[id.index()])).collect();
         let key = (node.op.clone(), inputs);
-        let may_go = node.provenance.is_some();
+        // What a file names is the network's own.
+        let may_go = node.outputs.iter().all(|&output| self.old.value(output).name.is_empty());
         if may_go && let Some(shared) = self.nodes.get(&key) {
             let shared = shared.clone();
             return self.place(node, shared);

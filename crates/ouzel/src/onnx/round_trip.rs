@@ -116,7 +116,8 @@ fn every_op_is_written_and_read() {
                     let case = Case::new(sample, symbolic);
                     match case.written(opset) {
                         Ok(bytes) => {
-                            let found = case.read_back(bytes).unwrap_or_else(|error| panic!("{title}: {error}"));
+                            let found =
+                                case.read_back(bytes).unwrap_or_else(|error| panic!("{title}: {error}"));
                             assert_near(&found, &case.expected(), 2e-6, &title);
                         }
                         Err(error) => {
@@ -196,7 +197,9 @@ fn with_gradient(model: &Model, layer: &str) -> (Graph, Vec<(String, ValueId)>) 
 
 #[test]
 fn gradients_of_small_networks_are_written_and_read() {
-    for (file, layer) in [("scene_fair", "animal_logits"), ("scene_biased", "animal_logits"), ("steering", "-1")] {
+    for (file, layer) in
+        [("scene_fair", "animal_logits"), ("scene_biased", "animal_logits"), ("steering", "-1")]
+    {
         let path = format!("{ASSETS}/{file}.onnx");
         let model = Model::load(&path).unwrap();
         let (graph, outputs) = with_gradient(&model, layer);
