@@ -40,8 +40,8 @@ pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use explanation::{
-    AttributionGraph, Explainer, Explanation, ExplanationGraph, GraphMethod, LossGraph, Method, Progress,
-    Settings, Started, Sums, Task,
+    AttributionGraph, Explainer, Explanation, ExplanationGraph, Export, GraphMethod, LossGraph, Method,
+    NamedBy, Progress, Settings, Started, Sums, Task,
 };
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
@@ -59,6 +59,7 @@ pub use methods::score_cam::ScoreCam;
 pub use methods::visualize_cam::{visualize_cam, visualize_cam_with_losses};
 pub use methods::{METHODS, MethodEntry, method};
 pub use model::{LayerSummary, Model, TensorRef};
+pub use onnx::{Lowered, Lowering, NodeWriter, OnnxFile};
 pub use op::{Custom, Inputs, Op, OpDef, Real};
 pub use options::{MethodOption, OptionKind, OptionValue, Options, PROFILES};
 pub use rewrite::{Rewritten, prune, simplify, verify};

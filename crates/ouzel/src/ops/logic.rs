@@ -2,12 +2,13 @@
 
 use super::broadcast::{broadcast_facts, broadcast_lengths, broadcast_shapes, map, repeated, wrap, zip};
 use crate::backprop::{Back, Cotangents};
+use crate::builder::Var;
 use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
-use crate::graph::Fact;
-use crate::onnx::NodeReader;
-use crate::op::{Inputs, Listed, OpDef};
+use crate::graph::{Fact, Node};
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
+use crate::op::{Inputs, Listed, Op, OpDef};
 use crate::tensor::{Array, DType, Element, Tensor, each_dtype, each_float};
 
 macro_rules! comparisons {
@@ -190,6 +191,11 @@ macro_rules! float_tests {
             fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
                 Ok(back.stops("its output is a truth value"))
             }
+
+            fn write(&self, _node: &mut NodeWriter) -> Result<()> {
+                $(_node.flag(stringify!($field), self.$field, true);)*
+                Ok(())
+            }
         }
 
         impl Listed for $Name {
@@ -257,6 +263,32 @@ impl OpDef for Where {
             1 => g.select_where(condition),
             _ => g.scalar_like(0.0).select(condition, g),
         }))
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        // Runtimes are slow to select. Of a rectifier's cotangent, which is finite, a product or a rectifier says the same.
+        let (condition, a, b) = (node.x(0), node.x(1), node.x(2));
+        let is_zero = b.fact().floats().is_some_and(|values| values.iter().all(|&value| value == 0.0));
+        if !is_zero || !node.is_backward_of(&["Relu", "Clip", "ThresholdedRelu"]) {
+            return Ok(None);
+        }
+        node.one(match is_positive_part(condition, a) {
+            true => a.relu(),
+            false => a * condition.cast(a.dtype()),
+        })
+    }
+}
+
+/// True if `condition` is `a > 0`.
+fn is_positive_part(condition: Var<'_>, a: Var<'_>) -> bool {
+    let graph = a.builder().graph();
+    let (Ok(condition), Ok(a)) = (condition.id(), a.id()) else { return false };
+    match graph.producer(condition).map(|node| graph.node(node)) {
+        Some(Node { op: Op::Greater(_), inputs, .. }) => {
+            let zero = inputs[1].and_then(|id| graph.fact(id).floats());
+            inputs[0] == Some(a) && zero.is_some_and(|values| values == [0.0])
+        }
+        _ => false,
     }
 }
 
