@@ -155,6 +155,45 @@ TORCH = [
 ]
 
 
+
+def those(family, *names):
+    """Rows of TORCH under another family."""
+    found = [row._replace(family=family) for row in TORCH if row.name in names]
+    assert {row.name for row in found} == set(names)
+    return found
+
+
+# Networks that take batches and inputs of any size, and networks that take batches alone.
+SIZES = those(
+    "Any size", "torchvision:resnet18", "torchvision:densenet121", "torchvision:mobilenet_v3_small",
+    "torchvision:shufflenet_v2_x0_5", "torchvision:squeezenet1_1", "timm:tf_efficientnet_b0", "timm:convnext_atto",
+    "timm:convnextv2_atto", "timm:poolformer_s12", "timm:fastvit_t8", "torchvision:fcn_resnet50",
+    "torchvision:deeplabv3_mobilenet_v3_large", "own:unet", "own:ssd", "own:retinanet", "own:yolo", "own:signal",
+    "own:recurrent", "own:attention", "torchvision:r3d_18", "own:volume",
+)  # fmt: skip
+BATCHES = those(
+    "Any batch", "torchvision:vit_b_16", "torchvision:swin_t", "torchvision:swin_v2_t", "torchvision:maxvit_t",
+    "timm:vit_tiny_patch16_224", "timm:eva02_tiny_patch14_224", "timm:cait_xxs24_224", "timm:mobilevit_xxs",
+    "timm:coatnet_nano_rw_224", "timm:mixer_s32_224",
+)  # fmt: skip
+HALF = those(
+    "Float16", "torchvision:resnet18", "torchvision:mobilenet_v2", "timm:convnext_atto", "timm:vit_tiny_patch16_224"
+)
+QUANTIZED = those("Quantized", "torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:squeezenet1_1")
+
+# Of the applications of Keras: the name, and the length of a picture's sides.
+APPLICATIONS = {
+    "VGG16": 64, "ResNet50": 64, "ResNet50V2": 64, "Xception": 96, "InceptionV3": 96, "InceptionResNetV2": 96,
+    "MobileNet": 96, "MobileNetV2": 96, "MobileNetV3Small": 96, "DenseNet121": 96, "NASNetMobile": 96,
+    "EfficientNetB0": 96, "EfficientNetV2B0": 96, "ConvNeXtTiny": 64,
+}  # fmt: skip
+KERAS = [Row("Keras 3", f"keras:{name}", (size, size, 3)) for name, size in APPLICATIONS.items()]
+KERAS2 = [
+    Row("Keras 2", f"tf_keras:{name}", (size, size, 3))
+    for name, size in {**APPLICATIONS, "RegNetX002": 96, "ResNetRS50": 64}.items()
+]
+
+
 def title(row):
     """A name that no other row has."""
     return row.name + "".join(f" {key}={value}" for key, value in row.arguments.items() if "_" not in key and key != "depth")

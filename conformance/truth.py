@@ -53,7 +53,7 @@ def torch_network(name):
     return torch_randomized(network, (3, size, size)), size
 
 
-def torch_randomized(network, shape):
+def torch_randomized(network, shape, count=CALIBRATION):
     """The network with He weights, noise on parameters of other kinds, and the statistics of random inputs."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
@@ -81,7 +81,7 @@ def torch_randomized(network, shape):
         norm.train()
     if norms:
         with torch.no_grad():
-            network(torch.randn(CALIBRATION, *shape))
+            network(torch.randn(count, *shape))
     return network.eval()
 
 
@@ -132,24 +132,17 @@ def torch_truth(name, folder, count=INPUTS):
     return Truth(model, "logits", [x.numpy() for x in inputs], classes, float64, float32)
 
 
-def keras_truth(name, folder, count=INPUTS):
-    import tensorflow as tf
-    import tf2onnx
-    import tf2onnx.optimizer
-    import tf_keras as keras  # Keras 2, whose batch normalization stays an operator of its own
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    # Would fold batch normalization into convolutions.
-    tf2onnx.optimizer._get_optimizers().pop("remove_back_to_back", None)
+def keras_network(keras, name, count=CALIBRATION, **arguments):
+    """A network of Keras 2 or 3 with random weights and the statistics of random pictures, and the same in float64."""
     random = np.random.default_rng(0)
 
     def build(floats):
         keras.mixed_precision.set_global_policy(floats)
-        return getattr(keras.applications, name)(weights=None, classifier_activation=None)
+        return getattr(keras.applications, name)(weights=None, classifier_activation=None, **arguments)
 
     network = build("float32")
-    for layer in network.layers:
-        for weight in layer.weights:
+    for layer in network._flatten_layers(include_self=False):
+        for weight in layer.weights if not hasattr(layer, "layers") else []:
             shape = tuple(weight.shape)
             kind = weight.name.rpartition("/")[2].removesuffix(":0")
             if kind.endswith("kernel"):
@@ -162,14 +155,17 @@ def keras_truth(name, folder, count=INPUTS):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0  # the statistics of the last batch
     shape = network.input_shape[1:]
-    network(random.standard_normal((CALIBRATION, *shape), dtype=np.float32), training=True)
-    inputs = [random.standard_normal((1, *shape), dtype=np.float32) for _ in range(count)]
+    network(random.standard_normal((count, *shape), dtype=np.float32), training=True)
+    wide = build("float64")
+    for to, weight in zip(wide.weights, network.weights, strict=True):
+        to.assign(np.asarray(weight).astype(np.float64))
+    keras.mixed_precision.set_global_policy("float32")
+    return network, wide
 
-    model = folder / "model.onnx"
-    signature = [tf.TensorSpec((None, *shape), tf.float32, name="input")]
-    function = tf.function(lambda x: network(x, training=False), input_signature=signature)
-    proto, _ = tf2onnx.convert.from_function(function, signature, opset=17, output_path=str(model))
-    logits = proto.graph.output[0].name
+
+def keras_gradients(network, wide, inputs):
+    """What torch_gradients gives, of a network of Keras."""
+    import tensorflow as tf
 
     def gradient(network, x, target):
         x = tf.constant(x)
@@ -178,13 +174,44 @@ def keras_truth(name, folder, count=INPUTS):
             y = network(x, training=False)[0, target]
         return tape.gradient(y, x).numpy()
 
-    wide = build("float64")
-    for to, weight in zip(wide.weights, network.weights, strict=True):
-        to.assign(weight.numpy().astype(np.float64))
-    classes = [int(np.argmax(wide(x.astype(np.float64), training=False)[0])) for x in inputs]
+    outputs = [np.asarray(wide(x.astype(np.float64), training=False)) for x in inputs]
+    classes = [int(np.argmax(y[0])) for y in outputs]
     float64 = [gradient(wide, x.astype(np.float64), target) for x, target in zip(inputs, classes)]
     float32 = [gradient(network, x, target) for x, target in zip(inputs, classes)]
-    return Truth(model, logits, inputs, classes, float64, float32)
+    return classes, float64, float32, outputs
+
+
+def keras_export(network, model):
+    """Exports as tf2onnx does."""
+    import tensorflow as tf
+    import tf2onnx
+
+    signature = [tf.TensorSpec((None, *network.input_shape[1:]), tf.float32, name="input")]
+    function = tf.function(lambda x: network(x, training=False), input_signature=signature)
+    tf2onnx.convert.from_function(function, signature, opset=17, output_path=str(model))
+
+
+def keras_unfused():
+    """From now on batch normalization stays as it is when tf2onnx exports."""
+    import tf2onnx.optimizer
+
+    tf2onnx.optimizer._get_optimizers().pop("remove_back_to_back", None)
+
+
+def keras_truth(name, folder, count=INPUTS):
+    import onnx
+    import tensorflow as tf
+    import tf_keras  # Keras 2, whose batch normalization stays an operator of its own
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    network, wide = keras_network(tf_keras, name)
+    random = np.random.default_rng(1)
+    inputs = [random.standard_normal((1, *network.input_shape[1:]), dtype=np.float32) for _ in range(count)]
+    model = folder / "model.onnx"
+    keras_unfused()
+    keras_export(network, model)
+    classes, float64, float32, _ = keras_gradients(network, wide, inputs)
+    return Truth(model, onnx.load(model).graph.output[0].name, inputs, classes, float64, float32)
 
 
 class Refused(Exception):
