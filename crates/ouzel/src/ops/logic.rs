@@ -1,7 +1,9 @@
 //! Comparisons, truth values, and selection by them.
 
 use super::broadcast::{broadcast_facts, broadcast_lengths, broadcast_shapes, map, repeated, wrap, zip};
+use super::elementwise::combine_contents;
 use crate::backprop::{Back, Cotangents};
+use crate::dim::Dim;
 use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
@@ -22,9 +24,15 @@ macro_rules! comparisons {
             }
 
             fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
-                x.get(1)?;
+                let (a, b) = (x.get(0)?, x.get(1)?);
                 let (_, shape) = broadcast_facts(x)?;
-                Ok(vec![Fact::new(DType::Bool, shape)])
+                let compare = |a: &Dim, b: &Dim| Some(Dim::from(i64::from((a.compare(b)? as i8) $operator 0)));
+                let truths = combine_contents(a, b, &shape, compare);
+                let fact = Fact::new(DType::Bool, shape);
+                Ok(vec![match truths {
+                    Some(truths) => fact.with_integers(truths),
+                    None => fact,
+                }])
             }
 
             fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
@@ -235,7 +243,18 @@ impl OpDef for Where {
             bail!(shape, "expected inputs of one element type, found {} and {}", a.dtype, b.dtype);
         }
         let shape = broadcast_shapes(&broadcast_shapes(&a.shape, &b.shape)?, &condition.shape)?;
-        Ok(vec![Fact::new(a.dtype, shape)])
+        // Of one condition and one alternative at a time, the expressions are known.
+        let chosen = combine_contents(a, b, &shape, |a, b| Some((a.clone(), b.clone())));
+        let chosen = chosen.zip(condition.known_integers()).and_then(|(pairs, truths)| {
+            let truth = |index: usize| truths.get(if truths.len() == 1 { 0 } else { index });
+            let pairs = pairs.into_iter().enumerate();
+            pairs.map(|(index, (a, b))| Some(if *truth(index)? == 0 { b } else { a })).collect()
+        });
+        let fact = Fact::new(a.dtype, shape);
+        Ok(vec![match chosen {
+            Some(chosen) => fact.with_integers(chosen),
+            None => fact,
+        }])
     }
 
     fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {

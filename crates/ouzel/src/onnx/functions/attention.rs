@@ -115,11 +115,11 @@ pub(super) fn rotary_embedding(node: &mut NodeReader) -> Result<Vec<ValueId>> {
         if turned % 2 != 0 || !(0..=size).contains(&turned) {
             bail!(shape, "{turned} of {size} elements cannot be turned in pairs");
         }
-        let angle = |table: Var<'b>| match rest.first().copied().flatten() {
+        let positions = rest.first().copied().flatten();
+        let [cos, sin] = [*cos, *sin].map(|table| match positions {
             Some(positions) => builder.apply(Gather { axis: 0 }, &[table, positions]).unsqueeze([1]),
             None => table.unsqueeze([1]),
-        };
-        let (cos, sin) = (angle(*cos), angle(*sin));
+        });
         let half = turned / 2;
         let places = |part: i64| -> Vec<i64> {
             (0..half).map(|place| if interleaved { 2 * place + part } else { part * half + place }).collect()
