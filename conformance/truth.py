@@ -108,6 +108,8 @@ def torch_gradients(network, inputs):
     float64 = [gradient(x.double(), target) for x, target in zip(inputs, classes)]
     network.float()
     float32 = [gradient(x, target) for x, target in zip(inputs, classes)]
+    # Without gradients, attention would take a path that the exporter that traces does not know.
+    network.requires_grad_(True)
     return classes, float64, float32, [y.numpy() for y in outputs]
 
 

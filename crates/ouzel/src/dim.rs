@@ -408,4 +408,14 @@ mod tests {
         assert_eq!((&n() + &Dim::symbol("m")).minimum(&n()), n());
         assert_eq!(n().minimum(&Dim::from(0i64)), Dim::from(0i64));
     }
+
+    #[test]
+    fn lengths_compare_where_they_always_do() {
+        let more = &n() + &Dim::from(2i64);
+        assert_eq!(n().compare(&Dim::from(-1i64)), Some(Ordering::Greater));
+        assert_eq!(n().compare(&more), Some(Ordering::Less));
+        assert_eq!(more.compare(&more), Some(Ordering::Equal));
+        assert_eq!(n().compare(&Dim::from(0i64)), None);
+        assert_eq!(n().compare(&Dim::from(5i64)), None);
+    }
 }

@@ -11,7 +11,7 @@ mod stored;
 mod wire;
 
 #[cfg(test)]
-pub(crate) use functions::{LIST as FUNCTIONS, samples as function_samples};
+pub(crate) use functions::{Function, LIST as FUNCTIONS, samples as function_samples};
 pub(crate) use import::{Imported, Layer, LayerState, import};
 #[cfg(test)]
 pub(crate) use reader::Attribute;

@@ -296,3 +296,38 @@ impl Listed for Where {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Constant, Graph, ValueId};
+    use crate::op::Op;
+    use crate::ops::layout::{Expand, Shape};
+
+    /// What exporters write for `expand(n, -1, -1)`.
+    #[test]
+    fn lengths_that_are_left_alone_are_found() {
+        let mut graph = Graph::default();
+        let x = graph.add_input("x", Fact::new(DType::F32, vec![1.into(), Dim::symbol("n"), 3.into()]));
+        let integers = |graph: &mut Graph, values: &[i64]| {
+            graph.add_constant("", Constant::new(Tensor::vector(values.iter().copied())))
+        };
+        let add = |graph: &mut Graph, op: Op, inputs: &[ValueId]| -> ValueId {
+            let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
+            let node = graph.add_node("", op, &inputs).unwrap();
+            graph.node(node).outputs[0]
+        };
+        let length = add(&mut graph, Shape::default().into(), &[x]);
+        let negative = integers(&mut graph, &[-1, -1, -1]);
+        let wanted = integers(&mut graph, &[4, -1, 3]);
+        let ones = integers(&mut graph, &[1, 1, 1]);
+        let is_left = add(&mut graph, Equal.into(), &[wanted, negative]);
+        let target = add(&mut graph, Where.into(), &[is_left, ones, wanted]);
+        let y = add(&mut graph, Expand.into(), &[x, target]);
+        assert_eq!(graph.fact(y).shape, [4.into(), Dim::symbol("n"), 3.into()]);
+        // The lengths of another tensor are never -1.
+        let is_left = add(&mut graph, Equal.into(), &[length, negative]);
+        let target = add(&mut graph, Where.into(), &[is_left, ones, length]);
+        assert_eq!(graph.fact(target).integers(), Some(&graph.fact(x).shape[..]));
+    }
+}

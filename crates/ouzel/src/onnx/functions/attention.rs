@@ -160,7 +160,8 @@ pub(super) fn samples() -> Vec<FunctionSample> {
     let four = [x(&[2, 2, 3, 4]), x(&[2, 2, 5, 4]), x(&[2, 2, 5, 3]), x(&[3, 5])];
     let angles = || floats(-1.0, 1.0).input(&[7, 2]);
     let positions = || Tensor::from(ndarray::array![[1i64, 0, 4], [2, 6, 6]].into_dyn()).into();
-    let rotated = || FunctionSample::new("RotaryEmbedding", [x(&[2, 3, 10]), angles(), angles(), positions()]);
+    let rotated =
+        || FunctionSample::new("RotaryEmbedding", [x(&[2, 3, 10]), angles(), angles(), positions()]);
     vec![
         three().with("q_num_heads", heads(4)).with("kv_num_heads", heads(2)),
         three()
