@@ -34,7 +34,7 @@ fn join_heads(x: Var<'_>, rank: usize) -> Var<'_> {
     if rank == 4 { x } else { reshaped(x.transpose([0, 2, 1, 3]), [0, 0, -1]) }
 }
 
-/// `softmax(scale · Q Kᵀ + mask) V` for each head. ONNX `Attention` 23.
+/// `softmax(scale · Q Kᵀ + mask) V` for each head. ONNX `Attention` 23, 24, 25.
 ///
 /// A query that may look at nothing gives 0.
 pub(super) fn attention(node: &mut NodeReader) -> Result<Vec<ValueId>> {
@@ -48,6 +48,9 @@ pub(super) fn attention(node: &mut NodeReader) -> Result<Vec<ValueId>> {
             bail!(model, "expected a query, a key and a value");
         };
         let given = |index: usize| rest.get(index).copied().flatten();
+        if given(3).is_some() {
+            bail!(unsupported, "keys and values of several lengths are not supported");
+        }
         let rank = query.rank();
         let query = split_heads(*query, query_heads, "q_num_heads")?;
         let mut key = split_heads(*key, key_heads, "kv_num_heads")?;
