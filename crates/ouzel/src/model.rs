@@ -112,7 +112,7 @@ impl Model {
     /// Weights stay in the file until they are needed.
     ///
     /// # Errors
-    /// If the file cannot be read or is not an ONNX model of opset 1 to 23.
+    /// If the file cannot be read or is not an ONNX model of opset 1 to 27.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         Self::load_fixed(path, &[])
     }
