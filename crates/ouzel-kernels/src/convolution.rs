@@ -405,7 +405,7 @@ impl Convolution {
         assert_eq!(input_view.channels, self.input_channels, "channels of the input");
         assert_eq!(output_view.channels, self.output_channels, "channels of the output");
         assert_eq!(input_view.batch, output_view.batch, "batches of input and output");
-        let finish = Finish::new(epilogue, output, output_view);
+        let finish = Finish::new(level, epilogue, output, output_view);
         if output_view.pixels() == 0 || self.output_channels == 0 {
             return;
         }

@@ -105,7 +105,7 @@ mod winograd;
 pub use axis::AxisMatrix;
 pub use convolution::{Convolution, ConvolutionShape};
 pub use dense::Dense;
-pub use epilogue::{Activation, Addend, Epilogue, Gate, GateRule, RecordRule, mask_words};
+pub use epilogue::{Activation, Addend, Epilogue, Gate, GateRule, RecordRule, Tail, mask_words};
 pub use finish::finish;
 pub use layout::{MOST_AXES, StridedCopy, to_channels_first, to_channels_last};
 pub use level::{Level, LevelError};

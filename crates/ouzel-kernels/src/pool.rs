@@ -471,7 +471,7 @@ pub fn max_pool(
         let needed = output_view.pixels() * output_view.channels;
         assert!(positions.len() >= needed, "{} positions for {needed} elements", positions.len());
     }
-    let finish = Finish::new(epilogue, output, output_view);
+    let finish = Finish::new(level, epilogue, output, output_view);
     let positions = positions.map(Shared::new);
     run(level, MaxPool { window, input, view: input_view, positions }, elements, output_view, finish);
 }
@@ -552,7 +552,7 @@ pub fn max_pool_gradient(
     );
     let needed = gradient_view.pixels() * gradient_view.channels;
     assert!(positions.len() >= needed, "{} positions for {needed} elements", positions.len());
-    let finish = Finish::new(epilogue, input_gradient, input_view);
+    let finish = Finish::new(level, epilogue, input_gradient, input_view);
     let gather = MaxPoolGradient { window, gradient, view: gradient_view, positions };
     run(level, gather, 2, input_view, finish);
 }
@@ -631,7 +631,7 @@ pub fn average_pool(
     epilogue: Epilogue,
 ) {
     check(window, (input_view, input.len()), (output_view, output.len()));
-    let finish = Finish::new(epilogue, output, output_view);
+    let finish = Finish::new(level, epilogue, output, output_view);
     let elements =
         window.kernel.iter().zip(&input_view.size).map(|(kernel, size)| kernel.min(size)).product();
     run(level, AveragePool { window, count, input, view: input_view }, elements, output_view, finish);
@@ -704,7 +704,7 @@ pub fn average_pool_gradient(
     epilogue: Epilogue,
 ) {
     check(window, (input_view, input_gradient.len()), (gradient_view, gradient.len()));
-    let finish = Finish::new(epilogue, input_gradient, input_view);
+    let finish = Finish::new(level, epilogue, input_gradient, input_view);
     let gather = AveragePoolGradient { window, count, gradient, view: gradient_view, size: input_view.size };
     run(level, gather, 2, input_view, finish);
 }

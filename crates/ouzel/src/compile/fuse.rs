@@ -3,12 +3,15 @@
 use super::anchor::{Anchor, Facts};
 use super::layout::Order;
 use super::order::Layouts;
-use super::pointwise::{Expression, GateKind, GateNode, Writer, is_supported};
+use super::pointwise::{Expression, GateKind, GateNode, Leaf, Writer, is_supported};
 use crate::graph::{Node, NodeId, ValueId};
 use crate::op::Op;
 use crate::tensor::DType;
 use ouzel_kernels::{Activation, GateRule, RecordRule};
 use std::collections::{HashMap, HashSet};
+
+/// Channels below which a program works better on a tensor as a whole.
+const LEAST_LANES: usize = 16;
 
 /// A selection of a cotangent by where an activation let its input through.
 #[derive(Clone, Debug)]
@@ -53,6 +56,16 @@ pub(crate) struct Cluster {
     stage: Stage,
     /// The titles of the nodes that were joined to the first.
     pub(crate) joined: Vec<&'static str>,
+    pub(crate) tail: Option<ClusterTail>,
+}
+
+/// An elementwise program that goes on from the output of a cluster before that is stored.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterTail {
+    pub(crate) expression: Expression,
+    pub(crate) output: ValueId,
+    /// Whether something else reads the output of the cluster, so that the program's second result is that.
+    pub(crate) keeps: bool,
 }
 
 /// The parts of an epilogue in the order in which they act.
@@ -143,10 +156,16 @@ impl<'a> Fuser<'a> {
         let mut endings: Vec<Option<Ending>> = vec![None; self.taken.len()];
         let mut hidden = self.taken.clone();
         for (root, ending, nodes) in self.elementwise_steps() {
-            for node in nodes {
+            for node in &nodes {
                 hidden[node.index()] = true;
             }
-            endings[root.index()] = Some(ending);
+            let goes_on = match &ending {
+                Ending::Program(expression, _) => self.go_on(root, expression, &nodes),
+                Ending::Cluster(_) => None,
+            };
+            if goes_on.is_none() {
+                endings[root.index()] = Some(ending);
+            }
         }
         for cluster in self.clusters {
             let last = cluster.last.index();
@@ -306,6 +325,7 @@ impl<'a> Fuser<'a> {
             gate: None,
             stage: Stage::Product,
             joined: Vec::new(),
+            tail: None,
         };
         match &cluster.anchor {
             Anchor::Convolution { .. } => {
@@ -478,7 +498,7 @@ impl<'a> Fuser<'a> {
                     steps.push((root, Ending::Cluster(Box::new(cluster)), nodes));
                     continue;
                 }
-                match self.program_of(root, node, &nodes) {
+                match self.program_of(root, node, &nodes, None) {
                     Some(expression) => steps.push((root, Ending::Program(expression, nodes.clone()), nodes)),
                     None => {
                         // Too long for one program: store something in the middle; or it cannot be written at all.
@@ -500,6 +520,45 @@ impl<'a> Fuser<'a> {
             }
             return steps;
         }
+    }
+
+    /// Makes a program the tail of a cluster whose output it reads, if there is one that can wait until the program's other operands are
+    /// there: best one whose output nothing else reads, else the last one.
+    fn go_on(&mut self, root: NodeId, expression: &Expression, nodes: &[NodeId]) -> Option<()> {
+        let facts = self.facts;
+        let node = facts.graph.node(root);
+        let output = node.outputs[0];
+        let lanes = self.layouts.order(output)?.lane_axis().and_then(|axis| facts.floats(output)?.get(axis));
+        if expression.record.is_some() || lanes.is_none_or(|&lanes| lanes < LEAST_LANES) {
+            return None;
+        }
+        let keeps = |cluster: &Cluster| {
+            let mut others =
+                self.readers[cluster.output.index()].iter().filter(|reader| !nodes.contains(reader));
+            facts.is_output(cluster.output) || others.next().is_some()
+        };
+        let can_wait = |cluster: &Cluster| {
+            matches!(cluster.anchor, Anchor::Convolution { .. } | Anchor::Dense { .. })
+                && expression.leaves.contains(&Leaf::Value(cluster.output))
+                && cluster.tail.is_none()
+                && cluster.record.is_none()
+                && cluster.last < root
+                && self.works_by_lanes(cluster)
+                && self.layouts.agree(facts, cluster.output, output)
+                && self.readers[cluster.output.index()]
+                    .iter()
+                    .all(|reader| nodes.contains(reader) || *reader > root)
+        };
+        let clusters = self.clusters.iter().enumerate();
+        let (index, cluster) = clusters
+            .filter(|(_, cluster)| can_wait(cluster))
+            .max_by_key(|(_, cluster)| (!keeps(cluster), cluster.last))?;
+        let keeps = keeps(cluster);
+        let expression = self.program_of(root, node, nodes, keeps.then_some(cluster.output))?;
+        let cluster = &mut self.clusters[index];
+        cluster.last = root;
+        cluster.tail = Some(ClusterTail { expression, output, keeps });
+        Some(())
     }
 
     /// For each elementwise node, whether something other than a program of its own shape needs its result.
@@ -573,8 +632,14 @@ impl<'a> Fuser<'a> {
         Some(cluster)
     }
 
-    /// The program that computes these nodes, of which `root` is the last.
-    fn program_of(&self, root: NodeId, node: &Node, nodes: &[NodeId]) -> Option<Expression> {
+    /// The program that computes these nodes, of which `root` is the last, and hands on a value that it reads.
+    fn program_of(
+        &self,
+        root: NodeId,
+        node: &Node,
+        nodes: &[NodeId],
+        kept: Option<ValueId>,
+    ) -> Option<Expression> {
         let graph = self.facts.graph;
         let mut writer = Writer::new(self.facts, self.layouts, node.outputs[0])?;
         for &id in nodes {
@@ -596,7 +661,7 @@ impl<'a> Fuser<'a> {
             true => Some((root, activation(self.facts, node)?.1)),
             false => None,
         };
-        writer.finish(node, record)
+        writer.finish(node, kept, record)
     }
 
     /// Sets the factor and summand of a scale.

@@ -8,7 +8,8 @@ use super::order::Layouts;
 use super::pack::{Packed, Packer, elements};
 use super::pointwise::{Expression, Leaf};
 use super::step::{
-    Argument, Buffer, BufferKind, Finish, GateStep, OperandStep, Region, Step, Target, TensorId, Work,
+    Argument, Buffer, BufferKind, Finish, GateStep, OperandStep, Region, Step, TailStep, Target, TensorId,
+    Work,
 };
 use crate::dim::known_shape;
 use crate::error::{Context, Error, Result, bail};
@@ -352,9 +353,29 @@ impl<'a> Lowerer<'a> {
             Some(addend) => Some(self.place_in(addend, &output_order, false)?),
             None => None,
         };
-        let sources: Vec<BufferId> =
+        let mut sources: Vec<BufferId> =
             [Some(&from), addend.as_ref()].into_iter().flatten().map(|p| p.buffer).collect();
-        let to = self.output_place(cluster.output, &sources)?;
+        let operands = match &cluster.tail {
+            Some(tail) => Some(self.operands(&tail.expression, tail.output, Some(cluster.output))?),
+            None => None,
+        };
+        let read = operands.iter().flatten().filter_map(OperandStep::region);
+        sources.extend(read.map(|region| region.buffer));
+        let kept = match &cluster.tail {
+            Some(tail) if tail.keeps => Some(self.output_place(cluster.output, &sources)?),
+            _ => None,
+        };
+        let output = cluster.tail.as_ref().map_or(cluster.output, |tail| tail.output);
+        let to = self.output_place(output, &sources)?;
+        let tail = match (&cluster.tail, operands) {
+            (Some(tail), Some(operands)) => Some(TailStep {
+                program: tail.expression.program.clone(),
+                shape: self.program_view(tail.output, &to)?,
+                operands,
+                kept: kept.map(|kept| Self::region(anchor, &kept)),
+            }),
+            _ => None,
+        };
         let (from, to_region) = (Self::region(anchor, &from), Self::region(anchor, &to));
         let mut finish = Finish {
             bias: cluster
@@ -363,6 +384,7 @@ impl<'a> Lowerer<'a> {
                 .map(|bias| Arc::new(bias.iter().map(|&value| value as f32).collect())),
             addend: addend.map(|addend| Self::region(anchor, &addend)),
             activation: cluster.activation,
+            tail,
             ..Finish::default()
         };
         if let Some((activation, rule)) = cluster.record {
@@ -427,7 +449,9 @@ impl<'a> Lowerer<'a> {
             Anchor::Finish => cluster.joined.iter().skip(1).copied().collect(),
             _ => cluster.joined.clone(),
         };
-        let title = std::iter::once(self.title(node)).chain(joined.into_iter().map(str::to_owned));
+        let tail = cluster.tail.iter().map(|tail| format!("program of {}", tail.expression.program.len()));
+        let title =
+            std::iter::once(self.title(node)).chain(joined.into_iter().map(str::to_owned)).chain(tail);
         let title = title.collect::<Vec<_>>().join(" + ");
         self.step(title, work);
         Ok(())
@@ -436,35 +460,12 @@ impl<'a> Lowerer<'a> {
     /// Elementwise nodes as one program.
     fn program(&mut self, root: &Node, expression: &Expression, nodes: &[NodeId]) -> Result<()> {
         let output = root.outputs[0];
-        let (shape, order) = (self.shape(output)?, self.order(output)?);
-        let mut operands = Vec::with_capacity(expression.leaves.len());
-        let mut sources = Vec::new();
-        for leaf in &expression.leaves {
-            let operand = match leaf {
-                Leaf::Lanes(values) => {
-                    let values = Arc::new(values.clone());
-                    OperandStep::PerChannel(self.buffer(BufferKind::Constant(values.clone()), values.len()))
-                }
-                Leaf::Mask(activation) => match self.masks.get(activation) {
-                    Some(&mask) => OperandStep::Bits(mask),
-                    None => bail!(internal, "a gate opens before its mask is recorded"),
-                },
-                Leaf::Value(id) => self.operand(*id, shape, &order)?,
-            };
-            if let OperandStep::Full(region) = &operand {
-                sources.push(region.buffer);
-            }
-            operands.push(operand);
-        }
+        let operands = self.operands(expression, output, None)?;
+        let sources: Vec<BufferId> =
+            operands.iter().filter_map(OperandStep::region).map(|region| region.buffer).collect();
         let place = self.output_place(output, &sources)?;
         let to = Region { buffer: place.buffer, view: place.view() };
-        let mut view = to.view;
-        let batch = shape.first().copied().unwrap_or(1);
-        if order.outermost(shape) == Some(0) && order.lane_axis() != Some(0) {
-            // Samples are told apart where that is possible, for operands with a number for each.
-            view.batch = batch;
-            view.size = [1, 1, view.size[2] / batch];
-        }
+        let view = self.program_view(output, &place)?;
         let mask = expression.record.map(|activation| {
             let mask = self.buffer(BufferKind::Words, view.pixels() * mask_words(view.channels));
             self.masks.insert(activation, mask);
@@ -476,6 +477,45 @@ impl<'a> Lowerer<'a> {
         let program = expression.program.clone();
         self.step(title, Work::Pointwise { program, shape: view, operands, to, mask });
         Ok(())
+    }
+
+    /// What the program of a value reads; one of its leaves may be what a kernel has just computed.
+    fn operands(
+        &mut self,
+        expression: &Expression,
+        output: ValueId,
+        computed: Option<ValueId>,
+    ) -> Result<Vec<OperandStep>> {
+        let (shape, order) = (self.shape(output)?, self.order(output)?);
+        let mut operands = Vec::with_capacity(expression.leaves.len());
+        for leaf in &expression.leaves {
+            operands.push(match leaf {
+                Leaf::Lanes(values) => {
+                    let values = Arc::new(values.clone());
+                    OperandStep::PerChannel(self.buffer(BufferKind::Constant(values.clone()), values.len()))
+                }
+                Leaf::Mask(activation) => match self.masks.get(activation) {
+                    Some(&mask) => OperandStep::Bits(mask),
+                    None => bail!(internal, "a gate opens before its mask is recorded"),
+                },
+                Leaf::Value(id) if computed == Some(*id) => OperandStep::Value,
+                Leaf::Value(id) => self.operand(*id, shape, &order)?,
+            });
+        }
+        Ok(operands)
+    }
+
+    /// The shape of the result of a program, as its operands are broadcast to it.
+    fn program_view(&self, output: ValueId, place: &Place) -> Result<View> {
+        let (shape, order) = (self.shape(output)?, self.order(output)?);
+        let mut view = place.view();
+        let batch = shape.first().copied().unwrap_or(1);
+        if order.outermost(shape) == Some(0) && order.lane_axis() != Some(0) {
+            // Samples are told apart where that is possible, for operands with a number for each.
+            view.batch = batch;
+            view.size = [1, 1, view.size[2] / batch];
+        }
+        Ok(view)
     }
 
     /// A value as an operand of a program of some shape in some order.

@@ -503,9 +503,16 @@ impl<'a> Writer<'a> {
         self.binary(Binary::Add, positive, logarithm)
     }
 
-    /// The program that stores `root`, and the mask of the activation that made it; `None` if it needs too many registers.
-    pub(crate) fn finish(mut self, root: &Node, record: Option<(NodeId, RecordRule)>) -> Option<Expression> {
+    /// The program that stores `root`, and a value that it reads or the mask of the activation that made it; `None` if it needs too many
+    /// registers.
+    pub(crate) fn finish(
+        mut self,
+        root: &Node,
+        kept: Option<ValueId>,
+        record: Option<(NodeId, RecordRule)>,
+    ) -> Option<Expression> {
         let mut stores = vec![*self.values.get(&root.outputs[0])?];
+        stores.extend(kept.map(|kept| self.read(kept)));
         if let Some((_, rule)) = record {
             let x = self.values.get(&root.inputs.first().copied()??).copied()?;
             let bounds = match rule {
@@ -551,7 +558,11 @@ impl<'a> Writer<'a> {
             }
             sequence.push(number);
         }
-        sequence.extend(stores.iter().filter(|&&store| is_leaf(store)));
+        for &store in stores {
+            if is_leaf(store) && !sequence.contains(&store) {
+                sequence.push(store);
+            }
+        }
         if sequence.len() + stores.len() > MOST_INSTRUCTIONS {
             return None;
         }
