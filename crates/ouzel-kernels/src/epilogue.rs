@@ -1,6 +1,5 @@
 //! What happens to a result while it is still in registers: bias, addition, activation, gates.
 
-use crate::function;
 use crate::level::{Kernel, Level};
 use crate::program::{self, Operand, Pixels, Place, Program, Setting};
 use crate::shared::Shared;
@@ -41,8 +40,6 @@ pub enum Activation {
     },
     /// x where x > 0, else slope · x
     LeakyRelu(f32),
-    /// x · sigmoid(x)
-    Silu,
 }
 
 /// Which elements, seen before the activation, get a set bit in the recorded mask.
@@ -567,12 +564,6 @@ fn activate<S: Simd>(simd: S, activation: Option<Activation>, value: S::Floats) 
         Some(Activation::LeakyRelu(slope)) => {
             let positive = simd.greater(value, simd.splat(0.0));
             simd.select(positive, value, simd.multiply(value, simd.splat(slope)))
-        }
-        Some(Activation::Silu) => {
-            let mut lanes = [0.0; WORD];
-            simd.store(value, &mut lanes);
-            lanes[..S::LANES].iter_mut().for_each(|lane| *lane = function::silu(simd, *lane));
-            simd.load(&lanes)
         }
     }
 }

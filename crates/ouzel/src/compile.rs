@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use step::Access;
 
 mod anchor;
+mod expression;
 mod fuse;
 pub(crate) mod layout;
 pub(crate) mod lower;

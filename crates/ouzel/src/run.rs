@@ -315,7 +315,7 @@ impl<'a> Runner<'a> {
         let mut mask = self.take_words(plan.record.map(|(mask, _)| mask));
         let mut positions = self.take_words(positions);
         let tail = plan.tail.as_ref();
-        let mut kept = tail.and_then(|tail| tail.kept).map(|kept| self.take(kept.buffer)).transpose()?;
+        let mut second = tail.and_then(|tail| tail.second).map(|to| self.take(to.buffer)).transpose()?;
         let in_place = |buffer: BufferId| self.is_in_slot(buffer, output.slot);
         let operands: Vec<Operand> =
             tail.map(|tail| self.operands(&tail.operands, output.slot)).unwrap_or_default();
@@ -339,13 +339,13 @@ impl<'a> Runner<'a> {
                 program: &tail.program,
                 shape: tail.shape,
                 operands: &operands,
-                second: kept.as_mut().zip(tail.kept).map(|(taken, kept)| (&mut taken.values[..], kept.view)),
+                second: second.as_mut().zip(tail.second).map(|(taken, to)| (&mut taken.values[..], to.view)),
             }),
         };
         kernel(self, &mut output.values, positions.as_mut().map(|(_, words)| words.as_mut_slice()), epilogue);
         self.put(output);
-        if let Some(kept) = kept {
-            self.put(kept);
+        if let Some(second) = second {
+            self.put(second);
         }
         self.put_words(mask);
         self.put_words(positions);

@@ -1,13 +1,14 @@
 //! Joins nodes into steps: biases, factors, residuals, activations and gates go into the kernel that comes before them.
 
 use super::anchor::{Anchor, Facts};
+use super::expression::{Expression, Leaf};
 use super::layout::Order;
 use super::order::Layouts;
-use super::pointwise::{Expression, GateKind, GateNode, Leaf, Writer, is_supported};
+use super::pointwise::{GateKind, GateNode, Writer, is_supported};
 use crate::graph::{Node, NodeId, ValueId};
 use crate::op::Op;
 use crate::tensor::DType;
-use ouzel_kernels::{Activation, GateRule, RecordRule};
+use ouzel_kernels::{Activation, GateRule, Program, RecordRule};
 use std::collections::{HashMap, HashSet};
 
 /// Channels below which a program works better on a tensor as a whole.
@@ -56,16 +57,39 @@ pub(crate) struct Cluster {
     stage: Stage,
     /// The titles of the nodes that were joined to the first.
     pub(crate) joined: Vec<&'static str>,
-    pub(crate) tail: Option<ClusterTail>,
+    pub(crate) tail: Option<Box<ClusterTail>>,
 }
 
 /// An elementwise program that goes on from the output of a cluster before that is stored.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterTail {
-    pub(crate) expression: Expression,
+    pub(crate) program: Elementwise,
     pub(crate) output: ValueId,
-    /// Whether something else reads the output of the cluster, so that the program's second result is that.
-    pub(crate) keeps: bool,
+    pub(crate) second: Option<Second>,
+}
+
+/// What the second result of a tail is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Second {
+    /// What the kernel has computed.
+    Value,
+    /// What a later expression needs of it, see [`Expression::take_out`].
+    Factor,
+}
+
+/// Elementwise nodes as one program.
+#[derive(Clone, Debug)]
+pub(crate) struct Elementwise {
+    pub(crate) program: Program,
+    pub(crate) expression: Expression,
+    pub(crate) nodes: Vec<NodeId>,
+}
+
+impl Elementwise {
+    /// `None` if there are not enough registers.
+    fn new(expression: Expression, nodes: Vec<NodeId>) -> Option<Self> {
+        Some(Self { program: expression.program()?, expression, nodes })
+    }
 }
 
 /// The parts of an epilogue in the order in which they act.
@@ -82,8 +106,7 @@ enum Stage {
 #[derive(Clone, Debug)]
 pub(crate) enum Ending {
     Cluster(Box<Cluster>),
-    /// An elementwise program with the nodes that it computes.
-    Program(Expression, Vec<NodeId>),
+    Program(Box<Elementwise>),
 }
 
 /// How the nodes of a graph become steps.
@@ -107,6 +130,13 @@ impl Fusion {
     pub(crate) fn new(facts: &Facts, layouts: &Layouts) -> Self {
         Fuser::new(facts, layouts).run()
     }
+}
+
+/// What elementwise nodes become.
+enum ElementwiseStep {
+    /// An epilogue on a tensor, of these nodes.
+    Finish(Box<Cluster>, Vec<NodeId>),
+    Program(Box<Elementwise>),
 }
 
 struct Fuser<'a> {
@@ -155,18 +185,19 @@ impl<'a> Fuser<'a> {
         }
         let mut endings: Vec<Option<Ending>> = vec![None; self.taken.len()];
         let mut hidden = self.taken.clone();
-        for (root, ending, nodes) in self.elementwise_steps() {
-            for node in &nodes {
-                hidden[node.index()] = true;
-            }
-            let goes_on = match &ending {
-                Ending::Program(expression, _) => self.go_on(root, expression, &nodes),
-                Ending::Cluster(_) => None,
+        for (root, ending) in self.elementwise_steps() {
+            let nodes = match &ending {
+                ElementwiseStep::Finish(_, nodes) => nodes,
+                ElementwiseStep::Program(program) => &program.nodes,
             };
-            if goes_on.is_none() {
-                endings[root.index()] = Some(ending);
+            nodes.iter().for_each(|node| hidden[node.index()] = true);
+            match ending {
+                ElementwiseStep::Finish(cluster, _) => endings[root.index()] = Some(Ending::Cluster(cluster)),
+                ElementwiseStep::Program(program) if self.go_on(root, &program) => {}
+                ElementwiseStep::Program(program) => endings[root.index()] = Some(Ending::Program(program)),
             }
         }
+        self.take_out_factors(&mut endings);
         for cluster in self.clusters {
             let last = cluster.last.index();
             endings[last] = Some(Ending::Cluster(Box::new(cluster)));
@@ -371,16 +402,6 @@ impl<'a> Fuser<'a> {
         let mut may_grow = !matches!(cluster.anchor, Anchor::MaxPool { .. }) || node.outputs.len() < 2;
         while may_grow {
             let output = cluster.output;
-            if let Some((sigmoid, product)) = self.silu(&cluster) {
-                self.taken[sigmoid.index()] = true;
-                self.taken[product.index()] = true;
-                cluster.activation = Some(Activation::Silu);
-                cluster.stage = Stage::Activation;
-                cluster.joined.push("SiLU");
-                cluster.last = product;
-                cluster.output = facts.graph.node(product).outputs[0];
-                continue;
-            }
             if self.uses[output.index()] != 1 || facts.is_output(output) {
                 break;
             }
@@ -394,28 +415,6 @@ impl<'a> Fuser<'a> {
             }
         }
         self.clusters.push(cluster);
-    }
-
-    /// The two nodes that make x · sigmoid(x) of what a cluster has so far, if nothing else reads it.
-    fn silu(&self, cluster: &Cluster) -> Option<(NodeId, NodeId)> {
-        let (facts, x) = (self.facts, cluster.output);
-        let is_inner =
-            |value: ValueId, uses: usize| self.uses[value.index()] == uses && !facts.is_output(value);
-        if cluster.stage >= Stage::Activation || !is_inner(x, 2) {
-            return None;
-        }
-        let readers = &self.readers[x.index()];
-        let find = |is: fn(&Op) -> bool| readers.iter().find(|id| is(&facts.graph.node(**id).op)).copied();
-        let sigmoid = find(|op| matches!(op, Op::Sigmoid(_)))?;
-        let product = find(|op| matches!(op, Op::Mul(_)))?;
-        let node = facts.graph.node(product);
-        let (share, output) = (facts.graph.node(sigmoid).outputs[0], node.outputs[0]);
-        let fits = is_inner(share, 1)
-            && node.inputs.contains(&Some(x))
-            && node.inputs.contains(&Some(share))
-            && [sigmoid, product].iter().all(|id| !self.taken[id.index()])
-            && self.layouts.agree(facts, x, output);
-        fits.then_some((sigmoid, product))
     }
 
     /// The values that a node reads as numbers.
@@ -479,8 +478,8 @@ impl<'a> Fuser<'a> {
         }
     }
 
-    /// The steps of elementwise nodes: the node that each ends with, what it does, and the nodes that it computes.
-    fn elementwise_steps(&self) -> Vec<(NodeId, Ending, Vec<NodeId>)> {
+    /// The steps of elementwise nodes, each with the node that it ends with.
+    fn elementwise_steps(&self) -> Vec<(NodeId, ElementwiseStep)> {
         let graph = self.facts.graph;
         let mut elementwise = self.elementwise();
         let mut stored = self.stored(&elementwise);
@@ -495,11 +494,12 @@ impl<'a> Fuser<'a> {
                     continue;
                 }
                 if let Some(cluster) = self.finish_of(&nodes) {
-                    steps.push((root, Ending::Cluster(Box::new(cluster)), nodes));
+                    steps.push((root, ElementwiseStep::Finish(Box::new(cluster), nodes)));
                     continue;
                 }
-                match self.program_of(root, node, &nodes, None) {
-                    Some(expression) => steps.push((root, Ending::Program(expression, nodes.clone()), nodes)),
+                let expression = self.expression_of(root, node, &nodes);
+                match expression.and_then(|expression| Elementwise::new(expression, nodes.clone())) {
+                    Some(program) => steps.push((root, ElementwiseStep::Program(Box::new(program)))),
                     None => {
                         // Too long for one program: store something in the middle; or it cannot be written at all.
                         let floats: Vec<NodeId> = (nodes.iter().copied())
@@ -523,42 +523,86 @@ impl<'a> Fuser<'a> {
     }
 
     /// Makes a program the tail of a cluster whose output it reads, if there is one that can wait until the program's other operands are
-    /// there: best one whose output nothing else reads, else the last one.
-    fn go_on(&mut self, root: NodeId, expression: &Expression, nodes: &[NodeId]) -> Option<()> {
+    /// there: best one whose output nothing else reads, else the last one. False if there is none.
+    fn go_on(&mut self, root: NodeId, program: &Elementwise) -> bool {
         let facts = self.facts;
-        let node = facts.graph.node(root);
-        let output = node.outputs[0];
-        let lanes = self.layouts.order(output)?.lane_axis().and_then(|axis| facts.floats(output)?.get(axis));
-        if expression.record.is_some() || lanes.is_none_or(|&lanes| lanes < LEAST_LANES) {
-            return None;
+        let output = facts.graph.node(root).outputs[0];
+        let lanes = self.layouts.order(output).and_then(Order::lane_axis).zip(facts.floats(output));
+        let is_wide = lanes.is_some_and(|(axis, shape)| shape[axis] >= LEAST_LANES);
+        if program.expression.record.is_some() || !is_wide {
+            return false;
         }
-        let keeps = |cluster: &Cluster| {
-            let mut others =
-                self.readers[cluster.output.index()].iter().filter(|reader| !nodes.contains(reader));
-            facts.is_output(cluster.output) || others.next().is_some()
-        };
         let can_wait = |cluster: &Cluster| {
             matches!(cluster.anchor, Anchor::Convolution { .. } | Anchor::Dense { .. })
-                && expression.leaves.contains(&Leaf::Value(cluster.output))
+                && program.expression.leaves.contains(&Leaf::Value(cluster.output))
                 && cluster.tail.is_none()
                 && cluster.record.is_none()
                 && cluster.last < root
                 && self.works_by_lanes(cluster)
                 && self.layouts.agree(facts, cluster.output, output)
-                && self.readers[cluster.output.index()]
-                    .iter()
-                    .all(|reader| nodes.contains(reader) || *reader > root)
+                && self.other_readers(cluster.output, &program.nodes).all(|reader| reader > root)
         };
-        let clusters = self.clusters.iter().enumerate();
-        let (index, cluster) = clusters
-            .filter(|(_, cluster)| can_wait(cluster))
-            .max_by_key(|(_, cluster)| (!keeps(cluster), cluster.last))?;
-        let keeps = keeps(cluster);
-        let expression = self.program_of(root, node, nodes, keeps.then_some(cluster.output))?;
+        let is_needed = |cluster: &Cluster| {
+            facts.is_output(cluster.output)
+                || self.other_readers(cluster.output, &program.nodes).next().is_some()
+        };
+        let clusters = self.clusters.iter().enumerate().filter(|(_, cluster)| can_wait(cluster));
+        let host = clusters.max_by_key(|(_, cluster)| (!is_needed(cluster), cluster.last));
+        let Some((index, cluster)) = host else { return false };
+        let mut expression = program.expression.clone();
+        let second = is_needed(cluster).then_some(Second::Value);
+        if second.is_some() {
+            let value = expression.leaf(Leaf::Value(cluster.output));
+            expression.store(value);
+        }
+        let Some(program) = Elementwise::new(expression, program.nodes.clone()) else { return false };
         let cluster = &mut self.clusters[index];
         cluster.last = root;
-        cluster.tail = Some(ClusterTail { expression, output, keeps });
-        Some(())
+        cluster.tail = Some(Box::new(ClusterTail { program, output, second }));
+        true
+    }
+
+    /// The nodes that read a value, but these.
+    fn other_readers(&self, value: ValueId, nodes: &[NodeId]) -> impl Iterator<Item = NodeId> {
+        self.readers[value.index()].iter().copied().filter(|reader| !nodes.contains(reader))
+    }
+
+    /// Where the output of a cluster is kept for one later expression alone, and that needs nothing but a factor of it (the derivative of
+    /// an activation), the factor is computed and kept instead.
+    fn take_out_factors(&mut self, endings: &mut [Option<Ending>]) {
+        for index in 0..self.clusters.len() {
+            let cluster = &self.clusters[index];
+            let Some(tail) = cluster.tail.as_ref().filter(|tail| tail.second == Some(Second::Value)) else {
+                continue;
+            };
+            let (value, own) = (cluster.output, tail.program.clone());
+            let reads = |program: &Elementwise| program.expression.leaves.contains(&Leaf::Value(value));
+            let tails = self.clusters.iter_mut().enumerate().filter(|(other, _)| *other != index);
+            let tails = tails.filter_map(|(_, cluster)| Some(&mut cluster.tail.as_mut()?.program));
+            let programs = endings.iter_mut().filter_map(|ending| match ending {
+                Some(Ending::Program(program)) => Some(&mut **program),
+                _ => None,
+            });
+            let mut later: Vec<&mut Elementwise> =
+                tails.chain(programs).filter(|program| reads(program)).collect();
+            let [later] = later.as_mut_slice() else { continue };
+            let nodes = [own.nodes.as_slice(), &later.nodes].concat();
+            if self.facts.is_output(value)
+                || self.readers[value.index()].iter().any(|reader| !nodes.contains(reader))
+            {
+                continue;
+            }
+            let Some((factor, rest)) = later.expression.take_out(value) else { continue };
+            let Some(rest) = Elementwise::new(rest, later.nodes.clone()) else { continue };
+            let mut expression = own.expression;
+            expression.replace_last(&factor);
+            let Some(program) = Elementwise::new(expression, own.nodes) else { continue };
+            **later = rest;
+            if let Some(tail) = &mut self.clusters[index].tail {
+                tail.program = program;
+                tail.second = Some(Second::Factor);
+            }
+        }
     }
 
     /// For each elementwise node, whether something other than a program of its own shape needs its result.
@@ -632,14 +676,8 @@ impl<'a> Fuser<'a> {
         Some(cluster)
     }
 
-    /// The program that computes these nodes, of which `root` is the last, and hands on a value that it reads.
-    fn program_of(
-        &self,
-        root: NodeId,
-        node: &Node,
-        nodes: &[NodeId],
-        kept: Option<ValueId>,
-    ) -> Option<Expression> {
+    /// The expression of these nodes, of which `root` is the last.
+    fn expression_of(&self, root: NodeId, node: &Node, nodes: &[NodeId]) -> Option<Expression> {
         let graph = self.facts.graph;
         let mut writer = Writer::new(self.facts, self.layouts, node.outputs[0])?;
         for &id in nodes {
@@ -661,7 +699,7 @@ impl<'a> Fuser<'a> {
             true => Some((root, activation(self.facts, node)?.1)),
             false => None,
         };
-        writer.finish(node, kept, record)
+        writer.finish(node, record)
     }
 
     /// Sets the factor and summand of a scale.

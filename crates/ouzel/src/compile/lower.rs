@@ -2,11 +2,11 @@
 
 use super::Precision;
 use super::anchor::{Anchor, Facts};
-use super::fuse::{Cluster, Ending, Fusion};
+use super::expression::{Expression, Leaf};
+use super::fuse::{Cluster, Elementwise, Ending, Fusion, Second};
 use super::layout::{BufferId, Order, Place, strided_copy};
 use super::order::Layouts;
 use super::pack::{Packed, Packer, elements};
-use super::pointwise::{Expression, Leaf};
 use super::step::{
     Argument, Buffer, BufferKind, Finish, GateStep, OperandStep, Region, Step, TailStep, Target, TensorId,
     Work,
@@ -60,6 +60,7 @@ pub(crate) fn lower(
         tensors: HashMap::new(),
         masks: HashMap::new(),
         positions: HashMap::new(),
+        factors: HashMap::new(),
         planned: HashMap::new(),
     };
     lowerer.plan_joins(&fusion)?;
@@ -71,7 +72,7 @@ pub(crate) fn lower(
                 result = cluster.output;
                 lowerer.cluster(cluster)
             }
-            Some(Ending::Program(expression, nodes)) => lowerer.program(node, expression, nodes),
+            Some(Ending::Program(program)) => lowerer.program(node, program),
             None if fusion.is_hidden(id) => Ok(()),
             None => lowerer.alone(node),
         }
@@ -102,6 +103,8 @@ pub(super) struct Lowerer<'a> {
     masks: HashMap<NodeId, BufferId>,
     /// The positions of maxima, by the value of the indices.
     positions: HashMap<ValueId, BufferId>,
+    /// What is kept of values in their stead.
+    factors: HashMap<ValueId, Place>,
     /// Places within joins for values that are yet to be computed.
     pub(super) planned: HashMap<ValueId, Place>,
 }
@@ -356,23 +359,28 @@ impl<'a> Lowerer<'a> {
         let mut sources: Vec<BufferId> =
             [Some(&from), addend.as_ref()].into_iter().flatten().map(|p| p.buffer).collect();
         let operands = match &cluster.tail {
-            Some(tail) => Some(self.operands(&tail.expression, tail.output, Some(cluster.output))?),
+            Some(tail) => Some(self.operands(&tail.program.expression, tail.output, Some(cluster.output))?),
             None => None,
         };
         let read = operands.iter().flatten().filter_map(OperandStep::region);
         sources.extend(read.map(|region| region.buffer));
-        let kept = match &cluster.tail {
-            Some(tail) if tail.keeps => Some(self.output_place(cluster.output, &sources)?),
-            _ => None,
+        let second = match cluster.tail.as_ref().and_then(|tail| tail.second) {
+            Some(Second::Value) => Some(self.output_place(cluster.output, &sources)?),
+            Some(Second::Factor) => {
+                let place = self.new_place(self.shape(cluster.output)?, output_order.clone())?;
+                self.factors.insert(cluster.output, place.clone());
+                Some(place)
+            }
+            None => None,
         };
         let output = cluster.tail.as_ref().map_or(cluster.output, |tail| tail.output);
         let to = self.output_place(output, &sources)?;
         let tail = match (&cluster.tail, operands) {
             (Some(tail), Some(operands)) => Some(TailStep {
-                program: tail.expression.program.clone(),
+                program: tail.program.program.clone(),
                 shape: self.program_view(tail.output, &to)?,
                 operands,
-                kept: kept.map(|kept| Self::region(anchor, &kept)),
+                second: second.map(|second| Self::region(anchor, &second)),
             }),
             _ => None,
         };
@@ -449,7 +457,7 @@ impl<'a> Lowerer<'a> {
             Anchor::Finish => cluster.joined.iter().skip(1).copied().collect(),
             _ => cluster.joined.clone(),
         };
-        let tail = cluster.tail.iter().map(|tail| format!("program of {}", tail.expression.program.len()));
+        let tail = cluster.tail.iter().map(|tail| self.names(&tail.program.nodes));
         let title =
             std::iter::once(self.title(node)).chain(joined.into_iter().map(str::to_owned)).chain(tail);
         let title = title.collect::<Vec<_>>().join(" + ");
@@ -458,7 +466,8 @@ impl<'a> Lowerer<'a> {
     }
 
     /// Elementwise nodes as one program.
-    fn program(&mut self, root: &Node, expression: &Expression, nodes: &[NodeId]) -> Result<()> {
+    fn program(&mut self, root: &Node, elementwise: &Elementwise) -> Result<()> {
+        let expression = &elementwise.expression;
         let output = root.outputs[0];
         let operands = self.operands(expression, output, None)?;
         let sources: Vec<BufferId> =
@@ -471,12 +480,16 @@ impl<'a> Lowerer<'a> {
             self.masks.insert(activation, mask);
             mask
         });
-        let mut names: Vec<&str> = nodes.iter().map(|&id| self.graph().node(id).op.name()).collect();
-        names.truncate(6);
-        let title = format!("{} [{}]", self.title(root), names.join(" "));
-        let program = expression.program.clone();
+        let title = format!("{} {}", self.title(root), self.names(&elementwise.nodes));
+        let program = elementwise.program.clone();
         self.step(title, Work::Pointwise { program, shape: view, operands, to, mask });
         Ok(())
+    }
+
+    /// The ops of a program, as titles show them.
+    fn names(&self, nodes: &[NodeId]) -> String {
+        let names: Vec<&str> = nodes.iter().take(6).map(|&id| self.graph().node(id).op.name()).collect();
+        format!("[{}]", names.join(" "))
     }
 
     /// What the program of a value reads; one of its leaves may be what a kernel has just computed.
@@ -500,6 +513,10 @@ impl<'a> Lowerer<'a> {
                 },
                 Leaf::Value(id) if computed == Some(*id) => OperandStep::Value,
                 Leaf::Value(id) => self.operand(*id, shape, &order)?,
+                Leaf::Factor(id) => match self.factors.get(id) {
+                    Some(place) => OperandStep::Full(Region { buffer: place.buffer, view: place.view() }),
+                    None => bail!(internal, "a factor is read before it is computed"),
+                },
             });
         }
         Ok(operands)

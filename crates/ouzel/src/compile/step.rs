@@ -60,8 +60,8 @@ pub(crate) struct TailStep {
     /// The shape of the result, for operands with a number for each sample.
     pub(crate) shape: View,
     pub(crate) operands: Vec<OperandStep>,
-    /// Where the value goes that the program begins with, if something else needs it.
-    pub(crate) kept: Option<Region>,
+    /// Where the second result goes, if there is one.
+    pub(crate) second: Option<Region>,
 }
 
 /// A gate of a [`Finish`].
@@ -283,8 +283,8 @@ impl Finish {
                 .iter()
                 .filter_map(OperandStep::buffer)
                 .for_each(|buffer| visit(buffer, Access::Read));
-            if let Some(kept) = tail.kept {
-                visit(kept.buffer, Access::Write);
+            if let Some(second) = tail.second {
+                visit(second.buffer, Access::Write);
             }
         }
     }
