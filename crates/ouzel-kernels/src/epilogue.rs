@@ -475,6 +475,25 @@ impl<'a> Finish<'a> {
         }
     }
 
+    /// Finishes and stores whole pixels that follow each other.
+    ///
+    /// # Safety
+    /// As for `vector`, for each of the pixels.
+    #[inline(always)]
+    pub(crate) unsafe fn pixels<S: Simd>(&self, simd: S, values: &[f32], first: usize) {
+        let Finish { view, bias, addend, record, activation, gate, tail, .. } = self;
+        let is_bare = bias.is_none() && addend.is_none() && record.is_none() && activation.is_none();
+        if is_bare && gate.is_none() && tail.is_none() && view.pixel_stride == view.channels {
+            // SAFETY: passed on.
+            unsafe { self.output.part(first * view.channels, values.len()) }.copy_from_slice(values);
+            return;
+        }
+        for (n, values) in values.chunks_exact(view.channels).enumerate() {
+            // SAFETY: passed on.
+            unsafe { self.row(simd, values, first + n, 0) };
+        }
+    }
+
     /// Finishes and stores `values.len()` channels from `channel` on of a pixel.
     ///
     /// # Safety

@@ -347,3 +347,61 @@ impl Expression {
         Some(Program::new(instructions))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builder::Builder;
+    use crate::graph::{Fact, Graph};
+    use crate::tensor::DType;
+
+    /// Two values, and an expression that has loaded both.
+    fn loaded() -> (Expression, [ValueId; 2], [Number; 2]) {
+        let builder = Builder::new(Graph::default());
+        let ids = ["x", "g"].map(|name| builder.input(name, Fact::new(DType::F32, vec![])).id().unwrap());
+        let mut expression = Expression::default();
+        let numbers = ids.map(|id| expression.leaf(Leaf::Value(id)));
+        (expression, ids, numbers)
+    }
+
+    #[test]
+    fn a_sum_of_products_has_a_factor() {
+        // g / 2 · erf(x) - x · (g / 2)
+        let (mut expression, [x_id, g_id], [x, g]) = loaded();
+        let half = expression.make(Make::Constant(0.5));
+        let g = expression.make(Make::Binary(Binary::Multiply, g, half));
+        let erf = expression.make(Make::Unary(Unary::Erf, x));
+        let first = expression.make(Make::Binary(Binary::Multiply, g, erf));
+        let second = expression.make(Make::Binary(Binary::Multiply, x, g));
+        let sum = expression.make(Make::Binary(Binary::Subtract, first, second));
+        expression.store(sum);
+        let (part, rest) = expression.take_out(x_id).unwrap();
+        assert_eq!(part.leaves, [Leaf::Value(x_id)]);
+        assert_eq!(rest.leaves, [Leaf::Value(g_id), Leaf::Factor(x_id)]);
+        assert_eq!(rest.made.iter().filter(|make| matches!(make, Make::Binary(..))).count(), 1);
+        assert!(part.program().is_some() && rest.program().is_some());
+    }
+
+    #[test]
+    fn selections_are_not_taken_apart() {
+        let (mut expression, [x_id, _], [x, g]) = loaded();
+        let zero = expression.make(Make::Constant(0.0));
+        let positive = expression.make(Make::Binary(Binary::Greater, x, zero));
+        let scaled = expression.make(Make::Binary(Binary::Multiply, g, x));
+        let selected = expression.make(Make::Select(positive, scaled, zero));
+        expression.store(selected);
+        assert!(expression.take_out(x_id).is_none());
+    }
+
+    #[test]
+    fn what_stands_alone_is_taken_out_of_a_selection() {
+        let (mut expression, [x_id, g_id], [x, g]) = loaded();
+        let exp = expression.make(Make::Unary(Unary::Exp, x));
+        let zero = expression.make(Make::Constant(0.0));
+        let selected = expression.make(Make::Select(g, exp, zero));
+        expression.store(selected);
+        let (part, rest) = expression.take_out(x_id).unwrap();
+        assert_eq!(part.stores.len(), 1);
+        assert_eq!(rest.leaves, [Leaf::Factor(x_id), Leaf::Value(g_id)]);
+    }
+}
