@@ -55,7 +55,7 @@ fn needed(graph: &Graph, wanted: &[ValueId]) -> Vec<bool> {
 /// # Errors
 /// None for a graph that verifies.
 pub fn prune(graph: &Graph, wanted: &[ValueId]) -> Result<Rewritten> {
-    rebuild(graph, wanted, &Bindings::new(), false)
+    rebuild(graph, wanted, &Bindings::new(), false, &as_it_is)
 }
 
 /// Binds symbols, computes what depends on constants alone, lets equal nodes be one, skips nodes that change nothing,
@@ -64,7 +64,24 @@ pub fn prune(graph: &Graph, wanted: &[ValueId]) -> Result<Rewritten> {
 /// # Errors
 /// If shapes do not fit once symbols are bound; the message names the node.
 pub fn simplify(graph: &Graph, wanted: &[ValueId], bindings: &Bindings) -> Result<Rewritten> {
-    let simplified = rebuild(graph, wanted, bindings, true)?;
+    simplify_with(graph, wanted, bindings, &as_it_is)
+}
+
+/// What adds the outputs of a node of an old graph, given its inputs in the new one, in another way than by the node.
+pub(crate) type Replace = dyn Fn(&mut Graph, &Node, &[Option<ValueId>]) -> Result<Option<Vec<ValueId>>>;
+
+fn as_it_is(_: &mut Graph, _: &Node, _: &[Option<ValueId>]) -> Result<Option<Vec<ValueId>>> {
+    Ok(None)
+}
+
+/// As [`simplify`], with some nodes replaced by others.
+pub(crate) fn simplify_with(
+    graph: &Graph,
+    wanted: &[ValueId],
+    bindings: &Bindings,
+    replace: &Replace,
+) -> Result<Rewritten> {
+    let simplified = rebuild(graph, wanted, bindings, true, replace)?;
     // Folding leaves behind what only folded nodes needed.
     let kept = wanted.iter().map(|&value| simplified.kept(value)).collect::<Result<Vec<_>>>()?;
     let pruned = prune(&simplified.graph, &kept)?;
@@ -85,9 +102,16 @@ struct Rebuild<'a> {
     values: Vec<Option<ValueId>>,
     constants: HashMap<ConstantKey, ValueId>,
     nodes: HashMap<(Op, Vec<Option<ValueId>>), Vec<ValueId>>,
+    replace: &'a Replace,
 }
 
-fn rebuild(old: &Graph, wanted: &[ValueId], bindings: &Bindings, simplify: bool) -> Result<Rewritten> {
+fn rebuild(
+    old: &Graph,
+    wanted: &[ValueId],
+    bindings: &Bindings,
+    simplify: bool,
+    replace: &Replace,
+) -> Result<Rewritten> {
     let needed = needed(old, wanted);
     let mut rebuild = Rebuild {
         old,
@@ -95,6 +119,7 @@ fn rebuild(old: &Graph, wanted: &[ValueId], bindings: &Bindings, simplify: bool)
         values: vec![None; old.values().len()],
         constants: HashMap::new(),
         nodes: HashMap::new(),
+        replace,
     };
     for (id, value) in old.values() {
         match &value.source {
@@ -152,6 +177,11 @@ impl Rebuild<'_> {
                         self.add_constant(&name, Constant::new(tensor), true)
                     })
                     .collect();
+                self.place(node, &outputs);
+                self.nodes.insert(key, outputs);
+                return Ok(());
+            }
+            if let Some(outputs) = (self.replace)(&mut self.new, node, &inputs)? {
                 self.place(node, &outputs);
                 self.nodes.insert(key, outputs);
                 return Ok(());

@@ -380,7 +380,7 @@ impl<'a> Lowerer<'a> {
                 program: tail.program.program.clone(),
                 shape: self.program_view(tail.output, &to)?,
                 operands,
-                second: second.map(|second| Self::region(anchor, &second)),
+                second: second.map(|second| Region { buffer: second.buffer, view: second.view() }),
             }),
             _ => None,
         };

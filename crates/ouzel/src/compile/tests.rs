@@ -8,9 +8,10 @@ use crate::op::{Op, Real};
 use crate::ops::activation::{Clip, Gelu, HardSwish, LeakyRelu};
 use crate::ops::convolution::{Conv, ConvTranspose};
 use crate::ops::elementwise::Erf;
+use crate::ops::gather::Gather;
 use crate::ops::layout::Flatten;
 use crate::ops::matmul::{Gemm, MatMul};
-use crate::ops::norm::BatchNormalization;
+use crate::ops::norm::{BatchNormalization, LayerNormalization};
 use crate::ops::pad::{Pad, PadMode};
 use crate::ops::pool::{AveragePool, Divisor, GlobalAveragePool, MaxPool, Pooling};
 use crate::ops::slice::Split;
@@ -370,6 +371,32 @@ fn squeeze_and_excitation() {
         let y = net.conv(x * share.sigmoid(), 20, &[1, 1], padded(0), 1);
         y + net.conv(x, 20, &[1, 1], padded(0), 1)
     });
+}
+
+#[test]
+fn layer_normalization_needs_no_reference() {
+    let steps = check(&[2, 3, 20], |net, x| {
+        let op = LayerNormalization { axis: -1, epsilon: Real(1e-5) };
+        let inputs = [x.relu(), net.constant(&[20]), net.constant(&[20])];
+        let y = net.builder.apply_all(op, &inputs.map(Some))[0];
+        net.builder.apply(MatMul, &[y, net.constant(&[20, 24])])
+    });
+    assert!(!steps.contains("reference"), "{steps}");
+}
+
+#[test]
+fn single_slices_are_copied() {
+    let steps = check(&[2, 4, 5, 6], |net, x| {
+        let x = net.conv(x, 6, &[1, 1], padded(0), 1);
+        let pick = |axis: usize, indices: &Tensor| {
+            let indices = net.builder.constant(indices.clone());
+            net.builder.apply(Gather { axis: axis as i64 }, &[x, indices])
+        };
+        let scalar = Tensor::from_shape_vec(&[], vec![-1i64]).unwrap();
+        pick(1, &scalar) * pick(1, &Tensor::vector([2i64])).squeeze([1])
+            + pick(2, &scalar).reduce_sum([1, 2], true)
+    });
+    assert!(!steps.contains("reference"), "{steps}");
 }
 
 #[test]
