@@ -10,7 +10,7 @@ use crate::folder::Folder;
 use anyhow::{Context, Result};
 use ndarray::{ArrayD, Axis};
 use ouzel::rules::BackpropModifier;
-use ouzel::{Attribution, Precision, Saliency, visualize_saliency};
+use ouzel::{Attribution, Method, Precision, Saliency, visualize_saliency};
 use serde::Deserialize;
 use serde_json::Value;
 

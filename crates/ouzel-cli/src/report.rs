@@ -4,7 +4,7 @@ use crate::files;
 use crate::input::Ready;
 use crate::job::{Data, Goal, Method, Run, Source};
 use crate::target::{Chosen, Scores, Target};
-use ouzel::{Attribution, Dim};
+use ouzel::{Attribution, Dim, OptionKind};
 use serde_json::{Value, json};
 
 /// JSON as text. Numbers that are not finite, which JSON lacks, are null.
@@ -163,21 +163,28 @@ pub fn input(source: &Source, ready: &Ready, data: &Data) -> Value {
     json
 }
 
-/// The options of the method.
+/// The options of the method: all that it has, as typed or by default.
 pub fn options(method: &Method, goal: &Goal, run: &Run) -> Value {
-    let saliency = &method.saliency;
-    let mut json = json!({
-        "backprop_modifier": saliency.backprop_modifier.name(),
-        "rectifiers": method.rectifiers,
-        "grad_modifier": saliency.grad_modifier.name(),
-        "wrt": method.wrt,
-        "wrt_channel_axis": saliency.wrt_channel_axis,
-        "keepdims": saliency.keep_dims,
-        "profile": method.profile,
-        "precision": saliency.precision.to_string(),
-        "threads": rayon::current_num_threads(),
-        "seed": run.seed,
-    });
+    let settings = method.method.settings();
+    let mut json = serde_json::Map::new();
+    for option in method.method.entry().options {
+        let typed = method.typed.get(option.name).map(String::as_str);
+        let value = match option.kind {
+            OptionKind::Flag => typed.is_some().into(),
+            OptionKind::Names(_) => typed.unwrap_or(option.default).split(',').collect(),
+            OptionKind::Tensor => json!(typed),
+            _ => typed.unwrap_or(option.default).into(),
+        };
+        json.insert(option.name.into(), value);
+    }
+    if json.contains_key("wrt_channel_axis") {
+        json.insert("wrt_channel_axis".into(), json!(settings.wrt_channel_axis));
+    }
+    json.insert("profile".into(), method.profile.as_str().into());
+    json.insert("precision".into(), settings.precision.to_string().into());
+    json.insert("threads".into(), rayon::current_num_threads().into());
+    json.insert("seed".into(), run.seed.into());
+    let mut json = Value::Object(json);
     match goal {
         Goal::Target { keep_softmax, .. } => json["keep_softmax"] = (*keep_softmax).into(),
         Goal::Losses(path, _) => json["losses"] = path.display().to_string().into(),
@@ -200,6 +207,15 @@ pub fn loss_summary(attribution: &Attribution) -> String {
         format!("{} {}", loss.name, loss.weighted.first().map_or_else(String::new, |&value| number(value)))
     };
     attribution.losses.iter().map(loss).collect::<Vec<_>>().join(", ")
+}
+
+/// What the method counted or measured.
+pub fn measures(attribution: &Attribution) -> Value {
+    let measures = attribution.measures.iter().map(|measure| {
+        let values = measure.values.iter().map(|&value| json!(value)).collect();
+        (measure.name.to_owned(), per_sample(values))
+    });
+    Value::Object(measures.collect())
 }
 
 /// Which nodes a backprop modifier was used on.

@@ -18,6 +18,8 @@ pub struct Attribution {
     pub channel_axis: Option<usize>,
     /// The losses with their weighted values.
     pub losses: Vec<LossValue>,
+    /// What the method counted or measured on the way, for each sample.
+    pub measures: Vec<Measure>,
     /// The nodes that a backprop modifier was used on: titles and the rule's name.
     pub matched: Vec<(String, String)>,
     /// The nodes that got their true gradient.
@@ -37,6 +39,15 @@ pub struct LossValue {
     pub weighted: Vec<f64>,
 }
 
+/// Something that a method counted or measured: how many masks it took, how far the parts are from the whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measure {
+    /// What it is, in snake_case.
+    pub name: &'static str,
+    /// The number for each sample.
+    pub values: Vec<f64>,
+}
+
 impl Attribution {
     /// The attribution of all samples, out of those of consecutive parts of them.
     ///
@@ -49,7 +60,10 @@ impl Attribution {
         let mut parts = parts.into_iter();
         let Some(mut whole) = parts.next() else { bail!(option, "there are no parts to join") };
         for part in parts {
-            if part.tensor != whole.tensor || part.losses.len() != whole.losses.len() {
+            if part.tensor != whole.tensor
+                || part.losses.len() != whole.losses.len()
+                || part.measures.len() != whole.measures.len()
+            {
                 bail!(
                     option,
                     "expected parts of one attribution, found '{}' and '{}'",
@@ -59,6 +73,9 @@ impl Attribution {
             }
             for (loss, other) in whole.losses.iter_mut().zip(part.losses) {
                 loss.weighted.extend(other.weighted);
+            }
+            for (measure, other) in whole.measures.iter_mut().zip(part.measures) {
+                measure.values.extend(other.values);
             }
             whole.warnings.retain(|warning| part.warnings.contains(warning));
         }

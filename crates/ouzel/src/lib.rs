@@ -8,6 +8,7 @@ mod compile;
 mod dim;
 mod error;
 mod evaluate;
+mod explanation;
 mod grad_modifiers;
 #[cfg(test)]
 mod gradient_check;
@@ -20,6 +21,7 @@ mod model;
 mod onnx;
 mod op;
 mod ops;
+mod options;
 mod parts;
 mod print;
 mod rewrite;
@@ -29,23 +31,26 @@ mod target;
 mod tensor;
 mod timings;
 
-pub use attribution::{Attribution, LossValue};
+pub use attribution::{Attribution, LossValue, Measure};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
 pub use builder::{Builder, Operand, Var};
-pub use compile::{Plan, Precision, Started, simd_level};
+pub use compile::{Plan, Precision, Started as StartedPlan, simd_level};
 pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
+pub use explanation::{
+    AttributionGraph, Explainer, Explanation, ExplanationGraph, GraphMethod, LossGraph, Method, Progress,
+    Settings, Started, Task,
+};
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use input::Input;
-pub use methods::saliency::{
-    Saliency, SaliencyForward, SaliencyMap, SaliencyParts, SaliencyPlan, visualize_saliency,
-    visualize_saliency_with_losses,
-};
-pub use methods::{METHODS, MethodEntry, MethodOption};
+pub use methods::input_x_gradient::InputXGradient;
+pub use methods::saliency::{Saliency, SaliencyMap, visualize_saliency, visualize_saliency_with_losses};
+pub use methods::{METHODS, MethodEntry, method};
 pub use model::{LayerSummary, Model, TensorRef};
 pub use op::{Custom, Inputs, Op, OpDef, Real};
+pub use options::{MethodOption, OptionKind, OptionValue, Options, PROFILES};
 pub use rewrite::{Rewritten, prune, simplify, verify};
 pub use target::{Filters, top};
 pub use tensor::{Array, DType, Element, Float, Tensor};

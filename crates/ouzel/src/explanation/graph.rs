@@ -1,0 +1,298 @@
+//! Explanations that are graphs: built by a method, run by the engine as one plan, or saved as an ONNX file.
+
+use super::{Explainer, Method, Settings, Started, Task};
+use crate::attribution::{Attribution, LossValue};
+use crate::backprop::Coverage;
+use crate::builder::{Builder, Var};
+use crate::compile::{self, Plan};
+use crate::dim::Bindings;
+use crate::error::{Context, Result, bail};
+use crate::graph::{Fact, Graph, NodeId, Source, ValueId};
+use crate::losses::{LateTarget, LossContext, WeightedLoss};
+use crate::model::{Model, is_channels_last};
+use crate::op::resolve_axis;
+use crate::rewrite::bind;
+use crate::target::Filters;
+use crate::tensor::Tensor;
+use crate::timings::Timings;
+
+/// A network with the losses that are to be explained: what a method adds its nodes to.
+#[derive(Clone, Debug)]
+pub struct LossGraph<'m> {
+    /// The network.
+    pub model: &'m Model,
+    /// Its graph, and after it the losses.
+    pub graph: Graph,
+    /// The value of each loss for each sample, times its weight: `[samples]`.
+    pub losses: Vec<ValueId>,
+    /// Their sum over losses and samples: what is differentiated.
+    pub total: ValueId,
+    /// The tensor that the target is attributed to.
+    pub explained: ValueId,
+    /// Its channel axis; `None` if it has none.
+    pub channel_axis: Option<usize>,
+}
+
+/// A graph with the attribution that a method has added.
+#[derive(Clone, Debug)]
+pub struct AttributionGraph {
+    /// The graph that the method was given, and after it the method's nodes.
+    pub graph: Graph,
+    /// The raw, signed attribution, with the samples on its first axis.
+    pub raw: ValueId,
+    /// The tensor that it is about.
+    pub tensor: ValueId,
+    /// Its channel axis; `None` if it has none.
+    pub channel_axis: Option<usize>,
+    /// Which rules were used on the way back.
+    pub coverage: Coverage,
+    /// What the reader of the map should know.
+    pub warnings: Vec<String>,
+}
+
+/// A method that is a graph: a few more nodes behind the losses.
+pub trait GraphMethod: Method {
+    /// Adds the attribution to the graph.
+    ///
+    /// # Errors
+    /// If the network has no such attribution; the message names the node or option.
+    fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph>;
+}
+
+/// A network with losses and their attribution, before anything is known of the shapes of its inputs.
+#[derive(Clone, Debug)]
+pub struct ExplanationGraph {
+    /// The network, the losses, and the method.
+    pub graph: Graph,
+    /// The raw, signed attribution, with the samples on its first axis.
+    pub raw: ValueId,
+    /// The name of the tensor that it is about.
+    pub tensor: String,
+    /// Its channel axis; `None` if it has none.
+    pub channel_axis: Option<usize>,
+    /// The losses: name, weight, and weighted value for each sample.
+    pub losses: Vec<(String, f64, ValueId)>,
+    /// The int64 input `[samples, filters]` that names the filters, for losses that leave them open.
+    pub(crate) target: Option<LateTarget>,
+    /// The nodes that a rule was used on: titles and the rule's name.
+    pub matched: Vec<(String, String)>,
+    /// The nodes that got their true gradient.
+    pub default_gradient: Vec<String>,
+    /// What the reader of the map should know.
+    pub warnings: Vec<String>,
+}
+
+impl ExplanationGraph {
+    /// The explanation of a weighted sum of losses.
+    ///
+    /// # Errors
+    /// If a layer or filter does not exist, or if an op on the way is not supported or has no gradient.
+    pub fn new(model: &Model, losses: &[WeightedLoss], method: &dyn GraphMethod) -> Result<Self> {
+        let settings: &Settings = method.settings();
+        let graph = model.graph();
+        let explained = settings.explained(model)?;
+        let is_input = matches!(graph.value(explained).source, Source::Input);
+        let axis = channel_axis(graph.fact(explained), settings.wrt_channel_axis, is_input)?;
+        let image = if is_input { explained } else { model.main_input() };
+        let image_axis = if is_input { axis } else { channel_axis(graph.fact(image), None, true)? };
+
+        let active: Vec<&WeightedLoss> = losses.iter().filter(|loss| loss.weight != 0.0).collect();
+        if active.is_empty() {
+            bail!(option, "there is no loss with a weight other than 0");
+        }
+        let builder = Builder::new(graph.clone());
+        let context = LossContext::new(model, &builder, builder.var(image), image_axis);
+        let mut values: Vec<Var> = Vec::new();
+        for weighted in &active {
+            let title = || weighted.loss.name();
+            let value = weighted.loss.build(&context).context(title)? * weighted.weight;
+            value.id().context(title)?;
+            values.push(value);
+        }
+        let total = values.iter().copied().reduce(|sum, value| sum + value).expect("invariant: not empty");
+        let total = total.sum().id()?;
+        let target = context.late_target();
+        let values = values.iter().map(|value| value.id()).collect::<Result<Vec<ValueId>>>()?;
+        let with_losses = LossGraph {
+            model,
+            graph: builder.finish()?,
+            losses: values.clone(),
+            total,
+            explained,
+            channel_axis: axis,
+        };
+        let AttributionGraph { graph, raw, tensor, channel_axis, coverage, warnings } =
+            method.build(with_losses)?;
+        let title = |node: &NodeId| graph.node(*node).title();
+        let described = active.iter().zip(values);
+        Ok(Self {
+            raw,
+            tensor: graph.value(tensor).name.to_string(),
+            channel_axis,
+            losses: described.map(|(loss, value)| (loss.loss.name(), loss.weight, value)).collect(),
+            target,
+            matched: coverage.matched.iter().map(|(node, rule)| (title(node), rule.to_string())).collect(),
+            default_gradient: coverage.default.iter().map(title).collect(),
+            warnings,
+            graph,
+        })
+    }
+}
+
+/// The shape of the input that names the filters, once the shapes of the others are known.
+fn target_shape(graph: &Graph, target: &LateTarget, shapes: &[(ValueId, Vec<usize>)]) -> Result<[usize; 2]> {
+    let mut bindings = Bindings::new();
+    for (id, shape) in shapes {
+        bind(&graph.value(*id).name, graph.fact(*id), shape, &mut bindings)?;
+    }
+    match target.samples.bind(&bindings).known().map(usize::try_from) {
+        Some(Ok(samples)) => Ok([samples, target.count]),
+        _ => bail!(
+            target,
+            "the layer has {} samples, which the shapes of the inputs do not determine, so its filters cannot be named \
+             later: name them when the plan is made",
+            target.samples
+        ),
+    }
+}
+
+/// An explanation graph as a plan of the engine.
+#[derive(Debug)]
+pub(crate) struct GraphExplainer {
+    model: Model,
+    explanation: ExplanationGraph,
+    plan: Plan,
+    /// Samples, and filters for each, if these are named when the plan runs.
+    target: Option<[usize; 2]>,
+}
+
+impl GraphExplainer {
+    /// Makes a method ready for a task.
+    pub(crate) fn boxed(method: &dyn GraphMethod, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
+        let explanation = ExplanationGraph::new(task.model, task.losses, method)?;
+        let ExplanationGraph { graph, raw, losses, target, .. } = &explanation;
+        let mut wanted = vec![*raw];
+        wanted.extend(losses.iter().map(|(_, _, value)| *value));
+        wanted.extend_from_slice(task.also);
+        let mut shapes = task.shapes.to_vec();
+        let target_shape = target.as_ref().map(|target| target_shape(graph, target, &shapes)).transpose()?;
+        let late = target.as_ref().map(|target| target.input);
+        shapes.extend(late.zip(target_shape.map(|shape| shape.to_vec())));
+        let plan = Plan::staged(graph, &shapes, late.as_slice(), &wanted, method.settings().arithmetic())?;
+        Ok(Box::new(Self { model: task.model.clone(), plan, target: target_shape, explanation }))
+    }
+
+    /// What the outputs of the plan say: the attribution, and the value of each loss.
+    fn attribution(&self, outputs: Vec<Tensor>) -> Result<Attribution> {
+        let mut outputs = outputs.into_iter();
+        let raw = outputs.next().expect("invariant: one output for each wanted value");
+        check_finite(&raw, self.model.graph())?;
+        let explanation = &self.explanation;
+        let losses = (explanation.losses.iter().zip(outputs))
+            .map(|((name, weight, _), value)| LossValue {
+                name: name.clone(),
+                weight: *weight,
+                weighted: value.to_f64().into_iter().collect(),
+            })
+            .collect();
+        let mut warnings = explanation.warnings.clone();
+        if raw.to_f64().iter().all(|&value| value == 0.0) {
+            warnings.push(
+                "the attribution is zero everywhere: usually a saturated softmax or sigmoid (explain the layer before \
+                 it), dead ReLUs, or a rule that let nothing through"
+                    .into(),
+            );
+        }
+        Ok(Attribution {
+            raw,
+            tensor: explanation.tensor.clone(),
+            channel_axis: explanation.channel_axis,
+            losses,
+            measures: Vec::new(),
+            matched: explanation.matched.clone(),
+            default_gradient: explanation.default_gradient.clone(),
+            warnings,
+        })
+    }
+}
+
+impl Explainer for GraphExplainer {
+    fn start<'e>(&'e self, inputs: &[Tensor]) -> Result<Box<dyn Started + 'e>> {
+        let started = self.plan.start(inputs)?;
+        let skipped = 1 + self.explanation.losses.len();
+        match started.early().iter().skip(skipped).cloned().collect::<Option<Vec<Tensor>>>() {
+            Some(also) => Ok(Box::new(GraphStarted { explainer: self, started, also })),
+            None => bail!(internal, "a tensor of the model depends on the target"),
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.plan.memory_bytes()
+    }
+}
+
+/// A plan that has run forward.
+#[derive(Debug)]
+struct GraphStarted<'e> {
+    explainer: &'e GraphExplainer,
+    started: compile::Started<'e>,
+    also: Vec<Tensor>,
+}
+
+impl Started for GraphStarted<'_> {
+    fn also(&self) -> &[Tensor] {
+        &self.also
+    }
+
+    fn explain(&mut self, filters: Option<Filters>) -> Result<Attribution> {
+        let outputs = match (filters, self.explainer.target) {
+            (None, None) => self.started.finish(&[])?,
+            (None, Some(_)) => bail!(target, "the filters have yet to be named"),
+            (Some(filters), Some([samples, count])) => {
+                let indices = filters.indices(samples, count)?;
+                self.started.finish(&[indices]).context(|| format!("filters {filters}"))?
+            }
+            (Some(_), None) => {
+                bail!(target, "the explanation was made for certain filters, and cannot explain others")
+            }
+        };
+        self.explainer.attribution(outputs)
+    }
+
+    fn timings(&self) -> Timings {
+        self.started.timings()
+    }
+}
+
+/// The channel axis of a tensor: the one asked for, else by the shape of an input, else 1.
+fn channel_axis(fact: &Fact, asked: Option<i64>, is_input: bool) -> Result<Option<usize>> {
+    let rank = fact.rank();
+    match asked {
+        Some(axis) => resolve_axis(axis, rank).map(Some).context(|| "the channel axis"),
+        None if rank < 2 => Ok(None),
+        None if is_input && is_channels_last(&fact.shape) => Ok(Some(rank - 1)),
+        None => Ok(Some(1)),
+    }
+}
+
+/// An error that says where numbers that are not finite come from.
+pub(crate) fn check_finite(raw: &Tensor, graph: &Graph) -> Result<()> {
+    let bad = raw.to_f64().iter().filter(|value| !value.is_finite()).count();
+    if bad == 0 {
+        return Ok(());
+    }
+    for (_, value) in graph.values() {
+        if let Source::Constant(constant) = &value.source
+            && constant.fact().dtype.is_float()
+            && constant.read()?.to_f64().iter().any(|value| !value.is_finite())
+        {
+            bail!(model, "the weights '{}' hold NaN or infinite values, so no map can be made", value.name);
+        }
+    }
+    bail!(
+        input,
+        "{bad} of {} elements of the attribution are NaN or infinite: the network overflows for this input; check its \
+         preprocessing",
+        raw.len()
+    )
+}
