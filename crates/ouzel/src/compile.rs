@@ -19,6 +19,7 @@ use step::Access;
 mod anchor;
 mod expression;
 mod fuse;
+mod gates;
 pub(crate) mod layout;
 pub(crate) mod lower;
 pub(crate) mod memory;
