@@ -7,7 +7,8 @@
 //!  3. describes where tensors lie with [`View`]s: channels last, with a pixel stride and a channel offset, so that concatenation and
 //!     slicing along channels need no copies;
 //!  4. runs kernels on slices, each with an [`Epilogue`] that adds a bias or a residual, applies an activation, remembers one bit an
-//!     element, or selects by such bits, all before the result leaves the registers.
+//!     element, or selects by such bits, all before the result leaves the registers, and that may go on with an elementwise program
+//!     ([`Tail`]).
 //!
 //! A convolution with a Relu, and its way back with guided backpropagation:
 //!

@@ -53,7 +53,6 @@ pub(crate) struct Cluster {
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterTail {
     pub(crate) program: Elementwise,
-    pub(crate) output: ValueId,
     pub(crate) second: Option<Second>,
 }
 
@@ -72,12 +71,18 @@ pub(crate) struct Elementwise {
     pub(crate) program: Program,
     pub(crate) expression: Expression,
     pub(crate) nodes: Vec<NodeId>,
+    pub(crate) output: ValueId,
 }
 
 impl Elementwise {
     /// `None` if there are not enough registers.
-    fn new(expression: Expression, nodes: Vec<NodeId>) -> Option<Self> {
-        Some(Self { program: expression.program()?, expression, nodes })
+    fn new(expression: Expression, nodes: Vec<NodeId>, output: ValueId) -> Option<Self> {
+        Some(Self { program: expression.program()?, expression, nodes, output })
+    }
+
+    /// The same nodes with another expression.
+    fn with(&self, expression: Expression) -> Option<Self> {
+        Self::new(expression, self.nodes.clone(), self.output)
     }
 }
 
@@ -415,7 +420,9 @@ impl<'a> Fuser<'a> {
                     continue;
                 }
                 let expression = self.expression_of(root, node, &nodes);
-                match expression.and_then(|expression| Elementwise::new(expression, nodes.clone())) {
+                match expression
+                    .and_then(|expression| Elementwise::new(expression, nodes.clone(), node.outputs[0]))
+                {
                     Some(program) => steps.push((root, ElementwiseStep::Program(Box::new(program)))),
                     None => {
                         // Too long for one program: store something in the middle; or it cannot be written at all.
@@ -472,10 +479,10 @@ impl<'a> Fuser<'a> {
             let value = expression.leaf(Leaf::Value(cluster.output));
             expression.store(value);
         }
-        let Some(program) = Elementwise::new(expression, program.nodes.clone()) else { return false };
+        let Some(program) = program.with(expression) else { return false };
         let cluster = &mut self.clusters[index];
         cluster.last = root;
-        cluster.tail = Some(Box::new(ClusterTail { program, output, second }));
+        cluster.tail = Some(Box::new(ClusterTail { program, second }));
         true
     }
 
@@ -504,16 +511,16 @@ impl<'a> Fuser<'a> {
                 tails.chain(programs).filter(|program| reads(program)).collect();
             let [later] = later.as_mut_slice() else { continue };
             let nodes = [own.nodes.as_slice(), &later.nodes].concat();
-            if self.facts.is_output(value)
-                || self.readers[value.index()].iter().any(|reader| !nodes.contains(reader))
-            {
+            let is_shared = self.facts.is_output(value)
+                || self.readers[value.index()].iter().any(|reader| !nodes.contains(reader));
+            if is_shared || !self.layouts.agree(self.facts, value, later.output) {
                 continue;
             }
             let Some((factor, rest)) = later.expression.take_out(value) else { continue };
-            let Some(rest) = Elementwise::new(rest, later.nodes.clone()) else { continue };
-            let mut expression = own.expression;
+            let Some(rest) = later.with(rest) else { continue };
+            let mut expression = own.expression.clone();
             expression.replace_last(&factor);
-            let Some(program) = Elementwise::new(expression, own.nodes) else { continue };
+            let Some(program) = own.with(expression) else { continue };
             **later = rest;
             if let Some(tail) = &mut self.clusters[index].tail {
                 tail.program = program;

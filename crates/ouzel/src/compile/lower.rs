@@ -2,7 +2,7 @@
 
 use super::Precision;
 use super::anchor::{Anchor, Facts};
-use super::expression::{Expression, Leaf};
+use super::expression::Leaf;
 use super::fuse::{Cluster, Elementwise, Ending, Fusion, Second};
 use super::layout::{BufferId, Order, Place, strided_copy};
 use super::order::Layouts;
@@ -359,7 +359,7 @@ impl<'a> Lowerer<'a> {
         let mut sources: Vec<BufferId> =
             [Some(&from), addend.as_ref()].into_iter().flatten().map(|p| p.buffer).collect();
         let operands = match &cluster.tail {
-            Some(tail) => Some(self.operands(&tail.program.expression, tail.output, Some(cluster.output))?),
+            Some(tail) => Some(self.operands(&tail.program, Some(cluster.output))?),
             None => None,
         };
         let read = operands.iter().flatten().filter_map(OperandStep::region);
@@ -373,12 +373,12 @@ impl<'a> Lowerer<'a> {
             }
             None => None,
         };
-        let output = cluster.tail.as_ref().map_or(cluster.output, |tail| tail.output);
+        let output = cluster.tail.as_ref().map_or(cluster.output, |tail| tail.program.output);
         let to = self.output_place(output, &sources)?;
         let tail = match (&cluster.tail, operands) {
             (Some(tail), Some(operands)) => Some(TailStep {
                 program: tail.program.program.clone(),
-                shape: self.program_view(tail.output, &to)?,
+                shape: self.program_view(tail.program.output, &to)?,
                 operands,
                 second: second.map(|second| Region { buffer: second.buffer, view: second.view() }),
             }),
@@ -467,9 +467,8 @@ impl<'a> Lowerer<'a> {
 
     /// Elementwise nodes as one program.
     fn program(&mut self, root: &Node, elementwise: &Elementwise) -> Result<()> {
-        let expression = &elementwise.expression;
-        let output = root.outputs[0];
-        let operands = self.operands(expression, output, None)?;
+        let (expression, output) = (&elementwise.expression, elementwise.output);
+        let operands = self.operands(elementwise, None)?;
         let sources: Vec<BufferId> =
             operands.iter().filter_map(OperandStep::region).map(|region| region.buffer).collect();
         let place = self.output_place(output, &sources)?;
@@ -493,15 +492,11 @@ impl<'a> Lowerer<'a> {
     }
 
     /// What the program of a value reads; one of its leaves may be what a kernel has just computed.
-    fn operands(
-        &mut self,
-        expression: &Expression,
-        output: ValueId,
-        computed: Option<ValueId>,
-    ) -> Result<Vec<OperandStep>> {
-        let (shape, order) = (self.shape(output)?, self.order(output)?);
-        let mut operands = Vec::with_capacity(expression.leaves.len());
-        for leaf in &expression.leaves {
+    fn operands(&mut self, program: &Elementwise, computed: Option<ValueId>) -> Result<Vec<OperandStep>> {
+        let (shape, order) = (self.shape(program.output)?, self.order(program.output)?);
+        let leaves = &program.expression.leaves;
+        let mut operands = Vec::with_capacity(leaves.len());
+        for leaf in leaves {
             operands.push(match leaf {
                 Leaf::Lanes(values) => {
                     let values = Arc::new(values.clone());
