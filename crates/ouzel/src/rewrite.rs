@@ -73,7 +73,7 @@ pub(crate) fn needed(graph: &Graph, wanted: &[ValueId], given: Option<ValueId>) 
 /// # Errors
 /// None for a graph that verifies.
 pub fn prune(graph: &Graph, wanted: &[ValueId]) -> Result<Rewritten> {
-    rebuild(graph, wanted, &Bindings::new(), false, None)
+    rebuild(graph, wanted, &Bindings::new(), false, None, &as_it_is)
 }
 
 /// Makes an input of a value inside the graph, and leaves out what none of `wanted` depends on any more. Inputs stay; the new
@@ -82,7 +82,7 @@ pub fn prune(graph: &Graph, wanted: &[ValueId]) -> Result<Rewritten> {
 /// # Errors
 /// None for a graph that verifies.
 pub(crate) fn with_input(graph: &Graph, value: ValueId, wanted: &[ValueId]) -> Result<Rewritten> {
-    rebuild(graph, wanted, &Bindings::new(), false, Some(value))
+    rebuild(graph, wanted, &Bindings::new(), false, Some(value), &as_it_is)
 }
 
 /// Binds symbols, and changes nothing else.
@@ -100,7 +100,24 @@ pub(crate) fn bound(graph: &Graph, bindings: &Bindings) -> Result<Rewritten> {
 /// # Errors
 /// If shapes do not fit once symbols are bound; the message names the node.
 pub fn simplify(graph: &Graph, wanted: &[ValueId], bindings: &Bindings) -> Result<Rewritten> {
-    let simplified = rebuild(graph, wanted, bindings, true, None)?;
+    simplify_with(graph, wanted, bindings, &as_it_is)
+}
+
+/// What adds the outputs of a node of an old graph, given its inputs in the new one, in another way than by the node.
+pub(crate) type Replace = dyn Fn(&mut Graph, &Node, &[Option<ValueId>]) -> Result<Option<Vec<ValueId>>>;
+
+fn as_it_is(_: &mut Graph, _: &Node, _: &[Option<ValueId>]) -> Result<Option<Vec<ValueId>>> {
+    Ok(None)
+}
+
+/// As [`simplify`], with some nodes replaced by others.
+pub(crate) fn simplify_with(
+    graph: &Graph,
+    wanted: &[ValueId],
+    bindings: &Bindings,
+    replace: &Replace,
+) -> Result<Rewritten> {
+    let simplified = rebuild(graph, wanted, bindings, true, None, replace)?;
     // Folding leaves behind what only folded nodes needed.
     let kept = wanted.iter().map(|&value| simplified.kept(value)).collect::<Result<Vec<_>>>()?;
     let pruned = prune(&simplified.graph, &kept)?;
@@ -164,6 +181,7 @@ struct Rebuild<'a> {
     values: Vec<Option<ValueId>>,
     constants: HashMap<ConstantKey, ValueId>,
     nodes: HashMap<(Op, Vec<Option<ValueId>>), Vec<ValueId>>,
+    replace: &'a Replace,
 }
 
 /// Rebuilds a graph; the value `given` becomes an input.
@@ -173,6 +191,7 @@ fn rebuild(
     bindings: &Bindings,
     simplify: bool,
     given: Option<ValueId>,
+    replace: &Replace,
 ) -> Result<Rewritten> {
     let needed = needed(old, wanted, given);
     let mut rebuild = Rebuild {
@@ -181,6 +200,7 @@ fn rebuild(
         values: vec![None; old.values().len()],
         constants: HashMap::new(),
         nodes: HashMap::new(),
+        replace,
     };
     for (id, value) in old.values() {
         match &value.source {
@@ -243,6 +263,11 @@ impl Rebuild<'_> {
                         self.add_constant(&name, Constant::new(tensor), true)
                     })
                     .collect();
+                self.place(node, &outputs);
+                self.nodes.insert(key, outputs);
+                return Ok(());
+            }
+            if let Some(outputs) = (self.replace)(&mut self.new, node, &inputs)? {
                 self.place(node, &outputs);
                 self.nodes.insert(key, outputs);
                 return Ok(());
