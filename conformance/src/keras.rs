@@ -7,7 +7,7 @@ use ndarray::{ArrayD, Axis};
 use ouzel::losses::{ActivationMaximization, LpNorm, TotalVariation, WeightedLoss};
 use ouzel::rules::BackpropModifier;
 use ouzel::{
-    Filters, GradModifier, Precision, Saliency, SaliencyMap, Tensor, visualize_saliency as explain,
+    Filters, GradModifier, Method, Precision, Saliency, SaliencyMap, Tensor, visualize_saliency as explain,
     visualize_saliency_with_losses as explain_losses,
 };
 use serde::Deserialize;

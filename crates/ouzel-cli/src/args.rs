@@ -1,10 +1,10 @@
 //! What was typed: verbs, options, help texts. Choices come from the library's lists.
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueHint};
 use ouzel::image::{Channels, Colormap, Fit, Layout, Preset, Size, View};
-use ouzel::rules::BackpropModifier;
-use ouzel::{GradModifier, METHODS, Precision};
+use ouzel::{METHODS, MethodOption, OptionKind, PROFILES, Precision};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -36,6 +36,8 @@ pub struct Arguments {
 pub enum Verb {
     /// Draw which parts of an input change the network's answer
     Explain(Box<ExplainArgs>),
+    /// Save the explanation as an ONNX file that any runtime executes
+    Export(Box<ExportArgs>),
     /// List a model's inputs, outputs and layers, what can be explained and what is not supported
     Inspect(InspectArgs),
     /// Run a model forward: the top classes, or every output as a .npy file
@@ -54,9 +56,6 @@ pub enum Verb {
     /// Print the manual page, or write one for each verb
     Man(ManArgs),
 }
-
-/// The sets of conventions that can be named.
-pub const PROFILES: &[&str] = &["ouzel", "keras-vis"];
 
 /// Options of `explain`.
 #[derive(Args, Debug)]
@@ -148,48 +147,118 @@ pub struct TargetArgs {
     pub losses: Option<PathBuf>,
 }
 
-/// How it is explained.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Method: how it is explained")]
+/// How it is explained: the options of all methods, out of the library's tables.
+#[derive(Debug)]
 pub struct MethodArgs {
-    /// The method; 'ouzel methods' describes them
-    #[arg(long, value_name = "NAME", default_value = METHODS[0].name, value_parser = Choice::of(METHODS.iter().map(|method| method.name)))]
+    /// The method's name.
     pub method: String,
-    /// Another backward rule for activation functions: none, guided, rectified (also relu, deconv), or the `[[rule]]`
-    /// rows of a TOML file
-    #[arg(long, value_name = "NAME|FILE.toml", default_value = "none", value_parser = modifier)]
-    pub backprop_modifier: String,
-    /// The activation functions that the modifier acts on
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        default_value = "relu",
-        value_parser = Choice::of(BackpropModifier::rectifiers())
-    )]
-    pub rectifiers: Vec<String>,
-    /// What is done to the gradient before it becomes a map: absolute (what matters either way), none (signed), relu
-    /// (what raises the target), negate (what lowers it), small_values (what keeps it), invert
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "absolute",
-        hide_possible_values = true,
-        value_parser = Choice::of(GradModifier::names())
-    )]
-    pub grad_modifier: String,
-    /// The tensor that the map is made for [default: the model's input]
-    #[arg(long, value_name = "TENSOR", allow_hyphen_values = true)]
-    pub wrt: Option<String>,
-    /// The channel axis of that tensor [default: 1; of an input, as --layout says]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub wrt_channel_axis: Option<i64>,
-    /// Keep the channel axis instead of taking the maximum over it
-    #[arg(long)]
-    pub keepdims: bool,
-    /// Whose conventions hold where they differ; keras-vis reduces a vector to one number
-    #[arg(long, value_name = "NAME", default_value = "ouzel", value_parser = Choice::of(PROFILES.iter().copied()))]
+    /// Whose conventions hold.
     pub profile: String,
+    /// The options that were typed, by their names in the tables.
+    pub options: BTreeMap<&'static str, String>,
+}
+
+/// The options of all methods, each once, with the methods that have them; those of the default method first.
+fn method_options() -> Vec<(&'static MethodOption, Vec<&'static str>)> {
+    let mut all: Vec<(&'static MethodOption, Vec<&'static str>)> = Vec::new();
+    for method in METHODS {
+        for option in method.options {
+            match all.iter_mut().find(|(known, _)| known.name == option.name) {
+                Some((_, methods)) => methods.push(method.name),
+                None => all.push((option, vec![method.name])),
+            }
+        }
+    }
+    all
+}
+
+/// The option as clap knows it. Values are checked when the method is made of them, names at once.
+fn method_argument(option: &'static MethodOption, methods: &[&str]) -> Arg {
+    let default = match option.kind {
+        OptionKind::Flag => String::new(),
+        _ => format!(" [default: {}]", option.default),
+    };
+    let of = match methods.len() {
+        _ if methods.contains(&METHODS[0].name) => String::new(),
+        1..=3 => format!(" ({})", methods.join(", ")),
+        count => format!(" ({}, … {count} methods)", methods[..2].join(", ")),
+    };
+    let argument = Arg::new(option.name)
+        .long(option.name.replace('_', "-"))
+        .help(format!("{}{default}{of}", option.about))
+        .help_heading(METHOD_HEADING);
+    match option.kind {
+        OptionKind::Flag => argument.action(ArgAction::SetTrue),
+        kind => {
+            let argument = argument.value_name(option.placeholder).action(ArgAction::Set);
+            let argument =
+                argument.allow_hyphen_values(!matches!(kind, OptionKind::Name(_) | OptionKind::Names(_)));
+            match kind {
+                OptionKind::Name(names) => {
+                    argument.value_parser(Choice::of(names())).hide_possible_values(true)
+                }
+                // Joined again when they are read.
+                OptionKind::Names(names) => {
+                    argument.value_parser(Choice::of(names())).value_delimiter(',').action(ArgAction::Append)
+                }
+                OptionKind::Toml | OptionKind::Input | OptionKind::Array => {
+                    argument.value_hint(ValueHint::FilePath)
+                }
+                _ => argument,
+            }
+        }
+    }
+}
+
+const METHOD_HEADING: &str = "Method: how it is explained";
+
+impl Args for MethodArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let method = Arg::new("method")
+            .long("method")
+            .value_name("NAME")
+            .default_value(METHODS[0].name)
+            .value_parser(Choice::of(METHODS.iter().map(|method| method.name)))
+            .help("The method; 'ouzel methods' describes them")
+            .help_heading(METHOD_HEADING);
+        let profile = Arg::new("profile")
+            .long("profile")
+            .value_name("NAME")
+            .default_value(PROFILES[0])
+            .value_parser(Choice::of(PROFILES.iter().copied()))
+            .help("Whose conventions hold where those of the field's tools differ")
+            .help_heading(METHOD_HEADING);
+        let options = method_options();
+        let options = options.iter().map(|(option, methods)| method_argument(option, methods));
+        command.arg(method).args(options).arg(profile)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for MethodArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
+        let mut options = BTreeMap::new();
+        for (option, _) in method_options() {
+            let typed = match option.kind {
+                OptionKind::Flag => matches.get_flag(option.name).then(|| "yes".to_owned()),
+                OptionKind::Names(_) => matches
+                    .get_many::<String>(option.name)
+                    .map(|names| names.map(String::as_str).collect::<Vec<_>>().join(",")),
+                _ => matches.get_one::<String>(option.name).cloned(),
+            };
+            options.extend(typed.map(|typed| (option.name, typed)));
+        }
+        Ok(Self { method: text("method"), profile: text("profile"), options })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// How a picture becomes the network's input.
@@ -288,6 +357,48 @@ pub struct RunArgs {
     /// Say which rule each node got on the way back
     #[arg(long)]
     pub explain_rules: bool,
+}
+
+/// Options of `export`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  the top class        ouzel export net.onnx -o explainer.onnx
+  a certain class      ouzel export net.onnx -o explainer.onnx --class 20
+  a class a sample     ouzel export net.onnx -o explainer.onnx --class input
+                       (the file gets an int64 input 'target', one class a sample)
+  any size of picture  ouzel export net.onnx -o explainer.onnx --size 480x640
+
+The outputs of the file are the network's own, then 'attribution' (raw and signed, in the input's shape) and 'heatmap' \
+(scaled to 0..1 for each sample: [N,H,W]).")]
+pub struct ExportArgs {
+    /// The network, an ONNX file; '-' for standard input
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// The file that is written; '-' for standard output
+    #[arg(short, long, value_name = "FILE.onnx", value_hint = ValueHint::FilePath)]
+    pub out: PathBuf,
+    /// The version of the ONNX operators, 13 to 23 [default: 17, or the network's if that is newer]
+    #[arg(long, value_name = "N")]
+    pub opset: Option<i64>,
+    /// Height and width, if the model takes any
+    #[arg(long, value_name = "HxW", value_parser = Size::from_str)]
+    pub size: Option<Size>,
+    /// The order of the input's axes [default: nhwc if the last dimension is smaller than dimension 1, else nchw]
+    #[arg(long, value_name = "NAME", value_parser = Choice::of(Layout::NAMES.iter().copied()).try_map(parsed::<Layout>))]
+    pub layout: Option<Layout>,
+    /// The seed of whatever is random; the same seed gives the same bytes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Say nothing but warnings and errors
+    #[arg(long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub method: MethodArgs,
+    #[command(flatten)]
+    pub labels: LabelsArgs,
 }
 
 /// Options of `inspect`.
@@ -456,16 +567,6 @@ impl TypedValueParser for Colors {
 /// A name that [`Choice`] has accepted as the library's value.
 fn parsed<T: FromStr>(name: String) -> Result<T, T::Err> {
     name.parse()
-}
-
-fn modifier(text: &str) -> Result<String, ouzel::Error> {
-    match is_toml(text) {
-        true => Ok(text.to_owned()),
-        false => {
-            let name = text.trim().to_ascii_lowercase().replace('-', "_");
-            BackpropModifier::named(&name, &[]).map(|_| name)
-        }
-    }
 }
 
 /// True if an option's value is a file of rows rather than a name.

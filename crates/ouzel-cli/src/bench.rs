@@ -8,7 +8,7 @@ use crate::report;
 use crate::target::{Chosen, Target};
 use anyhow::{Context, Result, bail};
 use ouzel::image::{Layout, Size};
-use ouzel::{Filters, Model, Plan, Tensor, Timings, ValueId};
+use ouzel::{Filters, Model, Plan, Task, Tensor, Timings, ValueId};
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -29,7 +29,7 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
     }
     let labels = read_labels(&typed.labels)?;
     let run = Run::new(&typed.run)?;
-    let mut method = Method::new(&typed.method, typed.run.precision)?;
+    let mut method = Method::new(&typed.method, &typed.run)?;
     let messages = Messages::new(typed.run.quiet);
     if let Some(path) = &typed.json {
         files::check_parent("--json", path)?;
@@ -37,9 +37,9 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
     let start = Instant::now();
     let model = files::read_model(&typed.model)?;
     let load = milliseconds(start);
-    if let (Some(layout), None, None) = (typed.layout, &method.wrt, method.saliency.wrt_channel_axis) {
+    if let (Some(layout), None) = (typed.layout, method.wrt()) {
         let axis = if layout == Layout::Nchw { 1 } else { -1 };
-        method.saliency = std::mem::take(&mut method.saliency).wrt_channel_axis(axis);
+        method.method.settings_mut().wrt_channel_axis.get_or_insert(axis);
     }
     let (ids, tensors) = random_inputs(&model, typed, run.seed)?;
     let shapes: Vec<(ValueId, Vec<usize>)> =
@@ -137,22 +137,18 @@ fn explanation(
         (None, _) => unreachable!("a goal without losses has a target"),
     };
     let start = Instant::now();
-    let plan = method.saliency.compile(model, losses, shapes, &also)?;
+    let explainer = method.method.prepare(&Task { model, losses, shapes, also: &also })?;
     let compile = milliseconds(start);
     let chosen = match &target {
-        Some(target) => target.choose(&target.scores(plan.start(tensors)?.also())?)?,
+        Some(target) => target.choose(&target.scores(explainer.start(tensors)?.also())?)?,
         None => vec![Chosen::All],
     };
     let filters: Vec<Option<Filters>> = chosen.iter().map(Chosen::filters).collect();
     let work = move |tensors: &[Tensor]| {
-        let mut forward = plan.start(tensors)?;
-        let map = |filters: &Option<Filters>| match filters {
-            Some(filters) => forward.explain_filters(filters.clone()),
-            None => forward.explain(),
-        };
-        let maps = filters.iter().map(map).map(|attribution| Ok(attribution?.raw));
+        let mut started = explainer.start(tensors)?;
+        let maps = filters.iter().map(|filters| Ok(started.explain(filters.clone())?.raw));
         let maps = maps.collect::<ouzel::Result<Vec<Tensor>>>()?;
-        Ok((maps, forward.timings()))
+        Ok((maps, started.timings()))
     };
     Ok((compile, Box::new(work)))
 }

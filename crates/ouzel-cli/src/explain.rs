@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use ndarray::{ArrayD, Axis};
 use ouzel::image::{Layout, encode_png};
 use ouzel::{
-    Attribution, GradModifier, Model, SaliencyForward, SaliencyParts, Source as ValueSource, Tensor, ValueId,
+    Attribution, Explanation, GradModifier, Model, Source as ValueSource, Started, Task, Tensor, ValueId,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ struct Session<'m> {
 /// A plan, and what it is for.
 struct Planned {
     shapes: Vec<(ValueId, Vec<usize>)>,
-    parts: SaliencyParts,
+    explanation: Explanation,
 }
 
 /// A map as it came out.
@@ -64,12 +64,9 @@ struct Map {
 
 impl Map {
     /// Explains one part.
-    fn add(&mut self, forward: &mut SaliencyForward<'_>, chosen: Option<Chosen>) -> Result<()> {
+    fn add(&mut self, started: &mut dyn Started, chosen: Option<Chosen>) -> Result<()> {
         let start = Instant::now();
-        self.parts.push(match chosen.as_ref().and_then(Chosen::filters) {
-            Some(filters) => forward.explain_filters(filters)?,
-            None => forward.explain()?,
-        });
+        self.parts.push(started.explain(chosen.as_ref().and_then(Chosen::filters))?);
         self.backward_ms += milliseconds(start);
         self.chosen = match (self.chosen.take(), chosen) {
             (Some(Chosen::PerSample(mut lists)), Some(Chosen::PerSample(more))) => {
@@ -88,7 +85,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
     let data = Data::new(&typed.data, &typed.pictures, &typed.labels)?;
     let output = Output::new(&typed.output, &data.sources, goal.map_count())?;
     let run = Run::new(&typed.run)?;
-    let mut method = Method::new(&typed.method, typed.run.precision)?;
+    let mut method = Method::new(&typed.method, &typed.run)?;
     let mut messages = Messages::new(typed.run.quiet);
     let start = Instant::now();
     let model = files::read_model(&data.model)?;
@@ -96,6 +93,10 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
     set_channel_axis(&model, &data, &mut method)?;
     let target = Target::new(&model, &goal, data.labels.as_ref())?;
     let reader = Reader::new(&model, &data, &messages)?;
+    let settings = method.method.settings_mut();
+    if settings.input_bounds.is_none() {
+        settings.input_bounds = reader.input_bounds(&data)?;
+    }
     if let Some(folder) = &output.out_dir {
         files::create_folder(folder)?;
     }
@@ -103,6 +104,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
         announce(&model, &goal, target, &messages);
     }
     messages.expect(data.sources.len());
+    method.method.settings_mut().progress = messages.progress();
     let mut session = Session {
         model: &model,
         reader,
@@ -135,16 +137,15 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
 
 /// The channel axis of a model's input follows from `--layout`.
 fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<()> {
-    let tensor = match &method.wrt {
-        Some(name) => model.find(name.as_str())?,
+    let tensor = match method.wrt() {
+        Some(name) => model.find(name)?,
         None => model.main_input(),
     };
     let is_input = matches!(model.graph().value(tensor).source, ValueSource::Input);
     let has_channels = is_input && model.graph().fact(tensor).rank() >= 2;
-    if let (Some(layout), true, None) = (data.pictures.layout, has_channels, method.saliency.wrt_channel_axis)
-    {
+    if let (Some(layout), true) = (data.pictures.layout, has_channels) {
         let axis = if layout == Layout::Nchw { 1 } else { -1 };
-        method.saliency = std::mem::take(&mut method.saliency).wrt_channel_axis(axis);
+        method.method.settings_mut().wrt_channel_axis.get_or_insert(axis);
     }
     Ok(())
 }
@@ -229,12 +230,12 @@ impl Session<'_> {
         let compile_ms = milliseconds(start);
         let mut start = Instant::now();
         let tensors: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        let parts = planned.parts.parts(&tensors)?;
+        let parts = planned.explanation.parts(&tensors)?;
         let (mut scores, mut forward_ms) = (Vec::new(), 0.0);
         let mut maps: Vec<Map> = (0..count).map(|_| Map::default()).collect();
         let mut reports = Vec::new();
-        for (place, (plan, tensors)) in parts.iter().enumerate() {
-            let mut forward = plan.start(tensors)?;
+        for (place, (explainer, tensors)) in parts.iter().enumerate() {
+            let mut forward = explainer.start(tensors)?;
             let mut chosen = vec![None];
             if let Some(target) = &self.target {
                 let found = target.scores(forward.also())?;
@@ -243,7 +244,7 @@ impl Session<'_> {
             }
             forward_ms += milliseconds(start);
             for (index, (map, chosen)) in maps.iter_mut().zip(chosen).enumerate() {
-                map.add(&mut forward, chosen)?;
+                map.add(&mut *forward, chosen)?;
                 if place + 1 < parts.len() {
                     continue;
                 }
@@ -254,7 +255,8 @@ impl Session<'_> {
                     None => timings.push(("run", forward_ms + backward_ms)),
                 }
                 let scores = Scores::join(&scores)?;
-                let explained = Explained { chosen, attribution: Attribution::join(parts)?, scores, timings };
+                let explained =
+                    Explained { chosen, attribution: planned.explanation.join(parts)?, scores, timings };
                 let file = |path: &Option<PathBuf>| path.as_ref().map(|path| numbered(path, index));
                 let report = self.write(source, &ready, &explained, file(&picture), &file)?;
                 reports.push(report);
@@ -286,8 +288,9 @@ impl Session<'_> {
             (None, Goal::Losses(_, losses)) => &losses[..],
             (None, _) => unreachable!("a goal without losses has a target"),
         };
-        let parts = self.method.saliency.compile_parts(self.model, losses, &shapes, &also)?;
-        let planned = Rc::new(Planned { shapes, parts });
+        let task = Task { model: self.model, losses, shapes: &shapes, also: &also };
+        let explanation = self.method.method.explanation(&task)?;
+        let planned = Rc::new(Planned { shapes, explanation });
         self.plan = Some(planned.clone());
         Ok(planned)
     }
@@ -303,7 +306,7 @@ impl Session<'_> {
     ) -> Result<Value> {
         let start = Instant::now();
         let Explained { chosen, attribution, scores, timings } = explained;
-        let modifier = &self.method.saliency.grad_modifier;
+        let modifier = &self.method.method.settings().grad_modifier;
         let (npy_file, raw_file) = (file(&self.output.npy), file(&self.output.raw_npy));
         let mut written = Vec::new();
         let result = result_map(attribution, modifier, self.method)?;
@@ -336,14 +339,16 @@ impl Session<'_> {
         let mut report = serde_json::Map::new();
         report.insert("model".into(), self.model.title().into());
         report.insert("input".into(), report::input(source, ready, self.data));
-        report.insert("method".into(), self.method.entry.name.into());
+        report.insert("method".into(), self.method.method.entry().name.into());
         report.insert("options".into(), report::options(self.method, self.goal, self.run));
         report.insert("target".into(), scored.as_ref().map_or(Value::Null, report::Scored::json));
         report.insert("channel_axis".into(), json!(attribution.channel_axis));
         report.insert("wrt".into(), json!({"tensor": attribution.tensor, "shape": attribution.raw.shape()}));
         report.insert("result".into(), json!({"shape": result.shape()}));
         report.insert("losses".into(), report::losses(attribution));
+        report.insert("measures".into(), report::measures(attribution));
         report.insert("rules".into(), report::rules(attribution));
+        report.insert("completeness".into(), report::completeness(attribution));
         report.insert("warnings".into(), json!(attribution.warnings));
         let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
         report.insert("files".into(), json!(names));
@@ -353,7 +358,14 @@ impl Session<'_> {
         if let Some(path) = &json_file {
             files::write(path, report::text(&report).as_bytes())?;
         }
-        let warnings = attribution.warnings.clone();
+        let mut warnings = attribution.warnings.clone();
+        if let Some(sums) = attribution.completeness.as_ref().filter(|sums| !sums.holds()) {
+            let place = match self.method.method.entry().options.iter().any(|it| it.name == "layer_sums") {
+                true => "; --layer-sums with --json says where the rest went",
+                false => "",
+            };
+            warnings.push(format!("the map {}{place}", report::completeness_text(sums)));
+        }
         let files: Vec<String> = picture
             .iter()
             .chain(&npy_file)
@@ -363,10 +375,13 @@ impl Session<'_> {
             .map(|path| path.display().to_string())
             .collect();
         let arrow = if files.is_empty() { String::new() } else { format!(" -> {}", files.join(", ")) };
-        let what = match &scored {
+        let mut what = match &scored {
             Some(scored) => scored.summary(),
             None => report::loss_summary(attribution),
         };
+        if let Some(sums) = &attribution.completeness {
+            what += &format!("; {}", report::completeness_text(sums));
+        }
         self.messages.note(format!("{}: {what}{arrow}", source.stem));
         if self.run.explain_rules {
             self.messages.note(report::rules_text(attribution));
@@ -401,7 +416,7 @@ impl Session<'_> {
 
 /// What `--npy` holds: for one sample without the batch axis.
 fn result_map(attribution: &Attribution, modifier: &GradModifier, method: &Method) -> Result<ArrayD<f32>> {
-    let keep_dims = method.saliency.keep_dims;
+    let keep_dims = method.method.settings().keep_dims;
     let mut maps = attribution.maps(modifier, keep_dims).with_context(|| {
         format!("the map of '{}' after the grad modifier '{modifier}'", attribution.tensor)
     })?;

@@ -6,7 +6,7 @@ use crate::{files, report};
 use anyhow::Result;
 use ouzel::rules::RuleSet;
 use ouzel::{
-    Bindings, LayerSummary, Model, Preparation, SpatialTensor, Suggestion, ValueId, gradient, simplify,
+    Bindings, LayerSummary, Model, Preparation, SpatialLayer, Suggestion, ValueId, gradient, simplify,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -29,8 +29,8 @@ struct Findings<'m> {
     target: Result<(ValueId, bool), String>,
     /// Why the default target has no gradient.
     obstacle: Option<String>,
-    /// Where a class activation map is made.
-    cam_layer: Option<SpatialTensor>,
+    /// Where a class activation map is made, or why nowhere.
+    cam_layer: Option<Result<SpatialLayer, String>>,
     /// How pictures are prepared, or why there are none.
     preparation: Result<Preparation, String>,
 }
@@ -48,7 +48,7 @@ impl<'m> Findings<'m> {
         Self {
             model,
             dependent: dependent(model),
-            cam_layer: value.and_then(|value| model.cam_layer(value)),
+            cam_layer: value.map(|value| model.cam_layer(value).map_err(|error| error.to_string())),
             target,
             obstacle,
             preparation,
@@ -202,10 +202,14 @@ fn description(findings: &Findings) -> Value {
             "output": name(&unit.output),
         })
     };
-    let cam_layer = findings.cam_layer.map(|layer| {
-        let mut json = tensor(model, layer.value);
-        json["channel_axis"] = layer.channel_axis.into();
-        json
+    let cam_layer = findings.cam_layer.as_ref().map(|found| match found {
+        Ok(layer) => {
+            let mut json = tensor(model, layer.value);
+            json["channel_axis"] = layer.channel_axis.into();
+            json["grid"] = json!(layer.grid.as_ref().map(|grid| &grid.sides));
+            json
+        }
+        Err(problem) => json!({"problem": problem}),
     });
     json!({
         "model": model.title(),
@@ -304,8 +308,17 @@ fn heading(findings: &Findings) -> String {
     if let Some(obstacle) = &findings.obstacle {
         line("cannot", obstacle);
     }
-    if let Some(layer) = findings.cam_layer {
-        line("CAM layer", &format!("{}  {}", graph.value(layer.value).name, graph.fact(layer.value)));
+    match &findings.cam_layer {
+        Some(Ok(layer)) => {
+            let grid = layer.grid.as_ref().map(|grid| {
+                let sides: Vec<String> = grid.sides.iter().map(usize::to_string).collect();
+                format!(", tokens as {}", sides.join("x"))
+            });
+            let (name, fact) = (&graph.value(layer.value).name, graph.fact(layer.value));
+            line("CAM layer", &format!("{name}  {fact}{}", grid.unwrap_or_default()));
+        }
+        Some(Err(problem)) => line("CAM layer", &format!("none: {problem}")),
+        None => {}
     }
     if !model.units().is_empty() {
         line("units", &counted(model.units().iter().map(|unit| unit.name)));

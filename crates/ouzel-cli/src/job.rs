@@ -7,8 +7,8 @@ use crate::npy;
 use anyhow::{Context, Result};
 use ouzel::image::{Channels, Colormap, Fit, Labels, Layout, Preprocess, Preset, Size, View};
 use ouzel::losses::{self, WeightedLoss};
-use ouzel::rules::{BackpropModifier, RuleSet};
-use ouzel::{GradModifier, METHODS, MethodEntry, Precision, Saliency};
+use ouzel::{METHODS, OptionKind, OptionValue, Options, Precision};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What is explained.
@@ -74,61 +74,57 @@ impl FilterChoice {
 #[derive(Debug)]
 pub struct Method {
     /// The method.
-    pub entry: &'static MethodEntry,
-    /// Its options.
-    pub saliency: Saliency,
-    /// The rectifiers as typed.
-    pub rectifiers: Vec<String>,
-    /// The tensor that the map is made for, as typed.
-    pub wrt: Option<String>,
+    pub method: Box<dyn ouzel::Method>,
+    /// What was typed of it.
+    pub typed: BTreeMap<&'static str, String>,
     /// The conventions that hold where they differ.
     pub profile: String,
 }
 
 impl Method {
     /// Reads the method's files.
-    pub fn new(typed: &MethodArgs, precision: Precision) -> Result<Self> {
+    pub fn new(typed: &MethodArgs, run: &RunArgs) -> Result<Self> {
         let entry = METHODS.iter().find(|method| method.name == typed.method);
         let entry = entry.expect("invariant: the choices come from the same list");
-        let rectifiers: Vec<&str> = typed.rectifiers.iter().map(String::as_str).collect();
-        let modifier = match args::is_toml(&typed.backprop_modifier) {
-            false => BackpropModifier::named(&typed.backprop_modifier, &rectifiers)
-                .map_err(|error| wrong_option("--backprop-modifier", &error))?,
-            true => {
-                let path = Path::new(&typed.backprop_modifier);
-                let text = files::read_text(path).context("--backprop-modifier")?;
-                let rules = RuleSet::from_toml(&text).map_err(|error| {
-                    wrong_option(&format!("--backprop-modifier {}", path.display()), &error)
-                })?;
-                BackpropModifier::custom(&typed.backprop_modifier, rules)
-            }
-        };
-        let grad_modifier: GradModifier =
-            typed.grad_modifier.parse().map_err(|error| wrong_option("--grad-modifier", &error))?;
+        let mut options = Options::new().with_profile(&typed.profile);
+        for (name, text) in &typed.options {
+            let option = entry.options.iter().find(|option| option.name == *name);
+            options = options.with_value(name, option_value(name, option.map(|it| it.kind), text)?);
+        }
+        let mut method = ouzel::method(entry.name, &options)
+            .map_err(|error| wrong_option(&format!("--method {}", entry.name), &error))?;
+        let settings = method.settings_mut();
         // keras-vis knows no other convolution than the direct one.
-        let precision = match precision {
+        settings.precision = match run.precision {
             Precision::F32 if typed.profile == "keras-vis" => Precision::F32Direct,
             precision => precision,
         };
-        let mut saliency = Saliency::default()
-            .backprop_modifier(modifier)
-            .grad_modifier(grad_modifier)
-            .keep_dims(typed.keepdims)
-            .precision(precision);
-        if let Some(tensor) = &typed.wrt {
-            saliency = saliency.wrt_tensor(tensor.as_str());
-        }
-        if let Some(axis) = typed.wrt_channel_axis {
-            saliency = saliency.wrt_channel_axis(axis);
-        }
-        Ok(Self {
-            entry,
-            saliency,
-            rectifiers: typed.rectifiers.clone(),
-            wrt: typed.wrt.clone(),
-            profile: typed.profile.clone(),
-        })
+        settings.seed = run.seed;
+        Ok(Self { method, typed: typed.options.clone(), profile: typed.profile.clone() })
     }
+
+    /// The name of the tensor that the map is made for, as typed.
+    pub fn wrt(&self) -> Option<&str> {
+        self.typed.get("wrt").map(String::as_str)
+    }
+}
+
+/// What was typed as a method's option, its file read.
+fn option_value(name: &str, kind: Option<OptionKind>, text: &str) -> Result<OptionValue> {
+    let of = || format!("--{}", name.replace('_', "-"));
+    Ok(match kind {
+        Some(OptionKind::Toml) if args::is_toml(text) => {
+            OptionValue::Toml(text.to_owned(), files::read_text(Path::new(text)).with_context(of)?)
+        }
+        Some(OptionKind::Array) => {
+            let bytes = files::read(Path::new(text)).with_context(of)?;
+            OptionValue::Array(
+                text.to_owned(),
+                npy::read(&bytes).with_context(|| format!("{} {text}", of()))?,
+            )
+        }
+        _ => OptionValue::Text(text.to_owned()),
+    })
 }
 
 impl Goal {
@@ -304,7 +300,7 @@ pub fn read_labels(typed: &LabelsArgs) -> Result<Option<Labels>> {
 }
 
 /// True for files that hold, or should hold, a .npy array.
-fn is_array(path: &Path) -> bool {
+pub fn is_array(path: &Path) -> bool {
     use std::io::Read;
     let mut start = [0; 6];
     let has_magic = !files::is_stream(path)

@@ -4,7 +4,7 @@ use crate::files;
 use crate::input::Ready;
 use crate::job::{Data, Goal, Method, Run, Source};
 use crate::target::{Chosen, Scores, Target};
-use ouzel::{Attribution, Dim};
+use ouzel::{Attribution, Completeness, Dim, OptionKind};
 use serde_json::{Value, json};
 
 /// JSON as text. Numbers that are not finite, which JSON lacks, are null.
@@ -163,21 +163,28 @@ pub fn input(source: &Source, ready: &Ready, data: &Data) -> Value {
     json
 }
 
-/// The options of the method.
+/// The options of the method: all that it has, as typed or by default.
 pub fn options(method: &Method, goal: &Goal, run: &Run) -> Value {
-    let saliency = &method.saliency;
-    let mut json = json!({
-        "backprop_modifier": saliency.backprop_modifier.name(),
-        "rectifiers": method.rectifiers,
-        "grad_modifier": saliency.grad_modifier.name(),
-        "wrt": method.wrt,
-        "wrt_channel_axis": saliency.wrt_channel_axis,
-        "keepdims": saliency.keep_dims,
-        "profile": method.profile,
-        "precision": saliency.precision.to_string(),
-        "threads": rayon::current_num_threads(),
-        "seed": run.seed,
-    });
+    let settings = method.method.settings();
+    let mut json = serde_json::Map::new();
+    for option in method.method.entry().options {
+        let typed = method.typed.get(option.name).map(String::as_str);
+        let value = match option.kind {
+            OptionKind::Flag => typed.is_some().into(),
+            OptionKind::Names(_) => typed.unwrap_or(option.default).split(',').collect(),
+            OptionKind::Tensor => json!(typed),
+            _ => typed.unwrap_or(option.default).into(),
+        };
+        json.insert(option.name.into(), value);
+    }
+    if json.contains_key("wrt_channel_axis") {
+        json.insert("wrt_channel_axis".into(), json!(settings.wrt_channel_axis));
+    }
+    json.insert("profile".into(), method.profile.as_str().into());
+    json.insert("precision".into(), settings.precision.to_string().into());
+    json.insert("threads".into(), rayon::current_num_threads().into());
+    json.insert("seed".into(), run.seed.into());
+    let mut json = Value::Object(json);
     match goal {
         Goal::Target { keep_softmax, .. } => json["keep_softmax"] = (*keep_softmax).into(),
         Goal::Losses(path, _) => json["losses"] = path.display().to_string().into(),
@@ -202,18 +209,62 @@ pub fn loss_summary(attribution: &Attribution) -> String {
     attribution.losses.iter().map(loss).collect::<Vec<_>>().join(", ")
 }
 
+/// What the method counted or measured.
+pub fn measures(attribution: &Attribution) -> Value {
+    let measures = attribution.measures.iter().map(|measure| {
+        let values = measure.values.iter().map(|&value| json!(value)).collect();
+        (measure.name.to_owned(), per_sample(values))
+    });
+    Value::Object(measures.collect())
+}
+
 /// Which nodes a backprop modifier was used on.
 pub fn rules(attribution: &Attribution) -> Value {
     let matched: Vec<Value> =
         attribution.matched.iter().map(|(node, rule)| json!({"node": node, "rule": rule})).collect();
-    json!({"matched": matched, "true_gradient": attribution.default_gradient})
+    let rewritten: Vec<Value> =
+        attribution.rewritten.iter().map(|(node, form)| json!({"node": node, "form": form})).collect();
+    json!({"canonical": rewritten, "matched": matched, "true_gradient": attribution.default_gradient})
+}
+
+/// What the map adds up to, for methods that say what it has to.
+pub fn completeness(attribution: &Attribution) -> Value {
+    let Some(sums) = &attribution.completeness else { return Value::Null };
+    let layers: Vec<Value> = (sums.layers.iter())
+        .map(|(node, rule, sum)| json!({"node": node, "rule": rule, "sum": sum}))
+        .collect();
+    let each = |values: &[f64]| per_sample(values.iter().map(|&value| json!(value)).collect());
+    json!({
+        "expected": each(&sums.expected),
+        "found": each(&sums.found),
+        "absorbed": each(&sums.absorbed),
+        "gap": each(&sums.gaps()),
+        "relative_gap": each(&sums.relative_gaps()),
+        "tolerance": sums.tolerance,
+        "holds": sums.holds(),
+        "layers": layers,
+    })
+}
+
+/// The same for people.
+pub fn completeness_text(sums: &Completeness) -> String {
+    let total = |values: &[f64]| number(values.iter().sum());
+    let absorbed = match sums.absorbed.iter().any(|&sum| sum != 0.0) {
+        false => String::new(),
+        true => format!(", {} ended in biases", total(&sums.absorbed)),
+    };
+    format!("adds up to {} of {}{absorbed}", total(&sums.found), total(&sums.expected))
 }
 
 /// The rule of each node, for people.
 pub fn rules_text(attribution: &Attribution) -> String {
-    let matched = attribution.matched.iter().map(|(node, rule)| format!("  {rule:<12} {node}"));
-    let rest = attribution.default_gradient.iter().map(|node| format!("  {:<12} {node}", "gradient"));
-    std::iter::once("rules on the way back:".to_owned())
+    let rewritten = attribution.rewritten.iter().map(|(node, form)| format!("  {form:<20} {node}"));
+    let heading = (!attribution.rewritten.is_empty()).then(|| "canonical forms:".to_owned());
+    let matched = attribution.matched.iter().map(|(node, rule)| format!("  {rule:<20} {node}"));
+    let rest = attribution.default_gradient.iter().map(|node| format!("  {:<20} {node}", "gradient"));
+    (heading.into_iter())
+        .chain(rewritten)
+        .chain(["rules on the way back:".to_owned()])
         .chain(matched)
         .chain(rest)
         .collect::<Vec<_>>()

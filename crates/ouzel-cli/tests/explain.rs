@@ -357,7 +357,7 @@ fn a_gradient_of_zero_is_an_answer() {
     let dir = Dir::new();
     dir.write_npy("x.npy", &values(&[1, 1, 4, 4]).mapv(f32::abs));
     let ran = dir.ouzel("explain @dead.onnx x.npy --npy map.npy --json report.json --out map.png").succeeds();
-    assert!(ran.stderr.contains("warning: the gradient is zero everywhere"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("warning: the attribution is zero everywhere"), "{}", ran.stderr);
     assert!(dir.read_npy::<f32>("map.npy").iter().all(|&value| value == 0.0));
     assert_eq!(dir.read_json("report.json")["warnings"].as_array().unwrap().len(), 1);
 }

@@ -2,7 +2,7 @@
 
 use ouzel::image::{Picture, Preprocess, Preset, Render, save_png};
 use ouzel::losses::{TotalVariation, WeightedLoss, expression};
-use ouzel::{GradModifier, Model, Saliency, visualize_saliency_with_losses};
+use ouzel::{GradModifier, Method, Model, Saliency, visualize_saliency_with_losses};
 
 fn main() -> ouzel::Result<()> {
     let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets");

@@ -1,7 +1,7 @@
 //! Which places of an inner layer matter? The gradient with respect to a tensor inside the network.
 
 use ouzel::image::{Picture, Preprocess, Preset, Render, save_png};
-use ouzel::{Model, Saliency, visualize_saliency};
+use ouzel::{Method, Model, Saliency, visualize_saliency};
 
 fn main() -> ouzel::Result<()> {
     let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets");

@@ -1,7 +1,7 @@
 //! What raises, lowers and maintains a regressed value? One gradient, three grad modifiers.
 
 use ouzel::image::{Grid, Picture, Preprocess, Preset, Render, Tile, save_png};
-use ouzel::{GradModifier, Model, Saliency, visualize_saliency};
+use ouzel::{GradModifier, Method, Model, Saliency, visualize_saliency};
 
 fn main() -> ouzel::Result<()> {
     let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets");
@@ -22,7 +22,7 @@ fn main() -> ouzel::Result<()> {
         println!("{question}: the angle is {:.2}", saliency.attribution.losses[0].weighted[0]);
         let map = saliency.map.into_dimensionality().expect("one picture gives a map of height and width");
         let overlay = Render::default().overlay(prepared.picture.view(), map.view())?;
-        tiles.push(Tile::new(overlay).title(question).note(options.grad_modifier.name()));
+        tiles.push(Tile::new(overlay).title(question).note(options.settings.grad_modifier.name()));
     }
     let out = std::env::temp_dir().join("ouzel_regression.png");
     save_png(&out, Grid::default().columns(4).draw(&tiles)?.view())?;

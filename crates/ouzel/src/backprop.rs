@@ -6,6 +6,7 @@ use crate::graph::{Graph, Node, NodeId, Provenance, ValueId};
 use crate::op::{Op, OpDef};
 use crate::rules::{Outcome, Rule, RuleSet, Selection};
 use crate::units::{self, Unit};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub struct Back<'b> {
     y: Vec<Var<'b>>,
     g: Vec<Option<Var<'b>>>,
     wanted: Vec<bool>,
+    varies: Vec<bool>,
+    absorbed: RefCell<Vec<Var<'b>>>,
 }
 
 impl<'b> Back<'b> {
@@ -48,6 +51,11 @@ impl<'b> Back<'b> {
     /// The node's name.
     pub fn name(&self) -> &'b str {
         &self.node.name
+    }
+
+    /// The node.
+    pub(crate) fn node(&self) -> &'b Node {
+        self.node
     }
 
     /// The number of inputs, those left out included.
@@ -83,6 +91,16 @@ impl<'b> Back<'b> {
     /// True if an input's cotangent is needed.
     pub fn wants(&self, index: usize) -> bool {
         self.wanted.get(index).copied().unwrap_or(false)
+    }
+
+    /// True if an input depends on what the network is given, and so is no parameter.
+    pub fn varies(&self, index: usize) -> bool {
+        self.varies.get(index).copied().unwrap_or(false)
+    }
+
+    /// Records that this sum of relevance ends at the node, in a bias or another parameter.
+    pub fn absorb(&self, share: Var<'b>) {
+        self.absorbed.borrow_mut().push(share);
     }
 
     /// The cotangent of the first input alone; nothing flows to the others, which are indices, shapes or bounds.
@@ -129,6 +147,32 @@ impl<'b> Back<'b> {
         stands_for.unwrap_or_else(|| self.builder.apply_all(self.node.op.clone(), x))
     }
 
+    /// The same node on other inputs: its outputs are computed anew, its gradient is taken there.
+    #[must_use]
+    pub fn at(&self, x: Vec<Option<Var<'b>>>) -> Self {
+        let y = self.again(&x);
+        Self { x, y, ..self.of(self.g.clone()) }
+    }
+
+    /// The same node, asked for the cotangents of these inputs.
+    #[must_use]
+    pub fn wanting(&self, wanted: Vec<bool>) -> Self {
+        Self { wanted, ..self.of(self.g.clone()) }
+    }
+
+    fn of(&self, g: Vec<Option<Var<'b>>>) -> Self {
+        Self {
+            builder: self.builder,
+            node: self.node,
+            x: self.x.clone(),
+            y: self.y.clone(),
+            g,
+            wanted: self.wanted.clone(),
+            varies: self.varies.clone(),
+            absorbed: RefCell::default(),
+        }
+    }
+
     /// The true gradient of the node.
     ///
     /// # Errors
@@ -142,46 +186,36 @@ impl<'b> Back<'b> {
     /// # Errors
     /// As the op's [`OpDef::vjp`].
     pub fn vjp_of(&self, g: Vec<Option<Var<'b>>>) -> Result<Cotangents<'b>> {
-        let back = Back {
-            builder: self.builder,
-            node: self.node,
-            x: self.x.clone(),
-            y: self.y.clone(),
-            g,
-            wanted: self.wanted.clone(),
-        };
-        self.node.op.vjp(&back)
+        self.node.op.vjp(&self.of(g))
     }
-}
-
-/// A node, or a unit that was treated as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// A node.
-    Node(NodeId),
-    /// A unit, by its place in [`Coverage::units`].
-    Unit(usize),
 }
 
 /// What a backward pass did.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
-    /// What a row of the rule set was used on, with the rule's name.
-    pub matched: Vec<(Place, Arc<str>)>,
-    /// What got its true gradient.
-    pub default: Vec<Place>,
+    /// The nodes that a row of the rule set was used on, with the rule's name.
+    pub matched: Vec<(NodeId, Arc<str>)>,
+    /// The nodes that got their true gradient.
+    pub default: Vec<NodeId>,
     /// The inputs that nothing flows to, by node, with the reason.
     pub stopped: Vec<(NodeId, &'static str)>,
-    /// The units of the graph. Those that no rule is meant for are walked node by node.
+    /// The nodes that were brought into another form before the walk: titles, and the form's name.
+    pub rewritten: Vec<(String, String)>,
+    /// The sums of relevance that ended in the parameters of a node: values of rank 0.
+    pub absorbed: Vec<(NodeId, ValueId)>,
+    /// The units of the graph.
     pub units: Vec<Unit>,
+    /// The units that a rule was meant for, by their last nodes, which stand for them above; the others were walked node
+    /// by node.
+    pub whole: HashMap<NodeId, usize>,
 }
 
 impl Coverage {
-    /// How messages speak of a node or unit.
-    pub fn title(&self, graph: &Graph, place: Place) -> String {
-        match place {
-            Place::Node(id) => graph.node(id).title(),
-            Place::Unit(index) => self.units[index].title(graph),
+    /// How messages speak of a node, or of the unit that it stands for.
+    pub fn title(&self, graph: &Graph, id: NodeId) -> String {
+        match self.whole.get(&id) {
+            Some(&unit) => self.units[unit].title(graph),
+            None => graph.node(id).title(),
         }
     }
 }
@@ -193,6 +227,8 @@ pub struct Gradient {
     pub graph: Graph,
     /// The gradient with respect to each wanted value.
     pub values: Vec<ValueId>,
+    /// The cotangent of each value of the given graph that one reached, by the value's index.
+    pub cotangents: Vec<Option<ValueId>>,
     /// What happened on the way.
     pub coverage: Coverage,
 }
@@ -204,14 +240,21 @@ pub(crate) struct Walk<'b> {
     values: Vec<Option<Var<'b>>>,
     /// For each value, whether its cotangent is wanted.
     depends: Vec<bool>,
+    /// For each value, whether it depends on an input.
+    varies: Vec<bool>,
     cotangents: Vec<Option<Var<'b>>>,
 }
 
 impl<'b> Walk<'b> {
     /// Nothing is known of any cotangent yet.
-    pub(crate) fn new(builder: &'b Builder, values: Vec<Option<Var<'b>>>, depends: Vec<bool>) -> Self {
+    pub(crate) fn new(
+        builder: &'b Builder,
+        values: Vec<Option<Var<'b>>>,
+        depends: Vec<bool>,
+        varies: Vec<bool>,
+    ) -> Self {
         let cotangents = vec![None; values.len()];
-        Self { builder, values, depends, cotangents }
+        Self { builder, values, depends, varies, cotangents }
     }
 
     /// The cotangent of a value, as far as it has been added up.
@@ -229,14 +272,16 @@ impl<'b> Walk<'b> {
     }
 
     /// Asks `rule` for the cotangents of the inputs of a node whose consumers have all been visited. What comes back
-    /// are the reasons of the inputs that nothing flows to; `None` if the node is not on the way.
+    /// are the reasons of the inputs that nothing flows to, and what was absorbed; `None` if the node is not on the way.
     pub(crate) fn visit(
         &mut self,
         node: &'b Node,
         rule: impl FnOnce(&Back<'b>) -> Result<Cotangents<'b>>,
-    ) -> Result<Option<Vec<&'static str>>> {
-        let wanted: Vec<bool> =
-            node.inputs.iter().map(|input| input.is_some_and(|value| self.depends[value.index()])).collect();
+    ) -> Result<Option<(Vec<&'static str>, Vec<Var<'b>>)>> {
+        let among = |values: &[bool]| -> Vec<bool> {
+            node.inputs.iter().map(|input| input.is_some_and(|value| values[value.index()])).collect()
+        };
+        let wanted = among(&self.depends);
         let g: Vec<Option<Var>> = node.outputs.iter().map(|output| self.cotangents[output.index()]).collect();
         if g.iter().all(Option::is_none) || !wanted.contains(&true) {
             return Ok(None);
@@ -248,6 +293,8 @@ impl<'b> Walk<'b> {
             y: node.outputs.iter().filter_map(|output| self.values[output.index()]).collect(),
             g,
             wanted,
+            varies: among(&self.varies),
+            absorbed: RefCell::default(),
         };
         let returned = rule(&back)?;
         if returned.len() != node.inputs.len() {
@@ -281,7 +328,8 @@ impl<'b> Walk<'b> {
                 bail!(internal, "a rule returned {found} for an input that is {expected}");
             }
         }
-        Ok(Some(stopped))
+        let absorbed = back.absorbed.into_inner();
+        Ok(Some((stopped, absorbed)))
     }
 }
 
@@ -293,85 +341,132 @@ impl<'b> Walk<'b> {
 /// If the loss is not floating point, if a wanted value does not reach it, or if a rule fails; the message names the
 /// node.
 pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -> Result<Gradient> {
+    let builder = Builder::new(graph);
+    let total = builder.var(loss);
+    let ones = total.scalar_like(1.0).expand_like(total).id()?;
+    backward(builder.finish()?, &[(loss, ones)], wrt, rules)
+}
+
+/// Adds to `graph` what reaches each value of `wrt` when the walk starts from given cotangents.
+///
+/// `seeds` are pairs of a value and its cotangent, both values of `graph`. The walk goes through what the seeded values
+/// depend on, with their cotangents added where one depends on another.
+///
+/// # Errors
+/// As [`gradient`].
+pub fn backward(
+    graph: Graph,
+    seeds: &[(ValueId, ValueId)],
+    wrt: &[ValueId],
+    rules: &RuleSet,
+) -> Result<Gradient> {
+    let gradient = walk(graph, seeds, wrt, rules, 0)?;
+    match wrt.iter().find(|value| gradient.cotangents[value.index()].is_none()) {
+        None => Ok(gradient),
+        Some(&missed) => {
+            let Gradient { graph, coverage, .. } = &gradient;
+            let reasons: Vec<String> = coverage
+                .stopped
+                .iter()
+                .map(|(node, reason)| format!("{}: {reason}", graph.node(*node).title()))
+                .collect();
+            let because = match reasons.is_empty() {
+                true => "no path leads from the one to the other".to_owned(),
+                false => reasons.join("; "),
+            };
+            let seeded: Vec<String> = seeds.iter().map(|(seed, _)| graph.title(*seed)).collect();
+            bail!(
+                target,
+                "{} does not depend on {} in a way that can be differentiated ({because})",
+                seeded.join(", "),
+                graph.title(missed)
+            )
+        }
+    }
+}
+
+/// As [`backward`], through the nodes from the one of index `first` on; values that are not reached are left out.
+pub(crate) fn walk(
+    graph: Graph,
+    seeds: &[(ValueId, ValueId)],
+    wrt: &[ValueId],
+    rules: &RuleSet,
+    first: usize,
+) -> Result<Gradient> {
     let forward_nodes: Vec<Node> = graph.nodes().to_vec();
-    if !graph.fact(loss).dtype.is_float() {
-        bail!(target, "{} cannot be differentiated: it holds {}", graph.title(loss), graph.fact(loss).dtype);
+    if let Some((seed, _)) = seeds.iter().find(|(seed, _)| !graph.fact(*seed).dtype.is_float()) {
+        bail!(
+            target,
+            "{} cannot be differentiated: it holds {}",
+            graph.title(*seed),
+            graph.fact(*seed).dtype
+        );
     }
     if let Some(&value) = wrt.iter().find(|value| !graph.fact(**value).dtype.is_float()) {
         let (title, dtype) = (graph.title(value), graph.fact(value).dtype);
         bail!(target, "{title} holds {dtype}: there is nothing to differentiate for");
     }
-    let kept: Vec<ValueId> = wrt.iter().copied().chain([loss]).collect();
-    let units = if rules.is_empty() { Vec::new() } else { units::recognize(&graph, &kept) };
+    let kept: Vec<ValueId> = seeds.iter().map(|(seed, _)| *seed).chain(wrt.iter().copied()).collect();
+    let mut units = if rules.is_empty() { Vec::new() } else { units::recognize(&graph, &kept) };
+    units.retain(|unit| unit.nodes[0].index() >= first);
     let Selection { of_nodes, of_units } = rules.select(&graph, &units);
     // Units that are treated as one node stand where their last node does.
-    let mut wholes: HashMap<NodeId, (usize, Node, &dyn Rule)> = HashMap::new();
+    let mut wholes: HashMap<NodeId, (Node, &dyn Rule)> = HashMap::new();
     let mut is_inside = vec![false; forward_nodes.len()];
+    let mut whole = HashMap::new();
     for (index, (unit, rule)) in units.iter().zip(of_units).enumerate() {
         if let Some(rule) = rule {
             unit.nodes.iter().for_each(|node| is_inside[node.index()] = true);
-            wholes.insert(unit.last(), (index, unit.as_node(&graph)?, rule));
+            wholes.insert(unit.last(), (unit.as_node(&graph)?, rule));
+            whole.insert(unit.last(), index);
         }
     }
     let depends = depends_on(&graph, wrt);
+    let varies = depends_on(&graph, graph.inputs());
     let ids: Vec<ValueId> = graph.values().map(|(id, _)| id).collect();
     let builder = Builder::new(graph);
-    let values = ids.into_iter().map(|id| Some(builder.var(id))).collect();
-    let mut walk = Walk::new(&builder, values, depends);
-    let seed = builder.var(loss);
-    walk.add(loss, seed.scalar_like(1.0).expand_like(seed));
+    let values = ids.iter().map(|&id| Some(builder.var(id))).collect();
+    let mut walk = Walk::new(&builder, values, depends, varies);
+    for &(value, cotangent) in seeds {
+        walk.add(value, builder.var(cotangent));
+    }
 
-    let mut coverage = Coverage { units, ..Coverage::default() };
-    for (index, node) in forward_nodes.iter().enumerate().rev() {
+    let mut coverage = Coverage { units, whole, ..Coverage::default() };
+    for (index, node) in forward_nodes.iter().enumerate().skip(first).rev() {
         let id = NodeId(index as u32);
-        let (place, node, rule) = match wholes.get(&id) {
-            Some((unit, whole, rule)) => (Place::Unit(*unit), whole, Some(*rule)),
+        let (node, rule) = match wholes.get(&id) {
+            Some((whole, rule)) => (whole, Some(*rule)),
             None if is_inside[index] => continue,
-            None => (Place::Node(id), node, of_nodes[index]),
+            None => (node, of_nodes[index]),
         };
         let rule_name: Arc<str> = rule.map_or("gradient".into(), |rule| rule.name().into());
         builder.set_provenance(Some(Provenance { node: node.title().into(), rule: rule_name.clone() }));
-        let stopped = walk
+        let visited = walk
             .visit(node, |back| match rule.map_or(Ok(Outcome::Default), |rule| rule.apply(back))? {
                 Outcome::Applied(returned) => {
-                    coverage.matched.push((place, rule_name));
+                    coverage.matched.push((id, rule_name));
                     Ok(returned)
                 }
                 Outcome::Default => {
-                    coverage.default.push(place);
+                    coverage.default.push(id);
                     back.vjp()
                 }
             })
             .context(|| format!("gradient of {}", node.title()))?;
-        coverage.stopped.extend(stopped.into_iter().flatten().map(|reason| (id, reason)));
+        let Some((stopped, absorbed)) = visited else { continue };
+        coverage.stopped.extend(stopped.into_iter().map(|reason| (id, reason)));
+        for share in absorbed {
+            coverage.absorbed.push((id, share.id().context(|| format!("relevance of {}", node.title()))?));
+        }
     }
     builder.set_provenance(None);
 
-    let mut found = Vec::new();
-    for &value in wrt {
-        match walk.cotangent(value) {
-            Some(cotangent) => found.push(cotangent.id()?),
-            None => {
-                let graph = builder.graph();
-                let reasons: Vec<String> = coverage
-                    .stopped
-                    .iter()
-                    .map(|(node, reason)| format!("{}: {reason}", forward_nodes[node.index()].title()))
-                    .collect();
-                let because = match reasons.is_empty() {
-                    true => "no path leads from the one to the other".to_owned(),
-                    false => reasons.join("; "),
-                };
-                bail!(
-                    target,
-                    "{} does not depend on {} in a way that can be differentiated ({because})",
-                    graph.title(loss),
-                    graph.title(value)
-                );
-            }
-        }
+    let mut cotangents = Vec::new();
+    for id in ids {
+        cotangents.push(walk.cotangent(id).map(Var::id).transpose()?);
     }
-    Ok(Gradient { graph: builder.finish()?, values: found, coverage })
+    let values = wrt.iter().filter_map(|value| cotangents[value.index()]).collect();
+    Ok(Gradient { graph: builder.finish()?, values, cotangents, coverage })
 }
 
 /// Shapes agree if no axis has two different known lengths.

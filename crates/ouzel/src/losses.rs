@@ -46,7 +46,7 @@ impl<'b> LossContext<'b> {
     /// the graph.
     ///
     /// A loss that reads it is explained for many targets by one plan, on one forward pass: see
-    /// [`SaliencyPlan::start`](crate::SaliencyPlan::start). Losses that are explained together share it.
+    /// [`Explainer::start`](crate::Explainer::start). Losses that are explained together share it.
     ///
     /// # Errors
     /// If another loss has asked for another number of filters or samples.

@@ -1,6 +1,25 @@
 //! The explanation methods, one a file, and the list of them that front ends show and choose from.
 
+pub mod ablation_cam;
+pub mod cam;
+pub mod deeplift;
+pub mod eigen_cam;
+pub mod full_grad;
+mod grad_cam;
+mod grad_cam_plus_plus;
+pub mod guided_grad_cam;
+mod hires_cam;
+pub mod input_x_gradient;
+mod layer_cam;
+pub mod lrp;
 pub mod saliency;
+pub mod score_cam;
+pub mod visualize_cam;
+mod xgrad_cam;
+
+use crate::error::{Context, Result, bail};
+use crate::explanation::Method;
+use crate::options::{MethodOption, Options, PROFILES};
 
 /// A row of [`METHODS`].
 #[derive(Clone, Copy, Debug)]
@@ -20,18 +39,8 @@ pub struct MethodEntry {
     pub criticism: &'static str,
     /// What can be chosen.
     pub options: &'static [MethodOption],
-}
-
-/// Something that can be chosen about a method.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct MethodOption {
-    /// The name, as on the command line.
-    pub name: &'static str,
-    /// What is used if nothing is said.
-    pub default: &'static str,
-    /// One line: what it does.
-    pub about: &'static str,
+    /// Makes the method of what was chosen; see [`method`].
+    pub(crate) new: fn(&Options) -> Result<Box<dyn Method>>,
 }
 
 /// The methods, in the order in which they are shown; the first is the default.
@@ -40,11 +49,47 @@ pub struct MethodOption {
 /// let names: Vec<&str> = ouzel::METHODS.iter().map(|method| method.name).collect();
 /// assert!(names.contains(&"saliency"));
 /// ```
-pub const METHODS: &[MethodEntry] = &[saliency::ENTRY];
+pub const METHODS: &[MethodEntry] = &[
+    saliency::ENTRY,
+    input_x_gradient::ENTRY,
+    grad_cam::ENTRY,
+    grad_cam_plus_plus::ENTRY,
+    hires_cam::ENTRY,
+    xgrad_cam::ENTRY,
+    layer_cam::ENTRY,
+    eigen_cam::ENTRY,
+    score_cam::ENTRY,
+    ablation_cam::ENTRY,
+    full_grad::ENTRY,
+    guided_grad_cam::ENTRY,
+    lrp::ENTRY,
+    deeplift::ENTRY,
+];
+
+/// The method of this name, with these options.
+///
+/// # Errors
+/// If there is no such method, if it has no such option, or if a value is impossible.
+pub fn method(name: &str, options: &Options) -> Result<Box<dyn Method>> {
+    let plain = name.replace('-', "_");
+    let Some(entry) = METHODS.iter().find(|entry| entry.name == plain) else {
+        let names: Vec<&str> = METHODS.iter().map(|entry| entry.name).collect();
+        bail!(option, "unknown method '{name}': expected one of {}", names.join(", "));
+    };
+    if !PROFILES.contains(&options.profile()) {
+        bail!(option, "unknown profile '{}': expected one of {}", options.profile(), PROFILES.join(", "));
+    }
+    if let Some(other) = options.names().find(|name| entry.options.iter().all(|known| known.name != *name)) {
+        let names: Vec<&str> = entry.options.iter().map(|option| option.name).collect();
+        bail!(option, "the method {} has no option '{other}'; it has {}", entry.name, names.join(", "));
+    }
+    (entry.new)(options).context(|| entry.name)
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::OptionKind;
 
     #[test]
     fn every_method_is_described() {
@@ -62,5 +107,32 @@ mod tests {
                 assert!(!option.default.is_empty() && !option.about.is_empty(), "{}", option.name);
             }
         }
+    }
+
+    #[test]
+    fn methods_are_made_of_their_entries_and_defaults_are_as_described() {
+        for entry in METHODS {
+            let made = method(entry.name, &Options::new()).unwrap();
+            assert_eq!(made.entry().name, entry.name);
+            let describable = |option: &&MethodOption| match option.kind {
+                OptionKind::Name(names) | OptionKind::Names(names) => names().contains(&option.default),
+                OptionKind::Flag | OptionKind::Toml => true,
+                OptionKind::Text => option.default.parse::<f64>().is_ok(),
+                OptionKind::Tensor | OptionKind::Tensors | OptionKind::Input | OptionKind::Array => false,
+            };
+            let spelled_out = (entry.options.iter().filter(describable))
+                .fold(Options::new(), |options, option| options.with(option.name, option.default));
+            let same = method(entry.name, &spelled_out).unwrap();
+            assert_eq!(format!("{made:?}"), format!("{same:?}"), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn options_of_other_methods_are_refused() {
+        let error = method("saliency", &Options::new().with("samples", "5")).unwrap_err().to_string();
+        assert!(error.contains("samples") && error.contains("backprop_modifier"), "{error}");
+        let error = method("saliency", &Options::new().with("grad_modifier", "loud")).unwrap_err();
+        assert!(error.is_option() && error.to_string().contains("small_values"), "{error}");
+        assert!(method("salience", &Options::new()).unwrap_err().to_string().contains("saliency"));
     }
 }

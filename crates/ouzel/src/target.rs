@@ -19,7 +19,7 @@ pub enum Filters {
     /// A list for each sample of the batch.
     PerSample(Vec<Vec<usize>>),
     /// So many filters for each sample, which are named only when a plan has run forward: one plan serves any of them.
-    /// See [`SaliencyPlan::start`](crate::SaliencyPlan::start).
+    /// See [`Explainer::start`](crate::Explainer::start).
     Late(usize),
 }
 

@@ -211,7 +211,10 @@ impl Whole {
     fn values<'b>(&self, builder: &'b Builder, x: &[Option<Var<'b>>]) -> Vec<Option<Var<'b>>> {
         let mut values: Vec<Option<Var<'b>>> = vec![None; self.body.values().len()];
         for (id, _) in self.body.values() {
-            values[id.index()] = self.body.constant(id).map(|constant| builder.stored(constant.clone()));
+            values[id.index()] = self
+                .body
+                .constant(id)
+                .map(|constant| builder.var(builder.add_constant("", constant.clone())));
         }
         for (&id, x) in self.body.inputs().iter().zip(x) {
             values[id.index()] = *x;
@@ -273,11 +276,12 @@ impl OpDef for Whole {
             .filter(|(_, index)| back.wants(*index))
             .map(|(id, _)| id)
             .collect();
-        let mut walk = Walk::new(builder, values, depends_on(&self.body, &wanted));
+        let (depends, varies) = (depends_on(&self.body, &wanted), depends_on(&self.body, self.body.inputs()));
+        let mut walk = Walk::new(builder, values, depends, varies);
         walk.add(self.output, back.g(0));
         let mut reason = "no gradient leads through the nodes of the unit to it";
         for node in self.body.nodes().iter().rev() {
-            if let Some(stopped) = walk.visit(node, |back| back.vjp()).context(|| node.title())? {
+            if let Some((stopped, _)) = walk.visit(node, |back| back.vjp()).context(|| node.title())? {
                 reason = stopped.into_iter().next().unwrap_or(reason);
             }
         }
