@@ -2,7 +2,7 @@
 
 use crate::checks::Checks;
 use crate::report::{CaseReport, FolderReport, Outcome};
-use crate::{keras, torch};
+use crate::{keras, perturbation, torch};
 use anyhow::{Context, Result};
 use ndarray::ArrayD;
 use ndarray_npy::{ReadNpyError, read_npy};
@@ -55,8 +55,11 @@ type Compare = fn(&Folder, &Value) -> Result<Checks>;
 /// The calls that are covered.
 const METHODS: &[(&str, &str, Compare)] = &[
     ("PAIR saliency", "GradientSaliency.GetMask", torch::pair_gradient),
+    ("PAIR saliency", "Occlusion.GetMask", perturbation::pair_occlusion),
     ("captum", "Deconvolution", torch::rectified),
+    ("captum", "FeatureAblation", perturbation::captum_feature_ablation),
     ("captum", "GuidedBackprop", torch::guided),
+    ("captum", "Occlusion", perturbation::captum_occlusion),
     ("captum", "Saliency", torch::captum_saliency),
     ("keras-vis", "visualize_saliency", keras::visualize_saliency),
     ("keras-vis", "visualize_saliency_with_losses", keras::visualize_saliency),

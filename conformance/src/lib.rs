@@ -9,6 +9,7 @@ mod checks;
 mod folder;
 mod keras;
 mod nodes;
+mod perturbation;
 mod report;
 mod torch;
 

@@ -2,10 +2,14 @@
 
 mod forward;
 mod graph;
+mod perturbation;
 
-pub(crate) use forward::{Forward, ForwardSample, filters_of_samples, scores_of_samples, unchanged};
 pub(crate) use graph::GraphExplainer;
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph};
+pub use perturbation::Fill;
+pub(crate) use perturbation::{
+    FILL_VALUE, Perturbation, PerturbationExplainer, Perturbed, Sample, SampleShape, Scorer,
+};
 
 use crate::attribution::Attribution;
 use crate::compile::Precision;

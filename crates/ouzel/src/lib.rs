@@ -39,13 +39,16 @@ pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use explanation::{
-    AttributionGraph, Explainer, Explanation, ExplanationGraph, GraphMethod, LossGraph, Method, Progress,
-    Settings, Started, Task,
+    AttributionGraph, Explainer, Explanation, ExplanationGraph, Fill, GraphMethod, LossGraph, Method,
+    Progress, Settings, Started, Task,
 };
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use input::Input;
+pub use methods::feature_ablation::FeatureAblation;
 pub use methods::input_x_gradient::InputXGradient;
+pub use methods::occlusion::Occlusion;
+pub use methods::rise::Rise;
 pub use methods::saliency::{Saliency, SaliencyMap, visualize_saliency, visualize_saliency_with_losses};
 pub use methods::{METHODS, MethodEntry, method};
 pub use model::{LayerSummary, Model, TensorRef};

@@ -5,7 +5,7 @@ mod foreign;
 mod functions;
 mod import;
 mod old;
-mod proto;
+pub(crate) mod proto;
 mod reader;
 mod stored;
 mod wire;
