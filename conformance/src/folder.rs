@@ -2,7 +2,7 @@
 
 use crate::checks::Checks;
 use crate::report::{CaseReport, FolderReport, Outcome};
-use crate::{keras, perturbation, torch};
+use crate::{activation, keras, perturbation, torch};
 use anyhow::{Context, Result};
 use ndarray::ArrayD;
 use ndarray_npy::{ReadNpyError, read_npy};
@@ -61,6 +61,7 @@ const METHODS: &[(&str, &str, Compare)] = &[
     ("captum", "GuidedBackprop", torch::guided),
     ("captum", "Occlusion", perturbation::captum_occlusion),
     ("captum", "Saliency", torch::captum_saliency),
+    ("keras-vis", "visualize_activation", activation::visualize_activation),
     ("keras-vis", "visualize_saliency", keras::visualize_saliency),
     ("keras-vis", "visualize_saliency_with_losses", keras::visualize_saliency),
     ("tf-keras-vis", "tf-keras-vis Saliency", keras::saliency),

@@ -5,6 +5,7 @@
 //! describes the data; `golden` is the binary that prints the outcome.
 #![forbid(unsafe_code)]
 
+mod activation;
 mod checks;
 mod folder;
 mod keras;

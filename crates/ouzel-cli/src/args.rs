@@ -40,6 +40,8 @@ pub enum Verb {
     Inspect(InspectArgs),
     /// Run a model forward: the top classes, or every output as a .npy file
     Predict(Box<PredictArgs>),
+    /// Draw what filters or classes respond to, made from the network alone
+    Visualize(Box<VisualizeArgs>),
     /// List the explanation methods: options, cost, papers, known criticism
     Methods(MethodsArgs),
     /// Show on networks and pictures inside the program what saliency maps are for
@@ -395,6 +397,73 @@ pub struct PredictArgs {
     /// Say nothing but results, warnings and errors
     #[arg(long)]
     pub quiet: bool,
+}
+
+/// Options of `visualize`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  a class              ouzel visualize net.onnx --filters 7 --out seven.png
+  several, on a sheet  ouzel visualize net.onnx --layer conv3 --filters 0,1,2,3 --out filters.png
+  how it comes about   ouzel visualize net.onnx --filters tabby --labels imagenet --out tabby.gif
+  as keras-vis         ouzel visualize net.onnx --filters 7 --profile keras-vis --input-range 0,1 --out seven.png")]
+pub struct VisualizeArgs {
+    /// The network, an ONNX file; '-' for standard input
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// The tensor whose filters are shown: a tensor's name, a node's name, or a layer's index
+    /// [default: the first output, or the logits if that is a softmax]
+    #[arg(long, value_name = "NAME|INDEX", allow_hyphen_values = true)]
+    pub layer: Option<String>,
+    /// Which classes or channels, a picture each: indices or labels; I+J raises both in one picture; all
+    /// [default: all, at most 16]
+    #[arg(long, visible_alias = "class", value_name = "I[,J...]|LABEL|I+J|all", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+    /// The axis of the layer on which its classes or channels are; -1 for channels-last layers
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    pub channel_axis: i64,
+    /// Raise probabilities, not the logits before a final softmax
+    #[arg(long)]
+    pub keep_softmax: bool,
+    /// The picture, or an animation of how it comes about
+    #[arg(long, value_name = "FILE.png|FILE.gif", value_hint = ValueHint::FilePath)]
+    pub out: PathBuf,
+    /// How many pictures an animation has
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = at_least_one)]
+    pub frames: usize,
+    /// Everything that is known about the result
+    #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    /// ouzel: waves in decorrelated colors, many points of view; keras-vis: pixels, RMSProp, total variation and norm
+    #[arg(long, value_name = "NAME", default_value = "ouzel", value_parser = Choice::of(["ouzel", "keras-vis"]))]
+    pub profile: String,
+    /// How often the picture is changed [default: 400; keras-vis: 200]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub steps: Option<usize>,
+    /// The largest random shift in each step, as a share of the sides [default: 0.083; keras-vis: 0]
+    #[arg(long, value_name = "F")]
+    pub jitter: Option<f64>,
+    /// The largest random turn in each step, in degrees [default: 12] (ouzel)
+    #[arg(long, value_name = "DEGREES")]
+    pub rotate: Option<f64>,
+    /// The largest random change of scale in each step [default: 0.15] (ouzel)
+    #[arg(long, value_name = "F")]
+    pub scale: Option<f64>,
+    /// The weight of the total variation [default: 10] (keras-vis)
+    #[arg(long, value_name = "W")]
+    pub tv_weight: Option<f64>,
+    /// The weight of the L-6 norm [default: 10] (keras-vis)
+    #[arg(long, value_name = "W")]
+    pub lp_norm_weight: Option<f64>,
+    /// The range of the network's input [default: 0,255] (keras-vis)
+    #[arg(long, value_name = "LO,HI", value_delimiter = ',', allow_hyphen_values = true)]
+    pub input_range: Vec<f64>,
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    #[command(flatten)]
+    pub labels: LabelsArgs,
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Options of `methods`.

@@ -16,6 +16,7 @@ mod npy;
 mod predict;
 mod report;
 mod target;
+mod visualize;
 
 use args::{Arguments, Verb};
 use clap::Parser;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Verb::Explain(typed) => explain::run(&typed),
         Verb::Inspect(typed) => inspect::run(&typed).map(|()| 0),
         Verb::Predict(typed) => predict::run(&typed).map(|()| 0),
+        Verb::Visualize(typed) => visualize::run(&typed).map(|()| 0),
         Verb::Methods(typed) => methods::run(&typed).map(|()| 0),
         Verb::Bench(typed) => bench::run(&typed).map(|()| 0),
         Verb::Demo(typed) => demo::run(&typed.out_dir).map(|()| 0),

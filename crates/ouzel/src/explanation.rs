@@ -4,8 +4,8 @@ mod forward;
 mod graph;
 mod perturbation;
 
-pub(crate) use graph::GraphExplainer;
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph};
+pub(crate) use graph::{GraphExplainer, channel_axis};
 pub use perturbation::Fill;
 pub(crate) use perturbation::{
     FILL_VALUE, Perturbation, PerturbationExplainer, Perturbed, Sample, SampleShape, Scorer,
@@ -91,7 +91,7 @@ impl Progress {
     }
 
     /// So much is done.
-    pub(crate) fn report(&self, done: usize, all: usize) {
+    pub fn report(&self, done: usize, all: usize) {
         if let Some(report) = &self.0 {
             report(done, all);
         }

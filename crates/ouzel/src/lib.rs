@@ -30,6 +30,7 @@ mod run;
 mod target;
 mod tensor;
 mod timings;
+pub mod visualization;
 
 pub use attribution::{Attribution, LossValue, Measure};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};

@@ -265,7 +265,7 @@ impl Started for GraphStarted<'_> {
 }
 
 /// The channel axis of a tensor: the one asked for, else by the shape of an input, else 1.
-pub(super) fn channel_axis(fact: &Fact, asked: Option<i64>, is_input: bool) -> Result<Option<usize>> {
+pub(crate) fn channel_axis(fact: &Fact, asked: Option<i64>, is_input: bool) -> Result<Option<usize>> {
     let rank = fact.rank();
     match asked {
         Some(axis) => resolve_axis(axis, rank).map(Some).context(|| "the channel axis"),

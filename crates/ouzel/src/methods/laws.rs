@@ -39,7 +39,7 @@ fn weights() -> Vec<f32> {
 fn value(name: &str, batch: Option<i64>, rest: &[usize]) -> ValueInfoProto {
     let batch = match batch {
         Some(number) => DimensionValue::Number(number),
-        None => DimensionValue::Symbol("batch".into()),
+        None => DimensionValue::Name("batch".into()),
     };
     let dims = std::iter::once(batch).chain(rest.iter().map(|&length| DimensionValue::Number(length as i64)));
     let dim = dims.map(|value| DimensionProto { value: Some(value), ..Default::default() }).collect();
@@ -63,8 +63,12 @@ fn linear(batch: Option<i64>) -> Model {
         ..Default::default()
     };
     let mut flatten = node("Flatten", &["doubled"], "flat");
-    flatten.attribute =
-        vec![AttributeProto { name: "axis".into(), i: 1, r#type: attribute_type::INT, ..Default::default() }];
+    flatten.attribute = vec![AttributeProto {
+        name: "axis".into(),
+        i: Some(1),
+        r#type: attribute_type::INT,
+        ..Default::default()
+    }];
     let graph = GraphProto {
         node: vec![node("Mul", &["x", "two"], "doubled"), flatten, node("Gemm", &["flat", "w", "b"], "y")],
         initializer: vec![
