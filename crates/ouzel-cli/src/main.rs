@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod compare;
 mod demo;
 mod documents;
 mod draw;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Verb::Explain(typed) => explain::run(&typed),
         Verb::Inspect(typed) => inspect::run(&typed).map(|()| 0),
         Verb::Predict(typed) => predict::run(&typed).map(|()| 0),
+        Verb::Compare(typed) => compare::run(&typed),
         Verb::Visualize(typed) => visualize::run(&typed).map(|()| 0),
         Verb::Methods(typed) => methods::run(&typed).map(|()| 0),
         Verb::Bench(typed) => bench::run(&typed).map(|()| 0),
