@@ -4,7 +4,7 @@ mod forward;
 mod graph;
 mod perturbation;
 
-pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph};
+pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
 pub(crate) use graph::{GraphExplainer, channel_axis};
 pub use perturbation::Fill;
 pub(crate) use perturbation::{
@@ -21,6 +21,7 @@ use crate::losses::WeightedLoss;
 use crate::methods::MethodEntry;
 use crate::model::{Model, TensorRef};
 use crate::parts::Cut;
+use crate::rules::InputBounds;
 use crate::target::Filters;
 use crate::tensor::Tensor;
 use crate::timings::Timings;
@@ -45,6 +46,8 @@ pub struct Settings {
     /// How many bytes of memory a run may take, weights and inputs aside; default: 256 MiB. Samples beyond that are
     /// explained in parts, with the same result. One sample is explained whatever it takes.
     pub memory_bytes: Option<usize>,
+    /// The lowest and highest values that the model's input can have, where they are known from its preprocessing.
+    pub input_bounds: Option<InputBounds>,
     /// The seed of whatever is random: the same seed gives the same bytes.
     pub seed: u64,
     /// Who is told how far a long explanation has come.

@@ -32,8 +32,8 @@ mod tensor;
 mod timings;
 pub mod visualization;
 
-pub use attribution::{Attribution, LossValue, Measure};
-pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, gradient};
+pub use attribution::{Attribution, Completeness, LossValue, Measure};
+pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, backward, gradient};
 pub use builder::{Builder, Operand, Var};
 pub use compile::{Plan, Precision, Started as StartedPlan, simd_level};
 pub use dim::{Bindings, Dim, Shape};
@@ -41,13 +41,15 @@ pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use explanation::{
     AttributionGraph, Explainer, Explanation, ExplanationGraph, Fill, GraphMethod, LossGraph, Method,
-    Progress, Settings, Started, Task,
+    Progress, Settings, Started, Sums, Task,
 };
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use input::Input;
+pub use methods::deeplift::{Baseline, DeepLift};
 pub use methods::feature_ablation::FeatureAblation;
 pub use methods::input_x_gradient::InputXGradient;
+pub use methods::lrp::Lrp;
 pub use methods::occlusion::Occlusion;
 pub use methods::rise::Rise;
 pub use methods::saliency::{Saliency, SaliencyMap, visualize_saliency, visualize_saliency_with_losses};

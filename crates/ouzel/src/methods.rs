@@ -1,9 +1,11 @@
 //! The explanation methods, one a file, and the list of them that front ends show and choose from.
 
+pub mod deeplift;
 pub mod feature_ablation;
 pub mod input_x_gradient;
 #[cfg(test)]
 mod laws;
+pub mod lrp;
 pub mod occlusion;
 pub mod rise;
 pub mod saliency;
@@ -40,8 +42,15 @@ pub struct MethodEntry {
 /// let names: Vec<&str> = ouzel::METHODS.iter().map(|method| method.name).collect();
 /// assert!(names.contains(&"saliency"));
 /// ```
-pub const METHODS: &[MethodEntry] =
-    &[saliency::ENTRY, input_x_gradient::ENTRY, occlusion::ENTRY, rise::ENTRY, feature_ablation::ENTRY];
+pub const METHODS: &[MethodEntry] = &[
+    saliency::ENTRY,
+    input_x_gradient::ENTRY,
+    lrp::ENTRY,
+    deeplift::ENTRY,
+    occlusion::ENTRY,
+    rise::ENTRY,
+    feature_ablation::ENTRY,
+];
 
 /// The method of this name, with these options.
 ///

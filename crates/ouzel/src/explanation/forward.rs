@@ -58,6 +58,7 @@ impl GraphMethod for LossesAlone {
             channel_axis: losses.channel_axis,
             coverage: Coverage::default(),
             warnings: Vec::new(),
+            sums: None,
             graph: losses.graph,
         })
     }
