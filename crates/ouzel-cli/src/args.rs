@@ -570,6 +570,12 @@ pub struct VisualizeArgs {
     /// The largest random change of scale in each step [default: 0.15] (ouzel)
     #[arg(long, value_name = "F")]
     pub scale: Option<f64>,
+    /// The length of the steps [default: 0.05] (ouzel)
+    #[arg(long, value_name = "F")]
+    pub learning_rate: Option<f64>,
+    /// How much weaker waves are the shorter they are, as the power of their frequency [default: 1] (ouzel)
+    #[arg(long, value_name = "P")]
+    pub decay: Option<f64>,
     /// The weight of the total variation [default: 10] (keras-vis)
     #[arg(long, value_name = "W")]
     pub tv_weight: Option<f64>,

@@ -123,7 +123,12 @@ fn check_profile(typed: &VisualizeArgs) -> Result<()> {
         ("--lp-norm-weight", typed.lp_norm_weight.is_some()),
         ("--input-range", !typed.input_range.is_empty()),
     ];
-    let of_ouzel = [("--rotate", typed.rotate.is_some()), ("--scale", typed.scale.is_some())];
+    let of_ouzel = [
+        ("--rotate", typed.rotate.is_some()),
+        ("--scale", typed.scale.is_some()),
+        ("--learning-rate", typed.learning_rate.is_some()),
+        ("--decay", typed.decay.is_some()),
+    ];
     let (others, profile) = match &*typed.profile {
         "keras-vis" => (&of_ouzel[..], "ouzel"),
         _ => (&of_keras[..], "keras-vis"),
@@ -207,6 +212,8 @@ fn visualized(
     options.jitter = typed.jitter.unwrap_or(options.jitter);
     options.rotate = typed.rotate.unwrap_or(options.rotate);
     options.scale = typed.scale.unwrap_or(options.scale);
+    options.learning_rate = typed.learning_rate.unwrap_or(options.learning_rate);
+    options.decay = typed.decay.unwrap_or(options.decay);
     options.seed = typed.run.seed;
     options.precision = typed.run.precision;
     let steps = options.steps;
