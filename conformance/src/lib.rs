@@ -5,6 +5,7 @@
 //! describes the data; `golden` is the binary that prints the outcome.
 #![forbid(unsafe_code)]
 
+mod cam;
 mod checks;
 mod folder;
 mod keras;
