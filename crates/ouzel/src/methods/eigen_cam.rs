@@ -185,7 +185,7 @@ mod tests {
         let wide = Array2::from_shape_fn((3, 8), |(row, column)| ((row * 7 + column * 5) % 11) as f64);
         // Channels that are zero change nothing, but make the other product the smaller one.
         let mut tall = Array2::zeros((12, 8));
-        tall.slice_mut(ndarray::s![..3, ..]).assign(&wide);
+        tall.slice_axis_mut(Axis(0), (..3).into()).assign(&wide);
         for (a, b) in first_component(wide).iter().zip(&first_component(tall)) {
             assert!((a - b).abs() < 1e-9, "{a} {b}");
         }
