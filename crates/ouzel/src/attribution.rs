@@ -20,7 +20,9 @@ pub struct Attribution {
     pub losses: Vec<LossValue>,
     /// What the method counted or measured on the way, for each sample.
     pub measures: Vec<Measure>,
-    /// The nodes that a backprop modifier was used on: titles and the rule's name.
+    /// The nodes that were brought into another form first: titles, and the form's name.
+    pub rewritten: Vec<(String, String)>,
+    /// The nodes that a backprop modifier or relevance rule was used on: titles and the rule's name.
     pub matched: Vec<(String, String)>,
     /// The nodes that got their true gradient.
     pub default_gradient: Vec<String>,
@@ -30,6 +32,60 @@ pub struct Attribution {
     pub notes: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
+    /// Whether it adds up, for methods that say what it has to add up to.
+    pub completeness: Option<Completeness>,
+}
+
+/// What the attribution of each sample adds up to, beside what its method says that it has to.
+///
+/// **Formula.** The gap is `expected - absorbed - found`; it is judged in proportion to the largest of these three.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Completeness {
+    /// What is shared out: the target, or its difference from that of a baseline.
+    pub expected: Vec<f64>,
+    /// The sum of the attribution; of an input's also that of the other inputs.
+    pub found: Vec<f64>,
+    /// The sum that ended in biases and other parameters; empty for methods that let nothing end there.
+    pub absorbed: Vec<f64>,
+    /// The largest relative gap that is taken for rounding.
+    pub tolerance: f64,
+    /// The sum behind each node that was passed, for methods that were asked for it: title, rule, sum over samples.
+    pub layers: Vec<(String, String, f64)>,
+}
+
+impl Completeness {
+    /// What is missing of each sample.
+    pub fn gaps(&self) -> Vec<f64> {
+        let absorbed = |sample: usize| self.absorbed.get(sample).copied().unwrap_or(0.0);
+        let pairs = self.expected.iter().zip(&self.found).enumerate();
+        pairs.map(|(sample, (expected, found))| expected - absorbed(sample) - found).collect()
+    }
+
+    /// The gap of each sample in proportion to the largest of the numbers that it is the difference of.
+    pub fn relative_gaps(&self) -> Vec<f64> {
+        let relative = |(sample, gap): (usize, f64)| {
+            let numbers = [self.expected.get(sample), self.found.get(sample), self.absorbed.get(sample)];
+            let scale = numbers.into_iter().flatten().fold(0.0, |scale: f64, number| scale.max(number.abs()));
+            if scale == 0.0 { 0.0 } else { gap.abs() / scale }
+        };
+        self.gaps().into_iter().enumerate().map(relative).collect()
+    }
+
+    /// True if the attribution of every sample adds up, within the tolerance.
+    pub fn holds(&self) -> bool {
+        self.relative_gaps().iter().all(|&gap| gap <= self.tolerance)
+    }
+
+    /// That of other samples behind this.
+    fn extend(&mut self, other: Self) {
+        self.expected.extend(other.expected);
+        self.found.extend(other.found);
+        self.absorbed.extend(other.absorbed);
+        for ((_, _, sum), (_, _, more)) in self.layers.iter_mut().zip(other.layers) {
+            *sum += more;
+        }
+    }
 }
 
 /// What a class activation map was made of, and how it gets the size of the input.
@@ -96,6 +152,9 @@ impl Attribution {
                 measure.values.extend(other.values);
             }
             whole.warnings.retain(|warning| part.warnings.contains(warning));
+            if let (Some(sums), Some(more)) = (&mut whole.completeness, part.completeness) {
+                sums.extend(more);
+            }
             whole.notes.retain(|note| part.notes.contains(note));
         }
         whole.raw = Tensor::join(&raws)?;

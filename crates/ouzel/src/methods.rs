@@ -2,6 +2,7 @@
 
 pub mod ablation_cam;
 pub mod cam;
+pub mod deeplift;
 pub mod eigen_cam;
 pub mod full_grad;
 mod grad_cam;
@@ -10,6 +11,7 @@ pub mod guided_grad_cam;
 mod hires_cam;
 pub mod input_x_gradient;
 mod layer_cam;
+pub mod lrp;
 pub mod saliency;
 pub mod score_cam;
 pub mod visualize_cam;
@@ -60,6 +62,8 @@ pub const METHODS: &[MethodEntry] = &[
     ablation_cam::ENTRY,
     full_grad::ENTRY,
     guided_grad_cam::ENTRY,
+    lrp::ENTRY,
+    deeplift::ENTRY,
 ];
 
 /// The method of this name, with these options.

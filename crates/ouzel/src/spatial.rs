@@ -133,7 +133,8 @@ impl Model {
                 return Ok(layer);
             }
             if beside.is_none() && !is_single_token {
-                beside = node.outputs.iter().copied().find(|value| open.contains(value) && is_candidate(*value));
+                beside =
+                    node.outputs.iter().copied().find(|value| open.contains(value) && is_candidate(*value));
             }
             is_single_token = match node.op {
                 _ if takes_one_token(graph, node) => true,
@@ -192,9 +193,13 @@ impl Model {
                 None => layers.push((scope, vec![node])),
             }
         }
-        let holds_target = |(_, nodes): &(&str, Vec<&Node>)| nodes.iter().any(|node| node.outputs.contains(&target));
+        let holds_target =
+            |(_, nodes): &(&str, Vec<&Node>)| nodes.iter().any(|node| node.outputs.contains(&target));
         let end = layers.iter().position(holds_target).unwrap_or(layers.len()).saturating_sub(1);
-        let found = layers[..end].iter().rev().find(|(_, nodes)| nodes.iter().any(|node| is_layer_of_keras_vis(&node.op)));
+        let found = layers[..end]
+            .iter()
+            .rev()
+            .find(|(_, nodes)| nodes.iter().any(|node| is_layer_of_keras_vis(&node.op)));
         match found.and_then(|(_, nodes)| nodes.iter().rev().find(|node| !rearranges(&node.op))) {
             Some(node) => Ok(node.outputs[0]),
             None => bail!(
@@ -230,7 +235,9 @@ fn rearranges(op: &Op) -> bool {
 /// True if a node keeps one element of an axis that is not the batch's and drops the others, as a head does that reads
 /// the class token.
 fn takes_one_token(graph: &Graph, node: &Node) -> bool {
-    let (Some(x), y) = (node.inputs.first().copied().flatten(), graph.fact(node.outputs[0])) else { return false };
+    let (Some(x), y) = (node.inputs.first().copied().flatten(), graph.fact(node.outputs[0])) else {
+        return false;
+    };
     let x = graph.fact(x);
     let (before, after) = (elements_of_sample(x), elements_of_sample(y));
     match node.op {

@@ -5,7 +5,6 @@ use super::{
     Task,
 };
 use crate::attribution::Attribution;
-use crate::backprop::Coverage;
 use crate::compile::{Plan, Precision};
 use crate::error::{Context, Result, bail};
 use crate::graph::ValueId;
@@ -52,16 +51,7 @@ impl Method for LossesAlone {
 
 impl GraphMethod for LossesAlone {
     fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
-        Ok(AttributionGraph {
-            raw: losses.explained,
-            tensor: losses.explained,
-            channel_axis: losses.channel_axis,
-            coverage: Coverage::default(),
-            layer_map: None,
-            notes: Vec::new(),
-            warnings: Vec::new(),
-            graph: losses.graph,
-        })
+        Ok(AttributionGraph::new(losses.graph, losses.explained, losses.explained, losses.channel_axis))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Explanations that are graphs: built by a method, run by the engine as one plan, or saved as an ONNX file.
 
 use super::{Explainer, Method, Settings, Started, Task};
-use crate::attribution::{Attribution, LayerMap, LossValue};
+use crate::attribution::{Attribution, Completeness, LayerMap, LossValue};
 use crate::backprop::Coverage;
 use crate::builder::{Builder, Var};
 use crate::compile::{self, Plan};
@@ -91,6 +91,61 @@ pub struct AttributionGraph {
     pub notes: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
+    /// The sums that say whether the attribution adds up, for methods that promise it.
+    pub sums: Option<Sums>,
+}
+
+impl AttributionGraph {
+    /// An attribution of which nothing else is to be said.
+    pub fn new(graph: Graph, raw: ValueId, tensor: ValueId, channel_axis: Option<usize>) -> Self {
+        Self {
+            graph,
+            raw,
+            tensor,
+            channel_axis,
+            coverage: Coverage::default(),
+            layer_map: None,
+            notes: Vec::new(),
+            warnings: Vec::new(),
+            sums: None,
+        }
+    }
+}
+
+/// The values behind a [`Completeness`]: one number a sample, or one for all of them.
+#[derive(Clone, Debug)]
+pub struct Sums {
+    /// What is shared out.
+    pub expected: ValueId,
+    /// The sum of the attribution.
+    pub found: ValueId,
+    /// The sum that ended in parameters.
+    pub absorbed: Option<ValueId>,
+    /// The sum behind each node that was passed: title, rule, sum.
+    pub layers: Vec<(String, String, ValueId)>,
+}
+
+impl Sums {
+    /// The largest relative gap that rounding and stabilized divisions explain.
+    const TOLERANCE: f64 = 1e-2;
+
+    fn values(&self) -> impl Iterator<Item = ValueId> {
+        [self.expected, self.found].into_iter().chain(self.absorbed).chain(self.layers.iter().map(|it| it.2))
+    }
+
+    /// What the values came out as; takes as many tensors as [`Self::values`] are.
+    fn completeness(&self, values: &mut impl Iterator<Item = Tensor>) -> Completeness {
+        let mut next = || values.next().map_or(Vec::new(), |value| value.to_f64().into_iter().collect());
+        Completeness {
+            expected: next(),
+            found: next(),
+            absorbed: self.absorbed.map_or(Vec::new(), |_| next()),
+            tolerance: Self::TOLERANCE,
+            layers: (self.layers.iter())
+                .map(|(node, rule, _)| (node.clone(), rule.clone(), next().iter().sum()))
+                .collect(),
+        }
+    }
 }
 
 /// A method that is a graph: a few more nodes behind the losses.
@@ -117,6 +172,8 @@ pub struct ExplanationGraph {
     pub losses: Vec<(String, f64, ValueId)>,
     /// The int64 input `[samples, filters]` that names the filters, for losses that leave them open.
     pub(crate) target: Option<LateTarget>,
+    /// The nodes that were brought into another form first: titles, and the form's name.
+    pub rewritten: Vec<(String, String)>,
     /// The nodes that a rule was used on: titles and the rule's name.
     pub matched: Vec<(String, String)>,
     /// The nodes that got their true gradient.
@@ -129,6 +186,8 @@ pub struct ExplanationGraph {
     pub notes: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
+    /// The sums that say whether the attribution adds up, for methods that promise it.
+    pub sums: Option<Sums>,
 }
 
 impl ExplanationGraph {
@@ -141,7 +200,7 @@ impl ExplanationGraph {
         let values = with_losses.losses.clone();
         let target = with_losses.target.clone();
         let (image, image_axis) = with_losses.image;
-        let AttributionGraph { graph, raw, tensor, channel_axis, coverage, layer_map, notes, warnings } =
+        let AttributionGraph { graph, raw, tensor, channel_axis, coverage, layer_map, notes, warnings, sums } =
             method.build(with_losses)?;
         let rank = graph.fact(image).rank();
         let title = |node: &NodeId| graph.node(*node).title();
@@ -153,12 +212,14 @@ impl ExplanationGraph {
             channel_axis,
             losses: described.map(|(loss, value)| (loss.loss.name(), loss.weight, value)).collect(),
             target,
+            rewritten: coverage.rewritten,
             matched: coverage.matched.iter().map(|(node, rule)| (title(node), rule.to_string())).collect(),
             default_gradient: coverage.default.iter().map(title).collect(),
             layer_map,
             sides: (image, (1..rank).filter(|&axis| Some(axis) != image_axis).collect()),
             notes,
             warnings,
+            sums,
             graph,
         })
     }
@@ -204,6 +265,7 @@ impl GraphExplainer {
         let ExplanationGraph { graph, raw, losses, target, .. } = &explanation;
         let mut wanted = vec![*raw];
         wanted.extend(losses.iter().map(|(_, _, value)| *value));
+        wanted.extend(explanation.sums.iter().flat_map(Sums::values));
         wanted.extend_from_slice(task.also);
         let mut shapes = task.shapes.to_vec();
         let target_shape = target.as_ref().map(|target| target_shape(graph, target, &shapes)).transpose()?;
@@ -219,13 +281,14 @@ impl GraphExplainer {
         let raw = outputs.next().expect("invariant: one output for each wanted value");
         check_finite(&raw, self.model.graph())?;
         let explanation = &self.explanation;
-        let losses = (explanation.losses.iter().zip(outputs))
+        let losses = (explanation.losses.iter().zip(&mut outputs))
             .map(|((name, weight, _), value)| LossValue {
                 name: name.clone(),
                 weight: *weight,
                 weighted: value.to_f64().into_iter().collect(),
             })
             .collect();
+        let completeness = explanation.sums.as_ref().map(|sums| sums.completeness(&mut outputs));
         let mut warnings = explanation.warnings.clone();
         warnings.extend(zero_warning(&raw, explanation.layer_map.is_some()));
         Ok(Attribution {
@@ -234,11 +297,13 @@ impl GraphExplainer {
             channel_axis: explanation.channel_axis,
             losses,
             measures: Vec::new(),
+            rewritten: explanation.rewritten.clone(),
             matched: explanation.matched.clone(),
             default_gradient: explanation.default_gradient.clone(),
             layer_map: explanation.layer_map.clone(),
             notes: explanation.notes.clone(),
             warnings,
+            completeness,
         })
     }
 }
@@ -246,7 +311,8 @@ impl GraphExplainer {
 impl Explainer for GraphExplainer {
     fn start<'e>(&'e self, inputs: &[Tensor]) -> Result<Box<dyn Started + 'e>> {
         let started = self.plan.start(inputs)?;
-        let skipped = 1 + self.explanation.losses.len();
+        let sums = self.explanation.sums.iter().flat_map(Sums::values).count();
+        let skipped = 1 + self.explanation.losses.len() + sums;
         match started.early().iter().skip(skipped).cloned().collect::<Option<Vec<Tensor>>>() {
             Some(also) => Ok(Box::new(GraphStarted { explainer: self, started, also })),
             None => bail!(internal, "a tensor of the model depends on the target"),

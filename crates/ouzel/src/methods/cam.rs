@@ -499,7 +499,7 @@ impl GraphMethod for Cam {
         let LossGraph { graph, losses: scores, total, explained, .. } = losses;
         let wanted: Vec<ValueId> = chosen.layers.iter().map(|layer| layer.value).collect();
         let rules = self.backprop_modifier.rules();
-        let Gradient { graph, values, coverage } = gradient(graph, total, &wanted, rules)?;
+        let Gradient { graph, values, coverage, .. } = gradient(graph, total, &wanted, rules)?;
         let mut warnings = left_alone(&self.backprop_modifier, &graph, &coverage);
 
         let builder = Builder::new(graph);
@@ -531,6 +531,7 @@ impl GraphMethod for Cam {
             layer_map: Some(layer_map),
             notes: chosen.notes,
             warnings,
+            sums: None,
         })
     }
 }

@@ -131,7 +131,7 @@ impl Parts {
         }
         let mut wanted = vec![explained];
         wanted.extend(biased.iter().map(|node| node.outputs[0]));
-        let Gradient { graph, values, coverage } = gradient(graph, total, &wanted, &RuleSet::new())?;
+        let Gradient { graph, values, coverage, .. } = gradient(graph, total, &wanted, &RuleSet::new())?;
         let builder = Builder::new(graph);
         let mut parts = vec![(explained, (builder.var(explained) * builder.var(values[0])).id()?)];
         for (node, &gradient) in biased.iter().zip(&values[1..]) {
@@ -155,15 +155,26 @@ enum Kind {
 
 fn kind(op: &Op) -> Kind {
     match op {
-        Op::Conv(_) | Op::ConvTranspose(_) | Op::Gemm(_) | Op::BatchNormalization(_) | Op::Add(_) | Op::Sub(_) => {
-            Kind::Affine
-        }
+        Op::Conv(_)
+        | Op::ConvTranspose(_)
+        | Op::Gemm(_)
+        | Op::BatchNormalization(_)
+        | Op::Add(_)
+        | Op::Sub(_) => Kind::Affine,
         Op::MatMul(_) | Op::Mul(_) | Op::Div(_) | Op::Einsum(_) => Kind::Scaled,
-        Op::Relu(_) | Op::LeakyRelu(_) | Op::PRelu(_) | Op::Neg(_) | Op::Abs(_) | Op::Sum(_) | Op::Mean(_) => {
-            Kind::Homogeneous
-        }
+        Op::Relu(_)
+        | Op::LeakyRelu(_)
+        | Op::PRelu(_)
+        | Op::Neg(_)
+        | Op::Abs(_)
+        | Op::Sum(_)
+        | Op::Mean(_) => Kind::Homogeneous,
         Op::ReduceSum(_) | Op::ReduceMean(_) | Op::ReduceMax(_) | Op::ReduceMin(_) => Kind::Homogeneous,
-        _ if matches!(op.family(), "layout" | "pool" | "slice" | "pad" | "gather" | "resize" | "rearrange") => {
+        _ if matches!(
+            op.family(),
+            "layout" | "pool" | "slice" | "pad" | "gather" | "resize" | "rearrange"
+        ) =>
+        {
             Kind::Homogeneous
         }
         _ => Kind::Other,
@@ -263,16 +274,8 @@ impl GraphMethod for FullGrad {
                 list.join(", ")
             ));
         }
-        Ok(AttributionGraph {
-            raw,
-            tensor: explained,
-            channel_axis: None,
-            coverage,
-            layer_map: None,
-            notes: vec![],
-            warnings,
-            graph: builder.finish()?,
-        })
+        let known = AttributionGraph::new(builder.finish()?, raw, explained, None);
+        Ok(AttributionGraph { coverage, warnings, ..known })
     }
 }
 

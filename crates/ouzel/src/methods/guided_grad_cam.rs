@@ -130,7 +130,7 @@ impl GraphMethod for GuidedGradCam {
         let mut cam = Cam::grad_cam();
         cam.layers = self.layers.clone();
         let map = cam.build(losses)?;
-        let Gradient { graph, values, coverage } =
+        let Gradient { graph, values, coverage, .. } =
             gradient(map.graph, total, &[explained], self.guided.rules())?;
         let mut warnings = map.warnings;
         warnings.extend(left_alone(&self.guided, &graph, &coverage));
@@ -168,6 +168,7 @@ impl GraphMethod for GuidedGradCam {
             }),
             notes: map.notes,
             warnings,
+            sums: None,
             graph: builder.finish()?,
         })
     }

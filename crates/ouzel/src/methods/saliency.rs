@@ -105,11 +105,10 @@ impl GraphMethod for Saliency {
     fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
         let LossGraph { graph, total, explained, channel_axis, .. } = losses;
         let rules = self.backprop_modifier.rules();
-        let Gradient { graph, values, coverage } = gradient(graph, total, &[explained], rules)?;
+        let Gradient { graph, values, coverage, .. } = gradient(graph, total, &[explained], rules)?;
         let warnings = left_alone(&self.backprop_modifier, &graph, &coverage);
-        let (layer_map, notes) = (None, vec![]);
-        let (raw, tensor) = (values[0], explained);
-        Ok(AttributionGraph { raw, tensor, channel_axis, coverage, layer_map, notes, warnings, graph })
+        let known = AttributionGraph::new(graph, values[0], explained, channel_axis);
+        Ok(AttributionGraph { coverage, warnings, ..known })
     }
 }
 

@@ -203,7 +203,9 @@ impl Weigh for Scores {
     fn map(&self, layer: usize, sample: &mut LayerSample<'_>) -> Result<ArrayD<f64>> {
         let (flat_too, epsilon) = self.flat();
         let range = |channel: &ArrayView<'_, f64, IxDyn>| {
-            channel.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)))
+            channel
+                .iter()
+                .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)))
         };
         let activation = std::mem::take(&mut sample.activation);
         let channels: Vec<_> = activation.outer_iter().collect();
