@@ -109,9 +109,8 @@ impl TfCall {
 
     fn gradient(folder: &Folder, case: &Value, cam: Cam) -> Result<Checks> {
         let call = Self::deserialize(case)?;
-        let cam = cam
-            .profile(CamProfile::TfKerasVis)
-            .layers([call.gradient_with_respect_to.onnx_tensor.as_str()]);
+        let cam =
+            cam.profile(CamProfile::TfKerasVis).layers([call.gradient_with_respect_to.onnx_tensor.as_str()]);
         let loss = ActivationMaximization::new(call.target.onnx_tensor.as_str(), call.target.filters());
         let losses = [WeightedLoss::new(loss, -1.0)];
         let attribution = cam.attribute(folder.model(), &losses, &folder.input(&call.input)?)?;

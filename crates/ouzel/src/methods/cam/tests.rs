@@ -61,7 +61,14 @@ impl Network {
     }
 
     /// A convolution with a bias.
-    fn convolution<'b>(&'b self, x: Var<'b>, seed: u32, channels: usize, kernel: usize, stride: i64) -> Var<'b> {
+    fn convolution<'b>(
+        &'b self,
+        x: Var<'b>,
+        seed: u32,
+        channels: usize,
+        kernel: usize,
+        stride: i64,
+    ) -> Var<'b> {
         let rank = x.rank() - 2;
         let inputs = x.shape()[1].known().unwrap() as usize;
         let shape: Vec<usize> = [channels, inputs].into_iter().chain(vec![kernel; rank]).collect();
@@ -150,8 +157,7 @@ fn on_a_network_for_cam_they_are_cam_in_one_two_and_three_dimensions() {
                 let maps = found.maps(&method.settings.grad_modifier, false).unwrap();
                 assert_eq!(maps.shape(), [&[2], &vec![6; rank][..]].concat());
             }
-            let positive =
-                weighted(&features, |_, channel| weight(channel).max(0.0) / positions as f64);
+            let positive = weighted(&features, |_, channel| weight(channel).max(0.0) / positions as f64);
             let found = attribute(&Cam::layer_cam(), &model, class, &input).raw.to_f64();
             assert_close(&found, &positive, "layer_cam");
             // Without a channel the score drops by its weight times its mean.
@@ -248,11 +254,13 @@ fn the_parts_of_full_grad_add_up_to_the_score() {
     let logits = dense.matmul(network.weights(23, &[6, 3])) + network.weights(24, &[3]);
     let names = [(features.id().unwrap(), "features"), (logits.id().unwrap(), "logits")];
     let model = network.finish(&names);
-    let (sums, scores) = crate::methods::full_grad::sums_and_scores(&model, &losses(1), &numbers(2, &[3, 2, 8, 8]));
+    let (sums, scores) =
+        crate::methods::full_grad::sums_and_scores(&model, &losses(1), &numbers(2, &[3, 2, 8, 8]));
     for (sum, score) in sums.iter().zip(&scores) {
         assert!((sum - score).abs() < 1e-9 * score.abs().max(1.0), "{sum} {score}");
     }
-    let full = attribute(&*method("full_grad", &Options::new()).unwrap(), &model, 1, &numbers(2, &[1, 2, 8, 8]));
+    let full =
+        attribute(&*method("full_grad", &Options::new()).unwrap(), &model, 1, &numbers(2, &[1, 2, 8, 8]));
     assert!(full.warnings.is_empty(), "{:?}", full.warnings);
     assert_eq!(full.raw.shape(), [1, 8, 8]);
 }
@@ -276,11 +284,8 @@ fn transformer(reads_class_token: bool) -> Model {
         false => last.reduce_mean([1], false),
     };
     let logits = read.matmul(network.weights(8, &[WIDTH, CLASSES]));
-    let names = [
-        (tokens.id().unwrap(), "tokens"),
-        (last.id().unwrap(), "last"),
-        (logits.id().unwrap(), "logits"),
-    ];
+    let names =
+        [(tokens.id().unwrap(), "tokens"), (last.id().unwrap(), "last"), (logits.id().unwrap(), "logits")];
     network.finish(&names)
 }
 
@@ -356,11 +361,8 @@ fn what_cannot_be_mapped_is_said() {
         assert!(error.contains("position"), "{name}: {error}");
     }
     let model = cam_network(2);
-    let error = Cam::grad_cam().layers(["logits"]).attribute(
-        &model,
-        &losses(0),
-        &numbers(1, &[1, 2, 6, 6]).into(),
-    );
+    let error =
+        Cam::grad_cam().layers(["logits"]).attribute(&model, &losses(0), &numbers(1, &[1, 2, 6, 6]).into());
     assert!(error.unwrap_err().is_target());
     let error = Cam::grad_cam().wrt_tensor("features").attribute(
         &model,
