@@ -41,7 +41,9 @@ fn maps_side_by_side() {
     let dir = Dir::new();
     dir.write_picture("photo.png", 20, 30);
     let ran = dir
-        .ouzel("compare @classifier.onnx photo.png --methods saliency,occlusion,input-x-gradient --out all.png")
+        .ouzel(
+            "compare @classifier.onnx photo.png --methods saliency,occlusion,input-x-gradient --out all.png",
+        )
         .words("--backprop-modifier guided --window 2 --json all.json --seed 4")
         .succeeds();
     assert!(ran.stdout.is_empty() && ran.stderr.contains("all.png"), "{}", ran.stderr);
@@ -61,8 +63,10 @@ fn maps_side_by_side() {
     dir.ouzel("compare @classifier.onnx photo.png --methods saliency --filters top2 --out all.png")
         .fails(2, &["one target"]);
     // A method that cannot explain this network does not stop the others.
-    dir.ouzel("compare @classifier.onnx photo.png --methods saliency,occlusion --window 1x2x3x4 --out some.png")
-        .fails(1, &["occlusion", "window"]);
+    dir.ouzel(
+        "compare @classifier.onnx photo.png --methods saliency,occlusion --window 1x2x3x4 --out some.png",
+    )
+    .fails(1, &["occlusion", "window"]);
     assert!(dir.picture_size("some.png").0 > 0);
 }
 
@@ -87,6 +91,34 @@ fn pictures_of_filters() {
     dir.ouzel("visualize @classifier.onnx --out made.png --tv-weight 1").fails(2, &["keras-vis"]);
     dir.ouzel("visualize @classifier.onnx --out made.png --filters 99").fails(1, &["99", "out of range"]);
     dir.ouzel("visualize @vector.onnx --out made.png").fails(1, &["4 axes"]);
+}
+
+#[test]
+fn a_region_of_a_layer_is_explained() {
+    let dir = Dir::new();
+    dir.write_picture("photo.png", 20, 30);
+    let raw = |options: &str| {
+        dir.ouzel("explain @@scene_fair.onnx photo.png --layer relu4 --filters 5 --raw-npy -")
+            .words(options)
+            .succeeds()
+            .npy::<f32>()
+    };
+    let all = raw("");
+    // relu4 has 16 × 16 positions: halves add up to twice the whole, because each is a mean.
+    let (upper, lower) = (raw("--region 0:8,0:16"), raw("--region 8:16,0:16"));
+    let difference = (&upper + &lower - 2.0 * &all).mapv(f32::abs).fold(0.0, |most, &it| f32::max(most, it));
+    let largest = all.iter().fold(0.0, |most, it| f32::max(most, it.abs()));
+    assert!(difference < 1e-4 * largest, "{difference} of {largest}");
+    let mask = ndarray::Array2::from_shape_fn((16, 16), |(row, _)| u8::from(row < 8));
+    dir.write_npy("mask.npy", &mask);
+    let masked = raw("--region mask.npy");
+    let difference = (&masked - &upper).mapv(f32::abs).fold(0.0, |most, &it| f32::max(most, it));
+    assert!(difference < 1e-4 * largest, "{difference} of {largest}");
+    dir.ouzel("explain @@scene_fair.onnx photo.png --layer relu4 --region predicted --json report.json --out o.png")
+        .succeeds();
+    assert_eq!(dir.read_json("report.json")["target"]["region"], "predicted");
+    dir.ouzel("explain @@scene_fair.onnx photo.png --layer relu4 --region 3:2").fails(2, &["--region", "3:2"]);
+    dir.ouzel("explain @@scene_fair.onnx photo.png --region 1:2").fails(1, &["positions"]);
 }
 
 #[test]
