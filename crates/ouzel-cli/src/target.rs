@@ -215,6 +215,16 @@ impl<'m> Target<'m> {
         Ok(WeightedLoss::new(self.activation(filters), -1.0))
     }
 
+    /// The loss that a file explains: filters that were named are part of it, the highest-scoring one is not.
+    pub fn saved_loss(&self) -> Result<WeightedLoss> {
+        let filters = match &self.filters {
+            FilterChoice::All => Filters::All,
+            FilterChoice::Listed(typed) => Filters::List(self.listed(typed)?),
+            FilterChoice::Top(_) => Filters::Late(1),
+        };
+        Ok(WeightedLoss::new(self.activation(filters), -1.0))
+    }
+
     /// The activation of filters; its weight says whether it is raised or lowered.
     pub fn activation(&self, filters: Filters) -> ActivationMaximization {
         let mut activation =

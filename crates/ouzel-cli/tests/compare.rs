@@ -114,10 +114,13 @@ fn a_region_of_a_layer_is_explained() {
     let masked = raw("--region mask.npy");
     let difference = (&masked - &upper).mapv(f32::abs).fold(0.0, |most, &it| f32::max(most, it));
     assert!(difference < 1e-4 * largest, "{difference} of {largest}");
-    dir.ouzel("explain @@scene_fair.onnx photo.png --layer relu4 --region predicted --json report.json --out o.png")
-        .succeeds();
+    dir.ouzel(
+        "explain @@scene_fair.onnx photo.png --layer relu4 --region predicted --json report.json --out o.png",
+    )
+    .succeeds();
     assert_eq!(dir.read_json("report.json")["target"]["region"], "predicted");
-    dir.ouzel("explain @@scene_fair.onnx photo.png --layer relu4 --region 3:2").fails(2, &["--region", "3:2"]);
+    dir.ouzel("explain @@scene_fair.onnx photo.png --layer relu4 --region 3:2")
+        .fails(2, &["--region", "3:2"]);
     dir.ouzel("explain @@scene_fair.onnx photo.png --region 1:2").fails(1, &["positions"]);
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Result, bail};
 use crate::grad_modifiers::GradModifier;
-use crate::image::min_max;
+use crate::image::{Upsampling, min_max};
 use crate::tensor::Tensor;
 use ndarray::{ArrayD, Axis};
 
@@ -26,6 +26,10 @@ pub struct Attribution {
     pub matched: Vec<(String, String)>,
     /// The nodes that got their true gradient.
     pub default_gradient: Vec<String>,
+    /// For class activation maps: what the map was made of.
+    pub layer_map: Option<LayerMap>,
+    /// What was chosen for the reader.
+    pub notes: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
     /// Whether it adds up, for methods that say what it has to add up to.
@@ -84,6 +88,20 @@ impl Completeness {
     }
 }
 
+/// What a class activation map was made of, and how it gets the size of the input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LayerMap {
+    /// The names of the layers.
+    pub layers: Vec<String>,
+    /// How the raw map is made as large as the input; `None` if it is that already.
+    pub upsampling: Option<Upsampling>,
+    /// Whether what is below 0 is cut off before that.
+    pub rectify: bool,
+    /// The lengths of the map's last axes after that: those of the input.
+    pub size: Vec<usize>,
+}
+
 /// A loss as it came out.
 #[derive(Clone, Debug)]
 pub struct LossValue {
@@ -137,19 +155,20 @@ impl Attribution {
             if let (Some(sums), Some(more)) = (&mut whole.completeness, part.completeness) {
                 sums.extend(more);
             }
+            whole.notes.retain(|note| part.notes.contains(note));
         }
         whole.raw = Tensor::join(&raws)?;
         Ok(whole)
     }
 
-    /// The map of each sample: modifier, then the maximum over channels (unless `keep_dims`), then keras-vis's
-    /// min–max scaling to 0…1.
+    /// The map of each sample: modifier, then the maximum over channels (unless `keep_dims`), upsampling if it is that of
+    /// a layer, then keras-vis's min–max scaling to 0…1.
     ///
     /// **Formula.** `(m - min m) / (max m - min m + 1e-7)` with `m = max over channels of modifier(raw)`, per sample.
     /// A constant map is all zeros.
     ///
     /// **Shapes.** `[samples, …]`: the tensor's shape without the channel axis, or all of it with `keep_dims`. Tensors
-    /// of rank 2 keep their features.
+    /// of rank 2 keep their features. Class activation maps have the size of the input.
     ///
     /// # Errors
     /// If the modified gradient has elements that are not finite.
@@ -162,13 +181,18 @@ impl Attribution {
         Ok(maps)
     }
 
-    /// The modified gradient with channels reduced to their maximum (unless `keep_dims`), not scaled.
+    /// The modified gradient with channels reduced to their maximum (unless `keep_dims`) and, for a class activation map,
+    /// the size of the input; not scaled.
     ///
     /// # Errors
     /// If it has elements that are not finite.
     pub fn modified(&self, modifier: &GradModifier, keep_dims: bool) -> Result<ArrayD<f64>> {
         let shape = self.raw.shape().to_vec();
-        let modified = modifier.apply(self.raw.to_f64());
+        let mut raw = self.raw.to_f64();
+        if self.layer_map.as_ref().is_some_and(|layer| layer.rectify) {
+            raw.mapv_inplace(|value| value.max(0.0));
+        }
+        let modified = modifier.apply(raw);
         if modified.shape() != shape {
             bail!(
                 option,
@@ -176,13 +200,17 @@ impl Attribution {
                 modified.shape()
             );
         }
-        Ok(match self.channel_axis {
+        let reduced = match self.channel_axis {
             Some(axis) if !keep_dims && modified.ndim() > 2 => modified.fold_axis(
                 Axis(axis),
                 f64::NEG_INFINITY,
                 |&max, &value| if value > max { value } else { max },
             ),
             _ => modified,
-        })
+        };
+        match &self.layer_map {
+            Some(LayerMap { upsampling: Some(upsampling), size, .. }) => upsampling.apply(reduced, size),
+            _ => Ok(reduced),
+        }
     }
 }

@@ -5,7 +5,7 @@ use super::{Explainer, Method, Progress, Started, Task};
 use crate::attribution::{Attribution, Measure};
 use crate::dim::known_shape;
 use crate::error::{Context, Result, bail};
-use crate::explanation::graph::channel_axis;
+use crate::explanation::graph::channel_axis_of;
 use crate::graph::Source;
 use crate::target::Filters;
 use crate::tensor::{DType, Tensor};
@@ -122,7 +122,7 @@ impl<P: Perturbation + 'static> PerturbationExplainer<P> {
             Some((_, shape)) => shape.clone(),
             None => inner_shape(task, varied)?,
         };
-        let axis = channel_axis(fact, settings.wrt_channel_axis, is_input)?;
+        let axis = channel_axis_of(fact, settings.wrt_channel_axis, is_input)?;
         let sample = SampleShape::new(&shape, axis);
         let count = perturbation.count(&sample)?;
         Ok(Box::new(Self {

@@ -194,6 +194,7 @@ impl GraphMethod for DeepLift {
         let (raw, found) = (contribution.id()?, contribution.sum().id()?);
         let sums = Some(Sums { expected, found, absorbed: None, layers: vec![] });
         let graph = builder.finish()?;
-        Ok(AttributionGraph { graph, raw, tensor: explained, channel_axis, coverage, warnings: vec![], sums })
+        let known = AttributionGraph::new(graph, raw, explained, channel_axis);
+        Ok(AttributionGraph { coverage, sums, ..known })
     }
 }

@@ -221,15 +221,8 @@ impl GraphMethod for Lrp {
         }
         let sums =
             conserves.then_some(Sums { expected: start, found: arrived, absorbed: Some(absorbed), layers });
-        Ok(AttributionGraph {
-            graph: builder.finish()?,
-            raw: relevance,
-            tensor: explained,
-            channel_axis,
-            coverage,
-            warnings,
-            sums,
-        })
+        let known = AttributionGraph::new(builder.finish()?, relevance, explained, channel_axis);
+        Ok(AttributionGraph { coverage, warnings, sums, ..known })
     }
 }
 

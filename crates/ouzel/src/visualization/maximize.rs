@@ -2,7 +2,7 @@
 
 use crate::compile::Precision;
 use crate::error::{Context, Result, bail};
-use crate::explanation::{Explainer, Method, Task, channel_axis};
+use crate::explanation::{Explainer, Method, Task, channel_axis_of};
 use crate::grad_modifiers::GradModifier;
 use crate::losses::{ActivationMaximization, LpNorm, TotalVariation, WeightedLoss};
 use crate::methods::saliency::Saliency;
@@ -210,7 +210,7 @@ pub fn visualize_activation_with_losses(
     let input = model.main_input();
     let fact = model.graph().fact(input);
     let rank = fact.rank();
-    let channel_axis = channel_axis(fact, None, true)?;
+    let channel_axis = channel_axis_of(fact, None, true)?;
     let mut random = ChaCha8Rng::seed_from_u64(options.seed);
     let mut x = match seed_input {
         Some(given) => seeded(given, rank, channel_axis, &known_lengths(model, options))?,
