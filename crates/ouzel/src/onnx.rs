@@ -11,7 +11,7 @@ mod lower;
 #[cfg(test)]
 mod made;
 mod old;
-mod proto;
+pub(crate) mod proto;
 mod reader;
 #[cfg(test)]
 mod round_trip;
