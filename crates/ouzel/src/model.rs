@@ -166,7 +166,6 @@ impl Model {
         for (index, layer) in layers.iter().enumerate().filter(|(_, layer)| !layer.name.is_empty()) {
             nodes.entry(layer.name.clone()).or_insert(index);
         }
-        let units = OnceLock::new();
         let inner = Inner {
             title,
             graph,
