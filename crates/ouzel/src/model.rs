@@ -178,7 +178,7 @@ impl Model {
             metadata,
             name,
             source,
-            units,
+            units: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -200,6 +200,7 @@ impl Model {
             metadata: BTreeMap::new(),
             name: String::new(),
             source: ModelSource::empty(),
+            units: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
     }
