@@ -368,6 +368,7 @@ Examples:
   a class a sample     ouzel export net.onnx -o explainer.onnx --class input
                        (the file gets an int64 input 'target', one class a sample)
   any size of picture  ouzel export net.onnx -o explainer.onnx --size 480x640
+  pictures             ouzel export net.onnx -o explainer.onnx --pictures --preprocess imagenet
 
 The outputs of the file are the network's own, then 'attribution' (raw and signed, in the input's shape) and 'heatmap' \
 (scaled to 0..1 for each sample: [N,H,W]).")]
@@ -381,12 +382,15 @@ pub struct ExportArgs {
     /// The version of the ONNX operators, 13 to 23 [default: 17, or the network's if that is newer]
     #[arg(long, value_name = "N")]
     pub opset: Option<i64>,
-    /// Height and width, if the model takes any
-    #[arg(long, value_name = "HxW", value_parser = Size::from_str)]
-    pub size: Option<Size>,
-    /// The order of the input's axes [default: nhwc if the last dimension is smaller than dimension 1, else nchw]
-    #[arg(long, value_name = "NAME", value_parser = Choice::of(Layout::NAMES.iter().copied()).try_map(parsed::<Layout>))]
-    pub layout: Option<Layout>,
+    /// Take pictures, an input 'picture' of uint8 [N,H,W,3], and give them back with the map over them, as 'overlay'
+    #[arg(long)]
+    pub pictures: bool,
+    /// Colors of the overlay: a name, or hexadecimal colors as in 000,f00,ff0,fff [default: inferno]
+    #[arg(long, value_name = "NAME", value_parser = Colors, requires = "pictures")]
+    pub colormap: Option<Colormap>,
+    /// How opaque the map is where it is strongest, 0 to 1 [default: 0.7]
+    #[arg(long, value_name = "A", value_parser = opacity, requires = "pictures")]
+    pub alpha: Option<f32>,
     /// The seed of whatever is random; the same seed gives the same bytes
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -399,6 +403,8 @@ pub struct ExportArgs {
     pub method: MethodArgs,
     #[command(flatten)]
     pub labels: LabelsArgs,
+    #[command(flatten)]
+    pub prepared: PictureArgs,
 }
 
 /// Options of `inspect`.

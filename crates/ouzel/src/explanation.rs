@@ -2,8 +2,9 @@
 
 mod export;
 mod graph;
+mod pictures;
 
-pub use export::{Export, NamedBy};
+pub use export::{Export, NamedBy, Pictures};
 pub(crate) use graph::GraphExplainer;
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph};
 
