@@ -16,7 +16,7 @@ use ouzel::{
     Attribution, Explanation, GradModifier, Model, Source as ValueSource, Started, Task, Tensor, ValueId,
 };
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
@@ -37,6 +37,8 @@ struct Session<'m> {
     plan: Option<Rc<Planned>>,
     /// How often each warning came up.
     warned: BTreeMap<String, usize>,
+    /// What has been said of what was chosen.
+    noted: BTreeSet<String>,
 }
 
 /// A plan, and what it is for.
@@ -93,6 +95,10 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
     set_channel_axis(&model, &data, &mut method)?;
     let target = Target::new(&model, &goal, data.labels.as_ref())?;
     let reader = Reader::new(&model, &data, &messages)?;
+    let settings = method.method.settings_mut();
+    if settings.input_bounds.is_none() {
+        settings.input_bounds = reader.input_bounds(&data)?;
+    }
     if let Some(folder) = &output.out_dir {
         files::create_folder(folder)?;
     }
@@ -100,6 +106,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
         announce(&model, &goal, target, &messages);
     }
     messages.expect(data.sources.len());
+    method.method.settings_mut().progress = messages.progress();
     let mut session = Session {
         model: &model,
         reader,
@@ -113,6 +120,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
         load_ms,
         plan: None,
         warned: BTreeMap::new(),
+        noted: BTreeSet::new(),
     };
     let (code, reports) = session.all()?;
     session.messages.finish();
@@ -131,7 +139,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
 }
 
 /// The channel axis of a model's input follows from `--layout`.
-fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<()> {
+pub fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<()> {
     let tensor = match method.wrt() {
         Some(name) => model.find(name)?,
         None => model.main_input(),
@@ -146,7 +154,7 @@ fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<(
 }
 
 /// Says what is explained where that is not what was typed.
-fn announce(model: &Model, goal: &Goal, target: &Target<'_>, messages: &Messages) {
+pub fn announce(model: &Model, goal: &Goal, target: &Target<'_>, messages: &Messages) {
     if let (Goal::Target { layer: None, .. }, Some(first)) = (goal, model.output_names().first())
         && let Err(error) = model.find(first.as_str())
     {
@@ -341,7 +349,11 @@ impl Session<'_> {
         report.insert("wrt".into(), json!({"tensor": attribution.tensor, "shape": attribution.raw.shape()}));
         report.insert("result".into(), json!({"shape": result.shape()}));
         report.insert("losses".into(), report::losses(attribution));
+        report.insert("measures".into(), report::measures(attribution));
         report.insert("rules".into(), report::rules(attribution));
+        report.insert("cam".into(), report::layer_map(attribution));
+        report.insert("notes".into(), json!(attribution.notes));
+        report.insert("completeness".into(), report::completeness(attribution));
         report.insert("warnings".into(), json!(attribution.warnings));
         let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
         report.insert("files".into(), json!(names));
@@ -351,7 +363,14 @@ impl Session<'_> {
         if let Some(path) = &json_file {
             files::write(path, report::text(&report).as_bytes())?;
         }
-        let warnings = attribution.warnings.clone();
+        let mut warnings = attribution.warnings.clone();
+        if let Some(sums) = attribution.completeness.as_ref().filter(|sums| !sums.holds()) {
+            let place = match self.method.method.entry().options.iter().any(|it| it.name == "layer_sums") {
+                true => "; --layer-sums with --json says where the rest went",
+                false => "",
+            };
+            warnings.push(format!("the map {}{place}", report::completeness_text(sums)));
+        }
         let files: Vec<String> = picture
             .iter()
             .chain(&npy_file)
@@ -361,16 +380,24 @@ impl Session<'_> {
             .map(|path| path.display().to_string())
             .collect();
         let arrow = if files.is_empty() { String::new() } else { format!(" -> {}", files.join(", ")) };
-        let what = match &scored {
+        let mut what = match &scored {
             Some(scored) => scored.summary(),
             None => report::loss_summary(attribution),
         };
+        if let Some(sums) = &attribution.completeness {
+            what += &format!("; {}", report::completeness_text(sums));
+        }
         self.messages.note(format!("{}: {what}{arrow}", source.stem));
         if self.run.explain_rules {
             self.messages.note(report::rules_text(attribution));
         }
         if self.run.timings {
             self.messages.note(report::timings_text(&timings));
+        }
+        for note in &attribution.notes {
+            if self.noted.insert(note.clone()) {
+                self.messages.note(note.clone());
+            }
         }
         for warning in warnings {
             self.warn(source, warning);

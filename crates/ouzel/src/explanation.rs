@@ -1,12 +1,19 @@
 //! What all methods have in common: settings, how an explanation is made ready, and how it runs for many samples.
 
 mod export;
+mod forward;
 mod graph;
+mod perturbation;
 mod pictures;
 
 pub use export::{Export, NamedBy, Pictures};
-pub(crate) use graph::GraphExplainer;
-pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph};
+pub(crate) use forward::{Forward, filters_of_samples, scores_of_samples, value_of};
+pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
+pub(crate) use graph::{GraphExplainer, channel_axis_of, zero_warning};
+pub use perturbation::Fill;
+pub(crate) use perturbation::{
+    FILL_VALUE, Perturbation, PerturbationExplainer, Perturbed, Sample, SampleShape, Scorer,
+};
 
 use crate::attribution::Attribution;
 use crate::compile::Precision;
@@ -19,6 +26,7 @@ use crate::methods::MethodEntry;
 use crate::model::{Model, TensorRef};
 use crate::onnx::OnnxFile;
 use crate::parts::Cut;
+use crate::rules::InputBounds;
 use crate::target::Filters;
 use crate::tensor::Tensor;
 use crate::timings::Timings;
@@ -43,6 +51,8 @@ pub struct Settings {
     /// How many bytes of memory a run may take, weights and inputs aside; default: 256 MiB. Samples beyond that are
     /// explained in parts, with the same result. One sample is explained whatever it takes.
     pub memory_bytes: Option<usize>,
+    /// The lowest and highest values that the model's input can have, where they are known from its preprocessing.
+    pub input_bounds: Option<InputBounds>,
     /// The seed of whatever is random: the same seed gives the same bytes.
     pub seed: u64,
     /// Who is told how far a long explanation has come.
@@ -69,9 +79,9 @@ impl Settings {
     /// What is computed in: modifiers with a pole at a gradient of 0 show where it is exactly 0, or where ties were, so that
     /// they get the direct convolution.
     pub(crate) fn arithmetic(&self) -> Precision {
-        match (self.precision, &self.grad_modifier) {
-            (Precision::F32, GradModifier::Invert | GradModifier::SmallValues) => Precision::F32Direct,
-            (precision, _) => precision,
+        match self.precision {
+            Precision::F32 if self.grad_modifier.has_pole() => Precision::F32Direct,
+            precision => precision,
         }
     }
 }
@@ -89,7 +99,7 @@ impl Progress {
     }
 
     /// So much is done.
-    pub(crate) fn report(&self, done: usize, all: usize) {
+    pub fn report(&self, done: usize, all: usize) {
         if let Some(report) = &self.0 {
             report(done, all);
         }

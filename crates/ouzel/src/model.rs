@@ -10,7 +10,7 @@ use crate::onnx::{self, Imported, Layer, LayerState, ModelSource, ParsedModel};
 use crate::op::OpDef;
 use crate::parts::Cut;
 use crate::rewrite;
-use crate::target::TargetAxes;
+use crate::target::{Region, TargetAxes};
 use crate::tensor::Tensor;
 use ndarray::Array2;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -112,7 +112,7 @@ impl Model {
     /// Weights stay in the file until they are needed.
     ///
     /// # Errors
-    /// If the file cannot be read or is not an ONNX model of opset 1 to 23.
+    /// If the file cannot be read or is not an ONNX model of opset 1 to 27.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         Self::load_fixed(path, &[])
     }
@@ -160,6 +160,27 @@ impl Model {
         let inner =
             Inner { title, graph, layers, outputs, values, nodes, opset, producer, metadata, name, source };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A model whose tensors are the named values of a graph.
+    #[cfg(test)]
+    pub(crate) fn of_graph(graph: Graph) -> Self {
+        let values = graph.values().map(|(id, value)| (value.name.to_string(), id)).collect();
+        let outputs = graph.outputs.iter().map(|id| graph.value(*id).name.to_string()).collect();
+        let inner = Inner {
+            title: "a graph".into(),
+            graph,
+            layers: vec![],
+            outputs,
+            values,
+            nodes: HashMap::new(),
+            opset: 0,
+            producer: String::new(),
+            metadata: BTreeMap::new(),
+            name: String::new(),
+            source: ModelSource::empty(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// How messages speak of the model: its path.
@@ -487,9 +508,23 @@ impl Model {
     /// # Errors
     /// If `channel_axis` does not exist.
     pub fn scores_of(&self, tensor: ValueId, channel_axis: i64, values: &Tensor) -> Result<Array2<f64>> {
+        self.scores_in(tensor, channel_axis, &Region::All, values)
+    }
+
+    /// The same scores, as means over the positions of a region.
+    ///
+    /// # Errors
+    /// If `channel_axis` does not exist, or the tensor has no such positions.
+    pub fn scores_in(
+        &self,
+        tensor: ValueId,
+        channel_axis: i64,
+        region: &Region,
+        values: &Tensor,
+    ) -> Result<Array2<f64>> {
         let batch = self.graph().fact(self.main_input()).shape.first().cloned();
         let axes = TargetAxes::new(self.graph().fact(tensor), channel_axis, batch.as_ref())?;
-        Ok(axes.scores(values.to_f64()))
+        axes.scores(values.to_f64(), region)
     }
 
     /// The output that a tensor becomes without its elements losing their meaning: the tensor itself, or what an

@@ -7,7 +7,7 @@ mod functions;
 mod import;
 mod lower;
 mod old;
-mod proto;
+pub(crate) mod proto;
 mod reader;
 #[cfg(test)]
 mod round_trip;
@@ -17,7 +17,7 @@ mod writer;
 
 pub use export::OnnxFile;
 #[cfg(test)]
-pub(crate) use functions::{LIST as FUNCTIONS, samples as function_samples};
+pub(crate) use functions::{Function, LIST as FUNCTIONS, samples as function_samples};
 pub(crate) use import::{Imported, Layer, LayerState, import};
 pub use lower::{Lowered, Lowering};
 pub(crate) use lower::{known_length, known_shape_of};

@@ -253,7 +253,7 @@ fn scores_of(graph: &Graph, target: ValueId) -> Result<ValueId> {
 /// The map of each sample as nodes: modifier, maximum over channels, and keras-vis's scaling, as
 /// [`Attribution::maps`](crate::Attribution::maps).
 fn heatmap<'b>(raw: Var<'b>, modifier: &GradModifier, channel_axis: Option<usize>) -> Result<Var<'b>> {
-    let modified = modifier.build(raw)?;
+    let modified = modifier.nodes(raw);
     let map = match channel_axis {
         Some(axis) if raw.rank() > 2 => modified.reduce_max([axis], false),
         _ => modified,

@@ -19,7 +19,7 @@ use crate::tensor::Tensor;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The operator set versions that can be read.
-const OPSETS: std::ops::RangeInclusive<i64> = 1..=23;
+const OPSETS: std::ops::RangeInclusive<i64> = 1..=27;
 
 /// A node of the file, whether it could be read or not.
 #[derive(Clone, Debug)]

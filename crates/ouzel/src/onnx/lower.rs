@@ -141,7 +141,7 @@ pub(crate) fn lower(graph: &Graph, wanted: &[ValueId], opset: i64) -> Result<Rew
 }
 
 fn lower_once(old: &Graph, wanted: &[ValueId], opset: i64) -> Result<(Rewritten, bool)> {
-    let needed = needed(old, wanted);
+    let needed = needed(old, wanted, None);
     let builder = Builder::new(Graph::default());
     let mut lower = Lower {
         old,

@@ -210,12 +210,12 @@ fn combine(
 }
 
 /// The elements of an integer result, where those of both inputs are known expressions.
-fn combine_contents(
+pub(super) fn combine_contents<T>(
     a: &Fact,
     b: &Fact,
     shape: &[Dim],
-    combine: impl Fn(&Dim, &Dim) -> Option<Dim>,
-) -> Option<Vec<Dim>> {
+    combine: impl Fn(&Dim, &Dim) -> Option<T>,
+) -> Option<Vec<T>> {
     // Narrower integers wrap around, expressions do not.
     if a.dtype.size() < 4 {
         return None;
