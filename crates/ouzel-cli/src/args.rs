@@ -36,6 +36,8 @@ pub struct Arguments {
 pub enum Verb {
     /// Draw which parts of an input change the network's answer
     Explain(Box<ExplainArgs>),
+    /// Save the explanation as an ONNX file that any runtime executes
+    Export(Box<ExportArgs>),
     /// List a model's inputs, outputs and layers, what can be explained and what is not supported
     Inspect(InspectArgs),
     /// Run a model forward: the top classes, or every output as a .npy file
@@ -355,6 +357,48 @@ pub struct RunArgs {
     /// Say which rule each node got on the way back
     #[arg(long)]
     pub explain_rules: bool,
+}
+
+/// Options of `export`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  the top class        ouzel export net.onnx -o explainer.onnx
+  a certain class      ouzel export net.onnx -o explainer.onnx --class 20
+  a class a sample     ouzel export net.onnx -o explainer.onnx --class input
+                       (the file gets an int64 input 'target', one class a sample)
+  any size of picture  ouzel export net.onnx -o explainer.onnx --size 480x640
+
+The outputs of the file are the network's own, then 'attribution' (raw and signed, in the input's shape) and 'heatmap' \
+(scaled to 0..1 for each sample: [N,H,W]).")]
+pub struct ExportArgs {
+    /// The network, an ONNX file; '-' for standard input
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// The file that is written; '-' for standard output
+    #[arg(short, long, value_name = "FILE.onnx", value_hint = ValueHint::FilePath)]
+    pub out: PathBuf,
+    /// The version of the ONNX operators, 13 to 23 [default: 17, or the network's if that is newer]
+    #[arg(long, value_name = "N")]
+    pub opset: Option<i64>,
+    /// Height and width, if the model takes any
+    #[arg(long, value_name = "HxW", value_parser = Size::from_str)]
+    pub size: Option<Size>,
+    /// The order of the input's axes [default: nhwc if the last dimension is smaller than dimension 1, else nchw]
+    #[arg(long, value_name = "NAME", value_parser = Choice::of(Layout::NAMES.iter().copied()).try_map(parsed::<Layout>))]
+    pub layout: Option<Layout>,
+    /// The seed of whatever is random; the same seed gives the same bytes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Say nothing but warnings and errors
+    #[arg(long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub method: MethodArgs,
+    #[command(flatten)]
+    pub labels: LabelsArgs,
 }
 
 /// Options of `inspect`.

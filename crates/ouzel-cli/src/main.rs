@@ -6,6 +6,7 @@ mod demo;
 mod documents;
 mod draw;
 mod explain;
+mod export;
 mod files;
 mod input;
 mod inspect;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Explain(typed) => explain::run(&typed),
+        Verb::Export(typed) => export::run(&typed).map(|()| 0),
         Verb::Inspect(typed) => inspect::run(&typed).map(|()| 0),
         Verb::Predict(typed) => predict::run(&typed).map(|()| 0),
         Verb::Methods(typed) => methods::run(&typed).map(|()| 0),

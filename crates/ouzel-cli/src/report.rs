@@ -4,7 +4,7 @@ use crate::files;
 use crate::input::Ready;
 use crate::job::{Data, Goal, Method, Run, Source};
 use crate::target::{Chosen, Scores, Target};
-use ouzel::{Attribution, Dim, OptionKind};
+use ouzel::{Attribution, Completeness, Dim, OptionKind};
 use serde_json::{Value, json};
 
 /// JSON as text. Numbers that are not finite, which JSON lacks, are null.
@@ -222,14 +222,49 @@ pub fn measures(attribution: &Attribution) -> Value {
 pub fn rules(attribution: &Attribution) -> Value {
     let matched: Vec<Value> =
         attribution.matched.iter().map(|(node, rule)| json!({"node": node, "rule": rule})).collect();
-    json!({"matched": matched, "true_gradient": attribution.default_gradient})
+    let rewritten: Vec<Value> =
+        attribution.rewritten.iter().map(|(node, form)| json!({"node": node, "form": form})).collect();
+    json!({"canonical": rewritten, "matched": matched, "true_gradient": attribution.default_gradient})
+}
+
+/// What the map adds up to, for methods that say what it has to.
+pub fn completeness(attribution: &Attribution) -> Value {
+    let Some(sums) = &attribution.completeness else { return Value::Null };
+    let layers: Vec<Value> = (sums.layers.iter())
+        .map(|(node, rule, sum)| json!({"node": node, "rule": rule, "sum": sum}))
+        .collect();
+    let each = |values: &[f64]| per_sample(values.iter().map(|&value| json!(value)).collect());
+    json!({
+        "expected": each(&sums.expected),
+        "found": each(&sums.found),
+        "absorbed": each(&sums.absorbed),
+        "gap": each(&sums.gaps()),
+        "relative_gap": each(&sums.relative_gaps()),
+        "tolerance": sums.tolerance,
+        "holds": sums.holds(),
+        "layers": layers,
+    })
+}
+
+/// The same for people.
+pub fn completeness_text(sums: &Completeness) -> String {
+    let total = |values: &[f64]| number(values.iter().sum());
+    let absorbed = match sums.absorbed.iter().any(|&sum| sum != 0.0) {
+        false => String::new(),
+        true => format!(", {} ended in biases", total(&sums.absorbed)),
+    };
+    format!("adds up to {} of {}{absorbed}", total(&sums.found), total(&sums.expected))
 }
 
 /// The rule of each node, for people.
 pub fn rules_text(attribution: &Attribution) -> String {
-    let matched = attribution.matched.iter().map(|(node, rule)| format!("  {rule:<12} {node}"));
-    let rest = attribution.default_gradient.iter().map(|node| format!("  {:<12} {node}", "gradient"));
-    std::iter::once("rules on the way back:".to_owned())
+    let rewritten = attribution.rewritten.iter().map(|(node, form)| format!("  {form:<20} {node}"));
+    let heading = (!attribution.rewritten.is_empty()).then(|| "canonical forms:".to_owned());
+    let matched = attribution.matched.iter().map(|(node, rule)| format!("  {rule:<20} {node}"));
+    let rest = attribution.default_gradient.iter().map(|node| format!("  {:<20} {node}", "gradient"));
+    (heading.into_iter())
+        .chain(rewritten)
+        .chain(["rules on the way back:".to_owned()])
         .chain(matched)
         .chain(rest)
         .collect::<Vec<_>>()

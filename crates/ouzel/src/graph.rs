@@ -1,5 +1,6 @@
 //! The graph: nodes that apply ops to values, append-only and in topological order; facts are inferred on construction.
 
+use crate::builder::{Builder, Var};
 use crate::dim::{Dim, Shape, display_shape, known_shape};
 use crate::error::{Context, Result, bail};
 use crate::op::{Inputs, Op, OpDef};
@@ -66,7 +67,6 @@ impl Fact {
         let mut fact = Self::new(tensor.dtype(), shape);
         if tensor.len() <= CONTENT_LIMIT {
             fact.content = match tensor.dtype() {
-                DType::Bool => None,
                 DType::U64
                     if tensor.to_integers().is_ok_and(|values| values.iter().any(|value| *value < 0)) =>
                 {
@@ -462,6 +462,55 @@ impl Graph {
         self.nodes[id.index()].provenance = Some(provenance);
     }
 
+    /// The same graph with other nodes in the place of some; values keep their ids.
+    ///
+    /// `replace` is asked for each node. It may add nodes, of which the last has to give the node's first output; nobody
+    /// may read the others.
+    pub(crate) fn replacing(
+        &self,
+        mut replace: impl for<'b> FnMut(&'b Builder, &Node) -> Result<Option<Var<'b>>>,
+    ) -> Result<Self> {
+        let start = Self { nodes: Vec::new(), ..self.clone() };
+        let mut builder = Builder::new(start);
+        for node in &self.nodes {
+            let other = replace(&builder, node)?.map(Var::id).transpose()?;
+            let mut graph = builder.finish()?;
+            match other {
+                Some(new) => graph.take_over(node, new)?,
+                None => graph.push_again(node.clone()),
+            }
+            builder = Builder::new(graph);
+        }
+        builder.finish()
+    }
+
+    /// Adds a node whose outputs are values of the graph already.
+    fn push_again(&mut self, node: Node) {
+        let id = NodeId(u32::try_from(self.nodes.len()).expect("invariant: fewer than 2^32 nodes"));
+        for output in &node.outputs {
+            self.values[output.index()].source = Source::Node(id);
+        }
+        self.nodes.push(node);
+    }
+
+    /// Lets the node that was added last give the output of another, in the place of its own output `new`.
+    fn take_over(&mut self, old: &Node, new: ValueId) -> Result<()> {
+        let same = |fact: &Fact, other: &Fact| fact.dtype == other.dtype && fact.rank() == other.rank();
+        match (self.nodes.pop(), self.values.pop()) {
+            (Some(node), Some(value))
+                if node.outputs[..] == [new]
+                    && new.index() == self.values.len()
+                    && same(&value.fact, self.fact(old.outputs[0])) =>
+            {
+                self.values[old.outputs[0].index()].fact = value.fact;
+                let outputs = vec![old.outputs[0]];
+                self.push_again(Node { outputs, name: old.name.clone(), ..node });
+                Ok(())
+            }
+            _ => bail!(internal, "what takes the place of {} does not fit", old.title()),
+        }
+    }
+
     /// The consumers of each value: pairs of node and input position.
     pub fn consumers(&self) -> Vec<Vec<(NodeId, usize)>> {
         let mut consumers = vec![Vec::new(); self.values.len()];
@@ -483,12 +532,18 @@ fn infer(op: &Op, facts: &[Option<&Fact>]) -> Result<Vec<Fact>> {
         && let Some(contents) = contents_by_running(op, facts).or_else(|| contents_by_moving(op, facts))
     {
         for (fact, content) in outputs.iter_mut().zip(contents) {
-            if fact.content.is_none() && fact.dtype != DType::Bool {
+            // Of a symbol it is not known whether it is true.
+            if fact.content.is_none() && (fact.dtype != DType::Bool || is_truth(&content)) {
                 fact.content = content;
             }
         }
     }
     Ok(outputs)
+}
+
+/// True for the truth values 0 and 1.
+fn is_truth(content: &Option<Content>) -> bool {
+    matches!(content, Some(Content::Integers(dims)) if dims.iter().all(|dim| dim.is(0) || dim.is(1)))
 }
 
 fn is_small(fact: &Fact) -> bool {

@@ -38,6 +38,7 @@ mod render;
 mod resize;
 mod save;
 mod text;
+mod upsampling;
 
 pub use colormap::{COLORMAPS, Colormap, ColormapEntry, ColormapKind};
 pub use grid::{Grid, Tile, stitch};
@@ -49,3 +50,4 @@ pub use render::{Blend, Render, View, overlay};
 pub use resize::{Filter, resize_map, resize_rgb8};
 pub use save::{encode_png, save_png, save_whole};
 pub use text::Text;
+pub use upsampling::Upsampling;

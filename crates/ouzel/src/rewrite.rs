@@ -1,5 +1,6 @@
 //! Passes over graphs: prune what is not needed, bind symbols, fold constants, share equal nodes, verify.
 
+use crate::builder::{Builder, Var};
 use crate::dim::{Bindings, known_shape};
 use crate::error::{Context, Result, bail};
 use crate::graph::{Constant, Fact, Graph, Node, Source, Value, ValueId};
@@ -17,6 +18,23 @@ pub struct Rewritten {
 }
 
 impl Rewritten {
+    /// A graph, and for each value of the old one where it is in it.
+    pub(crate) fn new(graph: Graph, values: Vec<Option<ValueId>>) -> Self {
+        Self { graph, values }
+    }
+
+    /// A graph as it is.
+    pub(crate) fn identity(graph: Graph) -> Self {
+        let values = graph.values().map(|(id, _)| Some(id)).collect();
+        Self { graph, values }
+    }
+
+    /// The rewrite of what this one made.
+    pub(crate) fn then(self, next: Self) -> Self {
+        let values = self.values.into_iter().map(|value| value.and_then(|value| next.get(value))).collect();
+        Self { graph: next.graph, values }
+    }
+
     /// The new id of a value of the old graph, unless it was not needed.
     pub fn get(&self, old: ValueId) -> Option<ValueId> {
         self.values[old.index()]
@@ -35,7 +53,7 @@ impl Rewritten {
 }
 
 /// For each value, whether one of `wanted` depends on it, where the value `given` depends on nothing.
-fn needed(graph: &Graph, wanted: &[ValueId], given: Option<ValueId>) -> Vec<bool> {
+pub(crate) fn needed(graph: &Graph, wanted: &[ValueId], given: Option<ValueId>) -> Vec<bool> {
     let mut needed = vec![false; graph.values().len()];
     for value in wanted {
         needed[value.index()] = true;
@@ -67,6 +85,15 @@ pub(crate) fn with_input(graph: &Graph, value: ValueId, wanted: &[ValueId]) -> R
     rebuild(graph, wanted, &Bindings::new(), false, Some(value), &as_it_is)
 }
 
+/// Binds symbols, and changes nothing else.
+///
+/// # Errors
+/// If shapes do not fit once symbols are bound; the message names the node.
+pub(crate) fn bound(graph: &Graph, bindings: &Bindings) -> Result<Rewritten> {
+    let all: Vec<ValueId> = graph.values().map(|(id, _)| id).collect();
+    rebuild(graph, &all, bindings, false, None)
+}
+
 /// Binds symbols, computes what depends on constants alone, lets equal nodes be one, skips nodes that change nothing,
 /// and leaves out what none of `wanted` depends on. Inputs stay.
 ///
@@ -96,6 +123,49 @@ pub(crate) fn simplify_with(
     let pruned = prune(&simplified.graph, &kept)?;
     let values = simplified.values.iter().map(|value| value.and_then(|value| pruned.get(value))).collect();
     Ok(Rewritten { graph: pruned.graph, values })
+}
+
+/// The graph in which an input is computed: `make` is called where it is first read, with the places of the values
+/// before that.
+///
+/// # Errors
+/// The first error of `make`.
+pub(crate) fn substitute(
+    graph: &Graph,
+    input: ValueId,
+    make: &dyn for<'b> Fn(&'b Builder, &dyn Fn(ValueId) -> Result<ValueId>) -> Result<Var<'b>>,
+) -> Result<Rewritten> {
+    let builder = Builder::new(Graph::default());
+    let mut values: Vec<Option<ValueId>> = vec![None; graph.values().len()];
+    for (id, value) in graph.values().filter(|(id, _)| *id != input) {
+        values[id.index()] = match &value.source {
+            Source::Input => Some(builder.input(&value.name, value.fact.clone()).id()?),
+            Source::Constant(constant) => Some(builder.add_constant(&value.name, constant.clone())),
+            Source::Node(_) => None,
+        };
+    }
+    for node in graph.nodes() {
+        if values[input.index()].is_none() && node.inputs.contains(&Some(input)) {
+            let moved = |id: ValueId| match values[id.index()] {
+                Some(new) => Ok(new),
+                None => bail!(internal, "{} is not computed in time", graph.title(id)),
+            };
+            values[input.index()] = Some(make(&builder, &moved)?.id()?);
+        }
+        let inputs: Vec<Option<ValueId>> =
+            node.inputs.iter().map(|input| input.and_then(|id| values[id.index()])).collect();
+        builder.set_provenance(node.provenance.clone());
+        let new = builder.add_node(&node.name, node.op.clone(), &inputs)?;
+        builder.set_provenance(None);
+        let outputs = builder.graph().node(new).outputs.clone();
+        for (old, new) in node.outputs.iter().zip(outputs) {
+            builder.set_name(new, &graph.value(*old).name);
+            values[old.index()] = Some(new);
+        }
+    }
+    let mut made = builder.finish()?;
+    made.outputs = graph.outputs.iter().filter_map(|output| values[output.index()]).collect();
+    Ok(Rewritten { graph: made, values })
 }
 
 /// What makes two constants interchangeable.
@@ -271,7 +341,7 @@ impl Rebuild<'_> {
 }
 
 /// True for an op whose first output is its first input.
-fn changes_nothing(op: &Op, x: &Fact, y: &Fact) -> bool {
+pub(crate) fn changes_nothing(op: &Op, x: &Fact, y: &Fact) -> bool {
     match op {
         Op::Identity(_) | Op::Dropout(_) => true,
         Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) | Op::Expand(_) | Op::Cast(_) => {

@@ -353,7 +353,9 @@ impl<'a> Lowerer<'a> {
             _ => self.place_in(cluster.input, &Order::channels_last(input_shape.len()), false)?,
         };
         let addend = match cluster.addend {
-            Some(addend) => Some(self.place_in(addend, &output_order, false)?),
+            Some(addend) => {
+                Some(self.place_in(addend, &output_order, matches!(anchor, Anchor::Dense { .. }))?)
+            }
             None => None,
         };
         let mut sources: Vec<BufferId> =

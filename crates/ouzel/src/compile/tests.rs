@@ -3,6 +3,7 @@
 use super::{Plan, Precision};
 use crate::backprop::gradient;
 use crate::builder::{Builder, Var};
+use crate::error::Result;
 use crate::graph::{Constant, Fact, Graph, ValueId};
 use crate::op::{Op, Real};
 use crate::ops::activation::{Clip, Gelu, HardSwish, LeakyRelu};
@@ -454,8 +455,14 @@ fn targets_that_come_later_share_the_forward_pass() {
     }
 }
 
-/// The engine and the reference on one op and its gradient, for every way in which constants and inputs can be dealt out.
-fn check_op(name: &str, op: &Op, inputs: &[Option<(Tensor, bool)>], constants: usize) {
+/// The engine and the reference on what `add` adds and its gradient, with those drawn inputs as constants whose bit is
+/// set.
+fn check_nodes(
+    title: &str,
+    inputs: &[Option<(Tensor, bool)>],
+    constants: usize,
+    add: impl FnOnce(&mut Graph, &[Option<ValueId>]) -> Result<Vec<ValueId>>,
+) {
     let mut graph = Graph::default();
     let mut given = Vec::new();
     let ids: Vec<Option<ValueId>> = (inputs.iter().enumerate())
@@ -472,8 +479,7 @@ fn check_op(name: &str, op: &Op, inputs: &[Option<(Tensor, bool)>], constants: u
             })
         })
         .collect();
-    let Ok(node) = graph.add_node("", op.clone(), &ids) else { return };
-    let mut wanted = graph.node(node).outputs.clone();
+    let Ok(mut wanted) = add(&mut graph, &ids) else { return };
     let builder = Builder::new(graph);
     let numbers = Numbers::new();
     let mut loss = None;
@@ -496,9 +502,9 @@ fn check_op(name: &str, op: &Op, inputs: &[Option<(Tensor, bool)>], constants: u
         given.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
     let tensors: Vec<Tensor> = given.into_iter().map(|(_, tensor)| tensor).collect();
     let run = |precision| {
-        let plan =
-            Plan::new(&graph, &shapes, &wanted, precision).unwrap_or_else(|e| panic!("{name}: {e}\n{graph}"));
-        let outputs = plan.run(&tensors).unwrap_or_else(|error| panic!("{name}: {error}\n{graph}"));
+        let plan = Plan::new(&graph, &shapes, &wanted, precision)
+            .unwrap_or_else(|e| panic!("{title}: {e}\n{graph}"));
+        let outputs = plan.run(&tensors).unwrap_or_else(|error| panic!("{title}: {error}\n{graph}"));
         (outputs, plan.to_string())
     };
     let ((found, steps), (expected, _)) = (run(Precision::F32), run(Precision::F64));
@@ -514,7 +520,7 @@ fn check_op(name: &str, op: &Op, inputs: &[Option<(Tensor, bool)>], constants: u
                 .zip(&expected.to_f64())
                 .all(|(&a, &b)| same(a, b) || (a - b).abs() <= 1e-4 * (1.0 + b.abs())),
         };
-        assert!(fits, "{name} {op:?}, result {place}: relative error {error:.1e}\n{steps}\n{graph}");
+        assert!(fits, "{title}, result {place}: relative error {error:.1e}\n{steps}\n{graph}");
     }
 }
 
@@ -525,7 +531,13 @@ fn every_op_on_the_list_and_its_gradient() {
         for sample in &samples {
             let (op, inputs) = sample.in_float32();
             for constants in [0, 0b10, 0b110, 0b1] {
-                let checked = || check_op(name, &op, &inputs, constants);
+                let title = format!("{name} {op:?}");
+                let checked = || {
+                    check_nodes(&title, &inputs, constants, |graph, ids| {
+                        let node = graph.add_node("", op.clone(), ids)?;
+                        Ok(graph.node(node).outputs.clone())
+                    });
+                };
                 if std::panic::catch_unwind(std::panic::AssertUnwindSafe(checked)).is_err() {
                     failed.push(name);
                 }
@@ -534,4 +546,26 @@ fn every_op_on_the_list_and_its_gradient() {
     }
     failed.dedup();
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn every_function_and_its_gradient() {
+    for sample in crate::onnx::function_samples() {
+        let (_, function) = crate::onnx::FUNCTIONS.iter().find(|(name, _)| *name == sample.op).unwrap();
+        // Weights are constants in files.
+        for constants in [0, !1] {
+            let title = format!("{} {:?}", sample.op, sample.attributes);
+            check_nodes(&title, &sample.in_float32(), constants, |graph, ids| {
+                sample.add(*function, graph, ids)
+            });
+        }
+    }
+}
+
+#[test]
+fn a_dense_layer_adds_a_part_of_another_tensor() {
+    check(&[3, 8], |net, x| {
+        let all = net.linear(x, 12);
+        net.linear(all.slice(1, 0, 4).tanh(), 4) + all.slice(1, 8, 12)
+    });
 }

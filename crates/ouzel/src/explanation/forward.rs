@@ -5,7 +5,6 @@ use super::{
     Task,
 };
 use crate::attribution::Attribution;
-use crate::backprop::Coverage;
 use crate::compile::{Plan, Precision};
 use crate::error::{Context, Result, bail};
 use crate::graph::ValueId;
@@ -52,14 +51,7 @@ impl Method for LossesAlone {
 
 impl GraphMethod for LossesAlone {
     fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
-        Ok(AttributionGraph {
-            raw: losses.explained,
-            tensor: losses.explained,
-            channel_axis: losses.channel_axis,
-            coverage: Coverage::default(),
-            warnings: Vec::new(),
-            graph: losses.graph,
-        })
+        Ok(AttributionGraph::new(losses.graph, losses.explained, losses.explained, losses.channel_axis))
     }
 }
 
@@ -70,6 +62,18 @@ impl GraphMethod for LossesAlone {
 /// If a layer or filter does not exist, or if an op on the way is not supported.
 pub(crate) fn unchanged(method: &dyn Method, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
     LossesAlone::of(method).prepare(task)
+}
+
+/// As [`unchanged`], with another tensor of the network in place of the one that is explained.
+///
+/// # Errors
+/// As [`unchanged`].
+pub(crate) fn value_of(method: &dyn Method, task: &Task<'_>, tensor: ValueId) -> Result<Box<dyn Explainer>> {
+    let mut method = LossesAlone::of(method);
+    let name = &*task.model.graph().value(tensor).name;
+    method.settings.wrt_tensor = Some(name.into());
+    method.settings.wrt_channel_axis = None;
+    method.prepare(task)
 }
 
 /// The filters of each of `samples`, if losses left them open.
