@@ -91,7 +91,7 @@ pub(crate) fn with_input(graph: &Graph, value: ValueId, wanted: &[ValueId]) -> R
 /// If shapes do not fit once symbols are bound; the message names the node.
 pub(crate) fn bound(graph: &Graph, bindings: &Bindings) -> Result<Rewritten> {
     let all: Vec<ValueId> = graph.values().map(|(id, _)| id).collect();
-    rebuild(graph, &all, bindings, false, None)
+    rebuild(graph, &all, bindings, false, None, &as_it_is)
 }
 
 /// Binds symbols, computes what depends on constants alone, lets equal nodes be one, skips nodes that change nothing,
