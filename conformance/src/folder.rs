@@ -2,7 +2,7 @@
 
 use crate::checks::Checks;
 use crate::report::{CaseReport, FolderReport, Outcome};
-use crate::{keras, torch};
+use crate::{activation, keras, perturbation, torch};
 use anyhow::{Context, Result};
 use ndarray::ArrayD;
 use ndarray_npy::{ReadNpyError, read_npy};
@@ -55,11 +55,15 @@ type Compare = fn(&Folder, &Value) -> Result<Checks>;
 /// The calls that are covered.
 const METHODS: &[(&str, &str, Compare)] = &[
     ("PAIR saliency", "GradientSaliency.GetMask", torch::pair_gradient),
+    ("PAIR saliency", "Occlusion.GetMask", perturbation::pair_occlusion),
     ("captum", "Deconvolution", torch::rectified),
     ("captum", "DeepLift", torch::deep_lift),
+    ("captum", "FeatureAblation", perturbation::captum_feature_ablation),
     ("captum", "GuidedBackprop", torch::guided),
     ("captum", "LRP", torch::captum_lrp),
+    ("captum", "Occlusion", perturbation::captum_occlusion),
     ("captum", "Saliency", torch::captum_saliency),
+    ("keras-vis", "visualize_activation", activation::visualize_activation),
     ("keras-vis", "visualize_saliency", keras::visualize_saliency),
     ("keras-vis", "visualize_saliency_with_losses", keras::visualize_saliency),
     ("tf-keras-vis", "tf-keras-vis Saliency", keras::saliency),

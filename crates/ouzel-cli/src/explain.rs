@@ -136,7 +136,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
 }
 
 /// The channel axis of a model's input follows from `--layout`.
-fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<()> {
+pub fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<()> {
     let tensor = match method.wrt() {
         Some(name) => model.find(name)?,
         None => model.main_input(),
@@ -151,7 +151,7 @@ fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<(
 }
 
 /// Says what is explained where that is not what was typed.
-fn announce(model: &Model, goal: &Goal, target: &Target<'_>, messages: &Messages) {
+pub fn announce(model: &Model, goal: &Goal, target: &Target<'_>, messages: &Messages) {
     if let (Goal::Target { layer: None, .. }, Some(first)) = (goal, model.output_names().first())
         && let Err(error) = model.find(first.as_str())
     {

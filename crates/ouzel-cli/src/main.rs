@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod compare;
 mod demo;
 mod documents;
 mod draw;
@@ -17,6 +18,7 @@ mod npy;
 mod predict;
 mod report;
 mod target;
+mod visualize;
 
 use args::{Arguments, Verb};
 use clap::Parser;
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
         Verb::Export(typed) => export::run(&typed).map(|()| 0),
         Verb::Inspect(typed) => inspect::run(&typed).map(|()| 0),
         Verb::Predict(typed) => predict::run(&typed).map(|()| 0),
+        Verb::Compare(typed) => compare::run(&typed),
+        Verb::Visualize(typed) => visualize::run(&typed).map(|()| 0),
         Verb::Methods(typed) => methods::run(&typed).map(|()| 0),
         Verb::Bench(typed) => bench::run(&typed).map(|()| 0),
         Verb::Demo(typed) => demo::run(&typed.out_dir).map(|()| 0),

@@ -160,7 +160,7 @@ impl<'m> Target<'m> {
     }
 
     /// Indices from indices and labels.
-    fn listed(&self, typed: &[String]) -> Result<Vec<usize>> {
+    pub fn listed(&self, typed: &[String]) -> Result<Vec<usize>> {
         let mut filters = Vec::new();
         for text in typed {
             // A label may have a comma in it.

@@ -3,13 +3,18 @@
 mod export;
 mod forward;
 mod graph;
+mod perturbation;
 
 pub use export::{Export, NamedBy};
 pub(crate) use forward::{
     Forward, ForwardSample, filters_of_samples, scores_of_samples, unchanged, value_of,
 };
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
-pub(crate) use graph::{GraphExplainer, zero_warning};
+pub(crate) use graph::{GraphExplainer, channel_axis_of, zero_warning};
+pub use perturbation::Fill;
+pub(crate) use perturbation::{
+    FILL_VALUE, Perturbation, PerturbationExplainer, Perturbed, Sample, SampleShape, Scorer,
+};
 
 use crate::attribution::Attribution;
 use crate::compile::Precision;
@@ -95,7 +100,7 @@ impl Progress {
     }
 
     /// So much is done.
-    pub(crate) fn report(&self, done: usize, all: usize) {
+    pub fn report(&self, done: usize, all: usize) {
         if let Some(report) = &self.0 {
             report(done, all);
         }

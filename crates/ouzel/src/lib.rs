@@ -31,6 +31,7 @@ mod spatial;
 mod target;
 mod tensor;
 mod timings;
+pub mod visualization;
 
 pub use attribution::{Attribution, Completeness, LayerMap, LossValue, Measure};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, backward, gradient};
@@ -40,7 +41,7 @@ pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use explanation::{
-    AttributionGraph, Explainer, Explanation, ExplanationGraph, Export, GraphMethod, LossGraph, Method,
+    AttributionGraph, Explainer, Explanation, ExplanationGraph, Export, Fill, GraphMethod, LossGraph, Method,
     NamedBy, Progress, Settings, Started, Sums, Task,
 };
 pub use grad_modifiers::GradModifier;
@@ -50,10 +51,13 @@ pub use methods::ablation_cam::AblationCam;
 pub use methods::cam::{Cam, CamLayers, CamProfile};
 pub use methods::deeplift::{Baseline, DeepLift};
 pub use methods::eigen_cam::EigenCam;
+pub use methods::feature_ablation::FeatureAblation;
 pub use methods::full_grad::FullGrad;
 pub use methods::guided_grad_cam::GuidedGradCam;
 pub use methods::input_x_gradient::InputXGradient;
 pub use methods::lrp::Lrp;
+pub use methods::occlusion::Occlusion;
+pub use methods::rise::Rise;
 pub use methods::saliency::{Saliency, SaliencyMap, visualize_saliency, visualize_saliency_with_losses};
 pub use methods::score_cam::ScoreCam;
 pub use methods::visualize_cam::{visualize_cam, visualize_cam_with_losses};

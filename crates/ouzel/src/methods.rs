@@ -4,14 +4,19 @@ pub mod ablation_cam;
 pub mod cam;
 pub mod deeplift;
 pub mod eigen_cam;
+pub mod feature_ablation;
 pub mod full_grad;
 mod grad_cam;
 mod grad_cam_plus_plus;
 pub mod guided_grad_cam;
 mod hires_cam;
 pub mod input_x_gradient;
+#[cfg(test)]
+mod laws;
 mod layer_cam;
 pub mod lrp;
+pub mod occlusion;
+pub mod rise;
 pub mod saliency;
 pub mod score_cam;
 pub mod visualize_cam;
@@ -64,6 +69,9 @@ pub const METHODS: &[MethodEntry] = &[
     guided_grad_cam::ENTRY,
     lrp::ENTRY,
     deeplift::ENTRY,
+    occlusion::ENTRY,
+    rise::ENTRY,
+    feature_ablation::ENTRY,
 ];
 
 /// The method of this name, with these options.

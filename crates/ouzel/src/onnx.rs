@@ -7,7 +7,7 @@ mod functions;
 mod import;
 mod lower;
 mod old;
-mod proto;
+pub(crate) mod proto;
 mod reader;
 #[cfg(test)]
 mod round_trip;
