@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod cam;
 mod checks;
 mod folder;
 mod keras;

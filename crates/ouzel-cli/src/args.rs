@@ -209,10 +209,11 @@ fn method_argument(option: &'static MethodOption, methods: &[&str]) -> Arg {
                 OptionKind::Name(names) => {
                     argument.value_parser(Choice::of(names())).hide_possible_values(true)
                 }
-                // Joined again when they are read.
+                // Lists are joined again when they are read.
                 OptionKind::Names(names) => {
                     argument.value_parser(Choice::of(names())).value_delimiter(',').action(ArgAction::Append)
                 }
+                OptionKind::Tensors => argument.value_delimiter(',').action(ArgAction::Append),
                 OptionKind::Toml | OptionKind::Input | OptionKind::Array => {
                     argument.value_hint(ValueHint::FilePath)
                 }
@@ -244,7 +245,7 @@ fn typed_method_options(matches: &ArgMatches) -> (String, BTreeMap<&'static str,
     for (option, _) in method_options() {
         let typed = match option.kind {
             OptionKind::Flag => matches.get_flag(option.name).then(|| "yes".to_owned()),
-            OptionKind::Names(_) => matches
+            OptionKind::Names(_) | OptionKind::Tensors => matches
                 .get_many::<String>(option.name)
                 .map(|names| names.map(String::as_str).collect::<Vec<_>>().join(",")),
             _ => matches.get_one::<String>(option.name).cloned(),

@@ -150,6 +150,11 @@ impl Level {
         #[cfg(target_arch = "x86_64")]
         {
             use crate::vector_x86::{Avx2, Avx512};
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+                // SAFETY: this function can only be reached where its target features exist, which are those that the token asks for.
+                kernel.run(unsafe { Avx512::assume() })
+            }
             #[target_feature(enable = "avx2,fma")]
             fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
                 // SAFETY: as above.
@@ -157,7 +162,7 @@ impl Level {
             }
             match self.0 {
                 // SAFETY: `available` is the only maker of this variant, and it has asked the processor for these features.
-                Kind::Avx512 => unreachable!(),
+                Kind::Avx512 => return unsafe { run_avx512(kernel) },
                 // SAFETY: as above.
                 Kind::Avx2 => return unsafe { run_avx2(kernel) },
                 Kind::Portable => {}

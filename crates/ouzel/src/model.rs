@@ -162,6 +162,27 @@ impl Model {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// A model whose tensors are the named values of a graph.
+    #[cfg(test)]
+    pub(crate) fn of_graph(graph: Graph) -> Self {
+        let values = graph.values().map(|(id, value)| (value.name.to_string(), id)).collect();
+        let outputs = graph.outputs.iter().map(|id| graph.value(*id).name.to_string()).collect();
+        let inner = Inner {
+            title: "a graph".into(),
+            graph,
+            layers: vec![],
+            outputs,
+            values,
+            nodes: HashMap::new(),
+            opset: 0,
+            producer: String::new(),
+            metadata: BTreeMap::new(),
+            name: String::new(),
+            source: ModelSource::nothing(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
     /// How messages speak of the model: its path.
     pub fn title(&self) -> &str {
         &self.inner.title

@@ -5,7 +5,7 @@ use super::{Explainer, Method, Progress, Started, Task};
 use crate::attribution::{Attribution, Measure};
 use crate::dim::known_shape;
 use crate::error::{Context, Result, bail};
-use crate::explanation::graph::channel_axis_of;
+use crate::explanation::channel_axis_of;
 use crate::graph::Source;
 use crate::target::Filters;
 use crate::tensor::{DType, Tensor};
