@@ -31,6 +31,7 @@ fn kind(kind: OptionKind) -> &'static str {
         OptionKind::Name(_) => "name",
         OptionKind::Names(_) => "names",
         OptionKind::Tensor => "tensor",
+        OptionKind::Tensors => "tensors",
         OptionKind::Toml => "name or TOML file",
         OptionKind::Input => "name, picture or array",
         OptionKind::Array => "array",
