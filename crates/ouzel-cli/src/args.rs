@@ -169,8 +169,7 @@ pub struct MethodArgs {
     pub options: BTreeMap<&'static str, String>,
 }
 
-/// The options of all methods, each once, with the methods that have them; those of the default method first. Defaults
-/// may differ: the row is that of the first method that has the option.
+/// The options of all methods, each once, with the methods that have them; those of the default method first.
 fn method_options() -> Vec<(&'static MethodOption, Vec<&'static str>)> {
     let mut all: Vec<(&'static MethodOption, Vec<&'static str>)> = Vec::new();
     for method in METHODS {
@@ -184,11 +183,30 @@ fn method_options() -> Vec<(&'static MethodOption, Vec<&'static str>)> {
     all
 }
 
+/// The default of an option, and those of methods that have another one.
+fn defaults(name: &str) -> Vec<String> {
+    let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+    for method in METHODS {
+        for option in method.options.iter().filter(|option| option.name == name) {
+            match all.iter_mut().find(|(default, _)| *default == option.default) {
+                Some((_, methods)) => methods.push(method.name),
+                None => all.push((option.default, vec![method.name])),
+            }
+        }
+    }
+    let spelled = |(index, (default, methods)): (usize, &(&str, Vec<&str>))| match (index, methods.len()) {
+        (0, _) => (*default).to_owned(),
+        (_, 1..=3) => format!("{}: {default}", methods.join(", ")),
+        _ => format!("{}, …: {default}", methods[..2].join(", ")),
+    };
+    all.iter().enumerate().map(spelled).collect()
+}
+
 /// The option as clap knows it. Values are checked when the method is made of them, names at once.
 fn method_argument(option: &'static MethodOption, methods: &[&str]) -> Arg {
     let default = match option.kind {
         OptionKind::Flag => String::new(),
-        _ => format!(" [default: {}]", option.default),
+        _ => format!(" [default: {}]", defaults(option.name).join("; ")),
     };
     let of = match methods.len() {
         _ if methods.contains(&METHODS[0].name) => String::new(),
