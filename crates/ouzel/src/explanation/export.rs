@@ -1,11 +1,11 @@
 //! An explanation as an ONNX file: a network whose outputs are its own, the attribution and the heatmap.
 
-use super::{ExplanationGraph, GraphMethod};
+use super::{ExplanationGraph, GraphMethod, pictures};
 use crate::builder::{Builder, Var};
 use crate::error::{Result, bail};
 use crate::grad_modifiers::GradModifier;
 use crate::graph::{Fact, Graph, ValueId};
-use crate::image::EPSILON;
+use crate::image::{EPSILON, Preprocess, Render};
 use crate::losses::{LateTarget, WeightedLoss};
 use crate::model::Model;
 use crate::onnx::OnnxFile;
@@ -24,6 +24,12 @@ const HEATMAP: &str = "heatmap";
 
 /// The name of the input that names a class for each sample.
 const TARGET: &str = "target";
+
+/// The name of the input that takes pictures.
+const PICTURE: &str = "picture";
+
+/// The name of the output that shows the map over the picture.
+const OVERLAY: &str = "overlay";
 
 /// The opset of files, unless the network's is newer or another one is asked for.
 const OPSET: i64 = 17;
@@ -46,11 +52,30 @@ pub struct Export {
     pub opset: Option<i64>,
     /// Who names the filters that the losses leave open.
     pub named_by: NamedBy,
+    /// The file takes pictures and gives pictures; default: it takes what the network takes.
+    pub pictures: Option<Pictures>,
     /// What the file says about itself beside what is always there.
     pub metadata: BTreeMap<String, String>,
 }
 
+/// How a file takes and gives pictures: its input is `picture`, uint8 `[n, h, w, 3]` in the size of the network's input,
+/// and beside the other outputs it has `overlay`, the same with the heatmap over it.
+#[derive(Clone, Debug, Default)]
+pub struct Pictures {
+    /// How a picture becomes the network's input; it is not resized.
+    pub preprocess: Preprocess,
+    /// How the heatmap is laid over it; sizes and percentiles mean nothing here.
+    pub render: Render,
+}
+
 impl Export {
+    /// The file takes pictures and gives pictures.
+    #[must_use]
+    pub fn pictures(mut self, pictures: Pictures) -> Self {
+        self.pictures = Some(pictures);
+        self
+    }
+
     /// The version of the ONNX operators.
     #[must_use]
     pub fn opset(mut self, opset: i64) -> Self {
@@ -88,22 +113,33 @@ pub(super) fn to_onnx(
     let mut metadata = model.metadata().clone();
     metadata.extend(described(method, model, &explanation, export)?);
     let ExplanationGraph { graph, raw, channel_axis, target, .. } = explanation;
-    let (graph, moved) = match target {
-        None => (graph, None),
-        Some(target) => {
-            let named = name_target(&graph, &target, export.named_by)?;
-            (named.graph.clone(), Some(named))
-        }
-    };
-    let place = |id: ValueId| moved.as_ref().map_or(Ok(id), |moved| moved.kept(id));
+    let mut moved = Rewritten::identity(graph);
+    if let Some(target) = target {
+        moved = name_target(&moved.graph, &target, export.named_by)?;
+    }
+    let mut pictures = None;
+    if let Some(ends) = &export.pictures {
+        let input = moved.kept(model.main_input())?;
+        let (taken, name) = take_pictures(&moved.graph, input, ends)?;
+        moved = moved.then(taken);
+        pictures = moved.graph.inputs().iter().copied().find(|&id| *moved.graph.value(id).name == *name);
+    }
+    let place = |id: ValueId| moved.kept(id);
     for (_, id) in &mut outputs {
         *id = place(*id)?;
     }
     let settings = method.settings();
-    let builder = Builder::new(graph);
+    let builder = Builder::new(moved.graph.clone());
     let raw = builder.var(place(raw)?);
     let map = heatmap(raw, &settings.grad_modifier, channel_axis.filter(|_| !settings.keep_dims))?;
-    for (name, var) in [(ATTRIBUTION, raw), (HEATMAP, map)] {
+    let mut made = vec![(ATTRIBUTION, raw), (HEATMAP, map)];
+    if let (Some(ends), Some(pictures)) = (&export.pictures, pictures) {
+        if map.rank() != 3 {
+            bail!(option, "a heatmap of {} cannot be laid over a picture", map.fact());
+        }
+        made.push((OVERLAY, pictures::overlay(builder.var(pictures), map, &ends.render)?));
+    }
+    for (name, var) in made {
         let is_taken = |name: &str| {
             builder.graph().values().any(|(_, value)| &*value.name == name)
                 || outputs.iter().any(|(output, _): &(String, ValueId)| output == name)
@@ -182,6 +218,20 @@ fn name_target(graph: &Graph, target: &LateTarget, named_by: NamedBy) -> Result<
             Ok(builder.input(&free_name(TARGET, is_taken), fact).unsqueeze([1]))
         }
     })
+}
+
+/// The graph that makes an input of pictures, and the name of the input that takes them.
+fn take_pictures(graph: &Graph, input: ValueId, ends: &Pictures) -> Result<(Rewritten, String)> {
+    let fact = graph.fact(input);
+    let shape = pictures::shape(fact, &ends.preprocess)?;
+    let own = graph.value(input).name.clone();
+    let is_taken = |name: &str| graph.values().any(|(id, value)| id != input && &*value.name == name);
+    let name = free_name(PICTURE, |name| is_taken(name) || *name == *own);
+    let taken = substitute(graph, input, &|builder, _| {
+        let pictures = builder.input(&name, Fact::new(DType::U8, shape.clone()));
+        pictures::prepared(pictures, &ends.preprocess, fact.dtype)
+    })?;
+    Ok((taken, name))
 }
 
 /// The scores `[samples, filters]` that the filters are picked from by the input that names them.
