@@ -5,15 +5,16 @@ use crate::builder::{Builder, Var};
 use crate::error::{Result, bail};
 use crate::grad_modifiers::GradModifier;
 use crate::graph::{Fact, Graph, ValueId};
-use crate::image::{EPSILON, Preprocess, Render};
+use crate::image::{EPSILON, Preprocess, Render, Upsampling};
 use crate::losses::{LateTarget, WeightedLoss};
 use crate::model::Model;
-use crate::onnx::OnnxFile;
+use crate::onnx::{OnnxFile, known_length};
 use crate::op::Op;
 use crate::ops::reduce::ReduceMin;
 use crate::ops::select::ArgMax;
 use crate::rewrite::{Rewritten, substitute};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
+use ndarray::ArrayD;
 use std::collections::BTreeMap;
 
 /// The name of the output that holds the raw, signed attribution.
@@ -112,6 +113,13 @@ pub(super) fn to_onnx(
     let explanation = ExplanationGraph::new(model, losses, method)?;
     let mut metadata = model.metadata().clone();
     metadata.extend(described(method, model, &explanation, export)?);
+    let layer_map = explanation.layer_map.as_ref();
+    let size = match layer_map.is_some_and(|map| map.upsampling.is_some()) {
+        true => side_lengths(&explanation)?,
+        false => Vec::new(),
+    };
+    let rectify = layer_map.is_some_and(|map| map.rectify);
+    let upsampling = layer_map.and_then(|map| map.upsampling);
     let ExplanationGraph { graph, raw, channel_axis, target, .. } = explanation;
     let mut moved = Rewritten::identity(graph);
     if let Some(target) = target {
@@ -131,7 +139,9 @@ pub(super) fn to_onnx(
     let settings = method.settings();
     let builder = Builder::new(moved.graph.clone());
     let raw = builder.var(place(raw)?);
-    let map = heatmap(raw, &settings.grad_modifier, channel_axis.filter(|_| !settings.keep_dims))?;
+    let shown = if rectify { raw.relu() } else { raw };
+    let reduced = reduced(shown, &settings.grad_modifier, channel_axis.filter(|_| !settings.keep_dims));
+    let map = scaled(upsampling.map_or(Ok(reduced), |upsampling| enlarged(reduced, upsampling, &size))?)?;
     let mut made = vec![(ATTRIBUTION, raw), (HEATMAP, map)];
     if let (Some(ends), Some(pictures)) = (&export.pictures, pictures) {
         if map.rank() != 3 {
@@ -250,19 +260,58 @@ fn scores_of(graph: &Graph, target: ValueId) -> Result<ValueId> {
     bail!(internal, "nothing is picked by the input that names filters")
 }
 
-/// The map of each sample as nodes: modifier, maximum over channels, and keras-vis's scaling, as
-/// [`Attribution::maps`](crate::Attribution::maps).
-fn heatmap<'b>(raw: Var<'b>, modifier: &GradModifier, channel_axis: Option<usize>) -> Result<Var<'b>> {
+/// The lengths of the axes of the input that a map becomes as large as.
+fn side_lengths(explanation: &ExplanationGraph) -> Result<Vec<usize>> {
+    let (image, axes) = &explanation.sides;
+    let shape = &explanation.graph.fact(*image).shape;
+    axes.iter().map(|&axis| known_length(&shape[axis], axis)).collect()
+}
+
+/// The modified attribution with channels reduced to their maximum, as
+/// [`Attribution::modified`](crate::Attribution::modified).
+fn reduced<'b>(raw: Var<'b>, modifier: &GradModifier, channel_axis: Option<usize>) -> Var<'b> {
     let modified = modifier.nodes(raw);
-    let map = match channel_axis {
+    match channel_axis {
         Some(axis) if raw.rank() > 2 => modified.reduce_max([axis], false),
         _ => modified,
-    };
-    if map.rank() < 2 {
-        bail!(target, "a map of {} has one number a sample, which cannot be scaled", raw.fact());
     }
-    let of_sample = || (1..map.rank() as i64).collect::<Vec<_>>();
-    let low = map.builder().apply(ReduceMin::over(of_sample(), true), &[map]);
+}
+
+/// The map with other lengths of its last axes: a product with a matrix for each.
+fn enlarged<'b>(map: Var<'b>, upsampling: Upsampling, lengths: &[usize]) -> Result<Var<'b>> {
+    let rank = map.rank();
+    let Some(first) = rank.checked_sub(lengths.len()) else {
+        bail!(shape, "a map of {} cannot become {lengths:?} long: it has fewer axes", map.fact());
+    };
+    let mut large = map;
+    for (place, &to) in lengths.iter().enumerate() {
+        let axis = first + place;
+        let from = known_length(&large.shape()[axis], axis)?;
+        if from == to {
+            continue;
+        }
+        let unit = ArrayD::from_shape_fn(vec![from, from], |at| f64::from(u8::from(at[0] == at[1])));
+        let matrix = Tensor::from(upsampling.apply(unit, &[to])?).cast(map.dtype());
+        let exchange: Vec<usize> = (0..rank)
+            .map(|other| match other {
+                _ if other == axis => rank - 1,
+                _ if other == rank - 1 => axis,
+                _ => other,
+            })
+            .collect();
+        let turned = large.transpose(exchange.clone());
+        large = turned.matmul(map.builder().constant(matrix)).transpose(exchange);
+    }
+    Ok(large)
+}
+
+/// keras-vis's scaling to 0…1 for each sample, as [`min_max`](crate::image::min_max).
+fn scaled(map: Var<'_>) -> Result<Var<'_>> {
+    if map.rank() < 2 {
+        bail!(target, "a map of {} has one number a sample, which cannot be scaled", map.fact());
+    }
+    let of_sample: Vec<i64> = (1..map.rank() as i64).collect();
+    let low = map.builder().apply(ReduceMin::over(of_sample, true), &[map]);
     let high = map.reduce_max(1..map.rank(), true);
     Ok((map - low) / (high - low + EPSILON))
 }
