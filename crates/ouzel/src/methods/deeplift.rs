@@ -12,7 +12,7 @@ use crate::options::{
     GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, OptionValue, WRT, WRT_CHANNEL_AXIS,
 };
 use crate::rules::Canonical;
-use crate::rules::deeplift::{Reference, rescale};
+use crate::rules::deeplift::{Maxima, Reference, rescale};
 use crate::tensor::Tensor;
 use std::fmt;
 
@@ -41,7 +41,12 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
                 },
             },
         };
-        Ok(Box::new(DeepLift { baseline, settings: options.settings(Settings::default().grad_modifier)? }))
+        let maxima = match options.profile() {
+            "captum" => Maxima::Gradient,
+            _ => Maxima::Shared,
+        };
+        let settings = options.settings(Settings::default().grad_modifier)?;
+        Ok(Box::new(DeepLift { baseline, maxima, settings }))
     },
 };
 
@@ -104,13 +109,15 @@ impl fmt::Debug for Baseline {
 pub struct DeepLift {
     /// What the input is compared with; default: zeros.
     pub baseline: Baseline,
+    /// What is done at max pooling.
+    pub maxima: Maxima,
     /// What it shares with other methods.
     pub settings: Settings,
 }
 
 impl Default for DeepLift {
     fn default() -> Self {
-        Self { baseline: Baseline::Value(0.0), settings: Settings::default() }
+        Self { baseline: Baseline::Value(0.0), maxima: Maxima::Shared, settings: Settings::default() }
     }
 }
 
@@ -119,6 +126,13 @@ impl DeepLift {
     #[must_use]
     pub fn baseline(mut self, baseline: Baseline) -> Self {
         self.baseline = baseline;
+        self
+    }
+
+    /// What is done at max pooling.
+    #[must_use]
+    pub fn maxima(mut self, maxima: Maxima) -> Self {
+        self.maxima = maxima;
         self
     }
 }
@@ -186,7 +200,7 @@ impl GraphMethod for DeepLift {
         let difference = builder.var(total) - reference.of(builder.var(total))?;
         let expected = difference.sum().id()?;
         let Gradient { graph, values, mut coverage, .. } =
-            backward(builder.finish()?, &[(total, ones)], &[explained], &rescale(&reference))
+            backward(builder.finish()?, &[(total, ones)], &[explained], &rescale(&reference, self.maxima))
                 .context(|| "DeepLIFT")?;
         coverage.rewritten = rewritten;
         let builder = Builder::new(graph);
