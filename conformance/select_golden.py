@@ -16,10 +16,20 @@ import shutil
 FOLDER = pathlib.Path(__file__).resolve().parent / "golden"
 COVERED = {
     "PAIR saliency": ["GradientSaliency.GetMask"],
-    "captum": ["Deconvolution", "GuidedBackprop", "Saliency"],
+    "captum": ["Deconvolution", "DeepLift", "GuidedBackprop", "LRP", "Saliency"],
     "keras-vis": ["visualize_saliency", "visualize_saliency_with_losses"],
     "tf-keras-vis": ["tf-keras-vis Saliency", "tf-keras-vis Saliency with GuidedBackpropagation"],
-    "zennit": ["DeconvNet", "GuidedBackprop"],
+    "zennit": [
+        "BetaSmooth",
+        "DeconvNet",
+        "EpsilonAlpha2Beta1",
+        "EpsilonAlpha2Beta1Flat",
+        "EpsilonGammaBox",
+        "EpsilonPlus",
+        "EpsilonPlusFlat",
+        "ExcitationBackprop",
+        "GuidedBackprop",
+    ],
 }
 ARRAYS = ["input", "result", "raw_gradient", "raw_gradient_float64", "gradient_float64"]
 # What the list of a network says besides its cases; the rest names arrays that are left out.
