@@ -67,7 +67,9 @@ const METHODS: &[(&str, &str, Compare)] = &[
     ("zennit", "BetaSmooth", |folder, case| torch::zennit(folder, case, "beta_smooth")),
     ("zennit", "DeconvNet", torch::rectified),
     ("zennit", "EpsilonAlpha2Beta1", |folder, case| torch::zennit(folder, case, "epsilon_alpha2_beta1")),
-    ("zennit", "EpsilonAlpha2Beta1Flat", |folder, case| torch::zennit(folder, case, "epsilon_alpha2_beta1_flat")),
+    ("zennit", "EpsilonAlpha2Beta1Flat", |folder, case| {
+        torch::zennit(folder, case, "epsilon_alpha2_beta1_flat")
+    }),
     ("zennit", "EpsilonGammaBox", |folder, case| torch::zennit(folder, case, "epsilon_gamma_box")),
     ("zennit", "EpsilonPlus", |folder, case| torch::zennit(folder, case, "epsilon_plus")),
     ("zennit", "EpsilonPlusFlat", |folder, case| torch::zennit(folder, case, "epsilon_plus_flat")),

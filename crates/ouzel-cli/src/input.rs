@@ -118,8 +118,11 @@ impl<'m> Reader<'m> {
         if channels.and_then(Dim::known) == Some(1) {
             preprocess.channels = Some(Channels::Grey);
         }
-        let (low, high): (Vec<f64>, Vec<f64>) =
-            preprocess.input_range()?.into_iter().map(|(low, high)| (f64::from(low), f64::from(high))).unzip();
+        let (low, high): (Vec<f64>, Vec<f64>) = preprocess
+            .input_range()?
+            .into_iter()
+            .map(|(low, high)| (f64::from(low), f64::from(high)))
+            .unzip();
         let are_equal = |values: &[f64]| values.iter().all(|value| *value == values[0]);
         Ok(Some(match are_equal(&low) && are_equal(&high) {
             true => InputBounds::new(low[0], high[0]),

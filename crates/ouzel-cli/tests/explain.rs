@@ -397,7 +397,10 @@ fn relevance_and_contributions_add_up() {
     assert_eq!(report["completeness"]["holds"], json!(true), "{}", report["completeness"]);
     assert_eq!(explain("--method saliency")["completeness"], json!(null));
 
-    dir.write("mine.toml", "then = 'epsilon_plus'\n[[rule]]\nkind = 'convolution'\nentry = true\nrule = 'w_square'\n");
+    dir.write(
+        "mine.toml",
+        "then = 'epsilon_plus'\n[[rule]]\nkind = 'convolution'\nentry = true\nrule = 'w_square'\n",
+    );
     let report = explain("--method lrp --rules mine.toml --layer-sums");
     assert!(report["rules"]["matched"].to_string().contains("w_square"), "{}", report["rules"]);
     assert!(report["completeness"]["layers"].as_array().unwrap().len() > 2);
@@ -410,5 +413,6 @@ fn relevance_and_contributions_add_up() {
         .succeeds();
     dir.ouzel("explain @classifier.onnx x.npy --method lrp --rules nothing").fails(2, &["epsilon_plus"]);
     dir.write("wrong.toml", "[[rule]]\nkind = 'dens'\nrule = 'flat'\n");
-    dir.ouzel("explain @classifier.onnx x.npy --method lrp --rules wrong.toml").fails(2, &["wrong.toml", "dense"]);
+    dir.ouzel("explain @classifier.onnx x.npy --method lrp --rules wrong.toml")
+        .fails(2, &["wrong.toml", "dense"]);
 }

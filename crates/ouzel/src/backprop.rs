@@ -275,7 +275,12 @@ pub(crate) fn walk(
 ) -> Result<Gradient> {
     let forward_nodes: Vec<Node> = graph.nodes().to_vec();
     if let Some((seed, _)) = seeds.iter().find(|(seed, _)| !graph.fact(*seed).dtype.is_float()) {
-        bail!(target, "{} cannot be differentiated: it holds {}", graph.title(*seed), graph.fact(*seed).dtype);
+        bail!(
+            target,
+            "{} cannot be differentiated: it holds {}",
+            graph.title(*seed),
+            graph.fact(*seed).dtype
+        );
     }
     if let Some(&value) = wrt.iter().find(|value| !graph.fact(**value).dtype.is_float()) {
         let (title, dtype) = (graph.title(value), graph.fact(value).dtype);

@@ -39,8 +39,8 @@ pub use dim::{Bindings, Dim, Shape};
 pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use explanation::{
-    AttributionGraph, Explainer, Explanation, ExplanationGraph, GraphMethod, LossGraph, Sums, Method, Progress,
-    Settings, Started, Task,
+    AttributionGraph, Explainer, Explanation, ExplanationGraph, GraphMethod, LossGraph, Method, Progress,
+    Settings, Started, Sums, Task,
 };
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};

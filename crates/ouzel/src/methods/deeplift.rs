@@ -8,9 +8,7 @@ use crate::explanation::{
 };
 use crate::methods::MethodEntry;
 use crate::methods::lrp::canonical;
-use crate::options::{
-    GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, OptionValue, WRT, WRT_CHANNEL_AXIS,
-};
+use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, OptionValue, WRT, WRT_CHANNEL_AXIS};
 use crate::rules::Canonical;
 use crate::rules::deeplift::{Maxima, Reference, rescale};
 use crate::tensor::Tensor;

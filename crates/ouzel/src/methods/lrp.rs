@@ -8,9 +8,7 @@ use crate::explanation::{
 };
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::methods::MethodEntry;
-use crate::options::{
-    GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, OptionValue, WRT, WRT_CHANNEL_AXIS,
-};
+use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, OptionValue, WRT, WRT_CHANNEL_AXIS};
 use crate::rules::{Canonical, InputBounds, Kind, Preset, RuleSet, Start};
 use std::collections::BTreeMap;
 
@@ -207,7 +205,8 @@ impl GraphMethod for Lrp {
         if self.layer_sums {
             let rule_of: BTreeMap<NodeId, &str> =
                 coverage.matched.iter().map(|(node, rule)| (*node, &**rule)).collect();
-            let passed = coverage.matched.iter().map(|(node, _)| *node).chain(coverage.default.iter().copied());
+            let passed =
+                coverage.matched.iter().map(|(node, _)| *node).chain(coverage.default.iter().copied());
             let mut passed: Vec<NodeId> = passed.collect();
             passed.sort_unstable_by(|a, b| b.cmp(a));
             for id in passed {
@@ -220,8 +219,8 @@ impl GraphMethod for Lrp {
                 layers.push((node.title(), rule, sum(&builder, &behind).id()?));
             }
         }
-        let sums = conserves
-            .then_some(Sums { expected: start, found: arrived, absorbed: Some(absorbed), layers });
+        let sums =
+            conserves.then_some(Sums { expected: start, found: arrived, absorbed: Some(absorbed), layers });
         Ok(AttributionGraph {
             graph: builder.finish()?,
             raw: relevance,
@@ -331,7 +330,8 @@ fn propagate(
     let builder = Builder::new(std::mem::take(&mut gradient.graph));
     let arrived: Vec<Var> = gradient.values.iter().map(|&value| builder.var(value)).collect();
     let arrived = sum(&builder, &arrived).id()?;
-    let absorbed: Vec<Var> = gradient.coverage.absorbed.iter().map(|(_, value)| builder.var(*value)).collect();
+    let absorbed: Vec<Var> =
+        gradient.coverage.absorbed.iter().map(|(_, value)| builder.var(*value)).collect();
     let absorbed = match absorbed.is_empty() {
         true => builder.var(start).scalar_like(0.0),
         false => sum(&builder, &absorbed),
@@ -408,11 +408,18 @@ mod tests {
     fn float64_and_the_engine_agree_and_samples_do_not_meet() {
         let model = asset("scene_fair.onnx");
         let one = picture(&model);
-        let two = Tensor::join(&[picture(&model), Tensor::from(picture(&model).to_f64().mapv(|v| (1.0 - v) as f32))]).unwrap();
+        let two = Tensor::join(&[
+            picture(&model),
+            Tensor::from(picture(&model).to_f64().mapv(|v| (1.0 - v) as f32)),
+        ])
+        .unwrap();
         for name in ["epsilon_plus", "epsilon_gamma_box", "epsilon_alpha2_beta1_flat"] {
             let lrp = Lrp::new(Preset::named(name).unwrap()).input_bounds(InputBounds::new(0.0, 1.0));
             let run = |lrp: &Lrp, input: &Tensor| {
-                lrp.attribute(&model, &losses("animal_logits", 2), &input.clone().into()).unwrap().raw.to_f64()
+                lrp.attribute(&model, &losses("animal_logits", 2), &input.clone().into())
+                    .unwrap()
+                    .raw
+                    .to_f64()
             };
             let found = run(&lrp, &one);
             let exact = run(&lrp.clone().precision(Precision::F64), &one);
@@ -426,9 +433,8 @@ mod tests {
     #[test]
     fn the_start_scales_relevance_and_gradients_ignore_it() {
         let model = asset("scene_fair.onnx");
-        let run = |lrp: &Lrp| {
-            lrp.attribute(&model, &losses("animal_logits", 2), &picture(&model).into()).unwrap()
-        };
+        let run =
+            |lrp: &Lrp| lrp.attribute(&model, &losses("animal_logits", 2), &picture(&model).into()).unwrap();
         let lrp = Lrp::new(Preset::named("epsilon_plus").unwrap());
         let (of_value, of_one) = (run(&lrp), run(&lrp.clone().start(Start::One)));
         let value = of_value.losses[0].weighted[0];
@@ -482,8 +488,7 @@ mod tests {
         let model = asset("scene_fair.onnx");
         for name in Preset::names().filter(|name| is_relevance(name)) {
             let lrp = Lrp::new(Preset::named(name).unwrap()).input_bounds(InputBounds::new(0.0, 1.0));
-            let graph =
-                crate::ExplanationGraph::new(&model, &losses("animal_logits", 2), &lrp).unwrap();
+            let graph = crate::ExplanationGraph::new(&model, &losses("animal_logits", 2), &lrp).unwrap();
             let shapes = [(model.main_input(), vec![1, 3, 128, 128])];
             let plan = crate::Plan::new(&graph.graph, &shapes, &[graph.raw], Precision::F32).unwrap();
             let (_, timings) = plan.run_timed(&[picture(&model)]).unwrap();

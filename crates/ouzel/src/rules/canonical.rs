@@ -126,13 +126,9 @@ impl<'b> Layer<'b> {
 
     fn emit(self, builder: &'b Builder) -> Var<'b> {
         let op = match self.op {
-            Op::MatMul(_) => Gemm {
-                alpha: Real(1.0),
-                beta: Real(1.0),
-                transpose_a: false,
-                transpose_b: false,
+            Op::MatMul(_) => {
+                Gemm { alpha: Real(1.0), beta: Real(1.0), transpose_a: false, transpose_b: false }.into()
             }
-            .into(),
             op => op,
         };
         builder.apply_all(op, &[Some(self.x), Some(self.weight), self.bias])[0]
@@ -151,7 +147,10 @@ fn bias<'b>(builder: &'b Builder, node: &Node, varies: &[bool]) -> Result<Option
         // Lengths other than 1 stand on the channel axis alone.
         let offset = shape.len().checked_sub(of_constant.len());
         let fits = offset.is_some_and(|offset| {
-            of_constant.iter().enumerate().all(|(axis, dim)| dim.is(1) || (offset + axis == 1 && *dim == shape[1]))
+            of_constant
+                .iter()
+                .enumerate()
+                .all(|(axis, dim)| dim.is(1) || (offset + axis == 1 && *dim == shape[1]))
         });
         let per_channel = of_constant.iter().any(|dim| !dim.is(1));
         if !fits || !(per_channel || shape[1].is(1)) {
@@ -168,11 +167,7 @@ fn bias<'b>(builder: &'b Builder, node: &Node, varies: &[bool]) -> Result<Option
 }
 
 /// `(layer(x) - mean) · scale / √(variance + epsilon) + shift`.
-fn batch_normalization<'b>(
-    builder: &'b Builder,
-    node: &Node,
-    varies: &[bool],
-) -> Result<Option<Var<'b>>> {
+fn batch_normalization<'b>(builder: &'b Builder, node: &Node, varies: &[bool]) -> Result<Option<Var<'b>>> {
     let (Op::BatchNormalization(op), [Some(x), Some(scale), Some(shift), Some(mean), Some(variance)]) =
         (&node.op, &node.inputs[..])
     else {

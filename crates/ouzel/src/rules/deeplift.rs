@@ -84,7 +84,9 @@ pub enum Maxima {
 /// **Source.** Shrikumar et al. 2017, "Learning important features through propagating activation differences".
 pub fn rescale(reference: &Reference, maxima: Maxima) -> RuleSet {
     let of = |kinds: &[Kind]| Matcher::kind(kinds.iter().copied());
-    let own = |rule: DifferenceRule| -> Arc<dyn Rule> { Arc::new(Difference { reference: reference.clone(), rule }) };
+    let own = |rule: DifferenceRule| -> Arc<dyn Rule> {
+        Arc::new(Difference { reference: reference.clone(), rule })
+    };
     let linear = [
         Kind::Convolution,
         Kind::Dense,
@@ -211,7 +213,9 @@ impl Rule for Difference {
                     });
                     for (sum, part) in sums.iter_mut().zip(back.at(there.collect()).vjp()?) {
                         *sum = match (*sum, part) {
-                            (Cotangent::Flows(sum), Cotangent::Flows(part)) => Cotangent::Flows(sum + part * weight),
+                            (Cotangent::Flows(sum), Cotangent::Flows(part)) => {
+                                Cotangent::Flows(sum + part * weight)
+                            }
                             (_, Cotangent::Flows(part)) => Cotangent::Flows(part * weight),
                             (_, other) => other,
                         };
@@ -301,7 +305,8 @@ mod tests {
         let difference = difference.id().unwrap();
         let ones = builder.var(total).scalar_like(1.0).id().unwrap();
         let rules = rescale(&reference, Maxima::Shared);
-        let back = crate::backprop::backward(builder.finish().unwrap(), &[(total, ones)], &[x], &rules).unwrap();
+        let back =
+            crate::backprop::backward(builder.finish().unwrap(), &[(total, ones)], &[x], &rules).unwrap();
         let given = [(x, Tensor::from(numbers(shape, 1))), (x0, Tensor::from(numbers(shape, 2)))];
         let out = evaluate(&back.graph, &given, &[back.values[0], difference]).unwrap();
         let [(_, x), (_, x0)] = &given;

@@ -225,7 +225,10 @@ impl RuleSet {
     pub fn from_toml(text: &str) -> Result<Self> {
         let preset = Preset::from_toml("", text)?;
         if !preset.canonical.is_empty() || preset.start.is_some() {
-            bail!(option, "'canonical', 'start' and 'then' are for relevance (--method lrp --rules FILE.toml)");
+            bail!(
+                option,
+                "'canonical', 'start' and 'then' are for relevance (--method lrp --rules FILE.toml)"
+            );
         }
         preset.rules(None)
     }

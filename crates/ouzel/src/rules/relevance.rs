@@ -205,10 +205,7 @@ impl Relevance {
     pub fn gamma(gamma: f64, stabilizer: f64) -> Self {
         use Change::{FavorNegative, FavorPositive, Negative, Positive, Zero};
         let (up, down) = (FavorPositive(gamma), FavorNegative(gamma));
-        let positive = [
-            Term::new(Positive, up.clone(), up.clone()),
-            Term::new(Negative, down.clone(), Zero),
-        ];
+        let positive = [Term::new(Positive, up.clone(), up.clone()), Term::new(Negative, down.clone(), Zero)];
         let negative = [Term::new(Positive, down.clone(), down), Term::new(Negative, up, Zero)];
         let shares = [
             Share::new(1.0, positive).only(Where::Positive),
@@ -232,8 +229,7 @@ impl Relevance {
                  and {beta}"
             );
         }
-        let supporting =
-            [Term::new(Positive, Positive, Positive), Term::new(Negative, Negative, Zero)];
+        let supporting = [Term::new(Positive, Positive, Positive), Term::new(Negative, Negative, Zero)];
         let opposing = [Term::new(Positive, Negative, Negative), Term::new(Negative, Positive, Zero)];
         let mut shares = vec![Share::new(alpha, supporting)];
         if beta > 0.0 {
@@ -362,7 +358,11 @@ impl Rule for Relevance {
         }
         let (x, y) = (back.x(0), back.y(0));
         // A convolution has its channels on axis 1, a dense layer on the last.
-        let channel_axis = if matches!(back.op(), Op::Conv(_) | Op::ConvTranspose(_)) { 1 } else { x.rank().saturating_sub(1) };
+        let channel_axis = if matches!(back.op(), Op::Conv(_) | Op::ConvTranspose(_)) {
+            1
+        } else {
+            x.rank().saturating_sub(1)
+        };
         let additive: Vec<usize> = (additive(back.op(), back.arity()).into_iter())
             .filter(|&index| !back.varies(index) && back.optional_x(index).is_some())
             .collect();
@@ -370,17 +370,15 @@ impl Rule for Relevance {
         let mut sums = Sums(vec![None; back.arity()]);
         for share in &self.shares {
             let terms = self.nodes(share, back, linear.as_ref(), channel_axis)?;
-            let z = (terms.iter())
-                .map(|(sign, node)| (*sign, node.y(0)))
-                .fold(None, |sum, (sign, z)| {
-                    Some(match (sum, sign) {
-                        (None, 1.0) => z,
-                        (None, sign) => z * sign,
-                        (Some(sum), -1.0) => sum - z,
-                        (Some(sum), 1.0) => sum + z,
-                        (Some(sum), sign) => sum + z * sign,
-                    })
-                });
+            let z = (terms.iter()).map(|(sign, node)| (*sign, node.y(0))).fold(None, |sum, (sign, z)| {
+                Some(match (sum, sign) {
+                    (None, 1.0) => z,
+                    (None, sign) => z * sign,
+                    (Some(sum), -1.0) => sum - z,
+                    (Some(sum), 1.0) => sum + z,
+                    (Some(sum), sign) => sum + z * sign,
+                })
+            });
             let Some(z) = z else { continue };
             let r = match share.outputs {
                 Where::Everywhere => back.g(0),
@@ -623,7 +621,8 @@ impl Rule for Move {
         if parameters.is_empty() {
             return Ok(Outcome::Applied(back.vjp()?));
         }
-        let wanted = (0..back.arity()).map(|index| back.wants(index) || parameters.contains(&index)).collect();
+        let wanted =
+            (0..back.arity()).map(|index| back.wants(index) || parameters.contains(&index)).collect();
         let mut cotangents = back.wanting(wanted).vjp()?;
         for index in parameters {
             if let Cotangent::Flows(cotangent) = cotangents[index] {

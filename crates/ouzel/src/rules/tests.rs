@@ -172,9 +172,7 @@ fn rules() -> Vec<(Arc<dyn Rule>, Formula)> {
         ),
         (
             Arc::new(Relevance::z_box(&[-0.75], &[1.25], STABILIZER)),
-            Box::new(move |_| {
-                vec![part(1.0, |x, a| x * a + 0.75 * plus(a) - 1.25 * minus(a), none)]
-            }),
+            Box::new(move |_| vec![part(1.0, |x, a| x * a + 0.75 * plus(a) - 1.25 * minus(a), none)]),
         ),
         (Arc::new(Relevance::w_square(STABILIZER)), Box::new(move |_| vec![part(1.0, |_, a| a * a, none)])),
         (
@@ -184,10 +182,7 @@ fn rules() -> Vec<(Arc<dyn Rule>, Formula)> {
     ];
     for (alpha, beta) in [(1.0, 0.0), (2.0, 1.0)] {
         let formula = move |_: bool| {
-            vec![
-                part(alpha, |x, a| plus(x * a), plus),
-                part(-beta, |x, a| minus(x * a), minus),
-            ]
+            vec![part(alpha, |x, a| plus(x * a), plus), part(-beta, |x, a| minus(x * a), minus)]
         };
         let rule = Relevance::alpha_beta(alpha, beta, STABILIZER).unwrap();
         all.push((Arc::new(rule), Box::new(formula)));
@@ -272,8 +267,7 @@ fn small(
     let y = build(&builder, &vars).id().unwrap();
     let r = builder.constant(Tensor::from(r)).id().unwrap();
     let ids: Vec<ValueId> = vars.iter().map(|var| var.id().unwrap()).collect();
-    let Gradient { graph, values, .. } =
-        backward(builder.finish().unwrap(), &[(y, r)], &ids, rules).unwrap();
+    let Gradient { graph, values, .. } = backward(builder.finish().unwrap(), &[(y, r)], &ids, rules).unwrap();
     let given: Vec<(ValueId, Tensor)> =
         ids.into_iter().zip(inputs).map(|(id, (_, x))| (id, Tensor::from(x.clone()))).collect();
     evaluate(&graph, &given, &values).unwrap().iter().map(|tensor| tensor.to_f64()).collect()
@@ -300,9 +294,12 @@ fn gates_pass_relevance_to_the_signal_and_products_share_it() {
     let (a, b) = (numbers(&[4], 1, 0.5, 1.0), numbers(&[4], 2, -1.0, 1.0));
     let r = numbers(&[4], 3, -1.0, 1.0);
     // The gate gets nothing, so that its input has no relevance to ask for.
-    let gated = small(&[("a", a.clone())], r.clone(), |builder, x| {
-        x[0] * builder.constant(Tensor::from(numbers(&[4], 9, -1.0, 1.0))).sigmoid()
-    }, &common());
+    let gated = small(
+        &[("a", a.clone())],
+        r.clone(),
+        |builder, x| x[0] * builder.constant(Tensor::from(numbers(&[4], 9, -1.0, 1.0))).sigmoid(),
+        &common(),
+    );
     assert_eq!(gated[0], r);
     let halves = small(&[("a", a.clone()), ("b", b)], r.clone(), |_, x| x[0] * x[1], &common());
     assert_close(halves[0].as_slice().unwrap(), (&r * 0.5).as_slice().unwrap(), "a");
@@ -343,7 +340,8 @@ fn value_of(graph: &Graph, x: ValueId, at: &ArrayD<f64>, wanted: ValueId) -> Arr
 fn canonical_forms_compute_the_same() {
     let builder = Builder::default();
     let x = builder.input("x", fact(&[2, 3, 5, 5]));
-    let constant = |shape: &[usize], seed, low| builder.constant(Tensor::from(numbers(shape, seed, low, 1.0)));
+    let constant =
+        |shape: &[usize], seed, low| builder.constant(Tensor::from(numbers(shape, seed, low, 1.0)));
     let norm = |x: Var<'_>, channels: usize, seed| {
         let inputs = [
             x.id().unwrap(),
@@ -358,13 +356,13 @@ fn canonical_forms_compute_the_same() {
     let conv = Conv { window: Window::plain(2), group: 1 };
     let y = builder.apply(conv, &[x, constant(&[4, 3, 3, 3], 1, -1.0)]);
     let y = norm(y + constant(&[4, 1, 1], 2, -1.0), 4, 10).relu();
-    let transpose = ConvTranspose {
-        window: Window::plain(2),
-        group: 1,
-        output_padding: vec![0, 0],
-        output_shape: None,
-    };
-    let y = norm(builder.apply(transpose, &[y, constant(&[4, 2, 2, 2], 3, -1.0), constant(&[2], 4, -1.0)]), 2, 20);
+    let transpose =
+        ConvTranspose { window: Window::plain(2), group: 1, output_padding: vec![0, 0], output_shape: None };
+    let y = norm(
+        builder.apply(transpose, &[y, constant(&[4, 2, 2, 2], 3, -1.0), constant(&[2], 4, -1.0)]),
+        2,
+        20,
+    );
     let y = y.relu().reshape([2, 32]);
     let y = norm(y.matmul(constant(&[32, 6], 5, -1.0)) + constant(&[6], 6, -1.0), 6, 30);
     let inputs = [y, constant(&[6], 7, -1.0), constant(&[6], 8, -1.0)];
@@ -402,7 +400,8 @@ fn relevance_is_conserved_without_biases_and_equals_input_times_gradient() {
     };
     let a = conv(x, constant(&[4, 2, 3, 3], 1)).relu();
     let b = (conv(a, constant(&[4, 4, 3, 3], 2)) + a).relu();
-    let pooling = Pooling { kernel: vec![2, 2], window: Window::plain(2).with_strides([2, 2]), ceil_mode: false };
+    let pooling =
+        Pooling { kernel: vec![2, 2], window: Window::plain(2).with_strides([2, 2]), ceil_mode: false };
     let b = builder.apply(MaxPool { pooling, column_major: false }, &[b]);
     let c = builder.apply(GlobalAveragePool, &[b]).reshape([1, 4]);
     let y = c.matmul(constant(&[4, 3], 3)).gather(1, vec![1]);
