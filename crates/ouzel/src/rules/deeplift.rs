@@ -2,7 +2,7 @@
 
 use super::kind::Kind;
 use super::{Matcher, Outcome, Rule, RuleSet};
-use crate::backprop::{Back, Cotangent, depends_on};
+use crate::backprop::{Back, Cotangent};
 use crate::builder::{Builder, Var};
 use crate::error::{Context, Result, bail};
 use crate::graph::ValueId;
@@ -21,12 +21,11 @@ impl Reference {
     /// If the baseline does not fit the inputs.
     pub fn add(builder: &Builder, baseline: &[(ValueId, ValueId)]) -> Result<Self> {
         let graph = builder.graph().clone();
-        let replaced: Vec<ValueId> = baseline.iter().map(|(input, _)| *input).collect();
-        let depends = depends_on(&graph, &replaced);
         let mut at: HashMap<ValueId, ValueId> = baseline.iter().copied().collect();
         for node in graph.nodes() {
             let reads = node.inputs.iter().flatten().any(|input| at.contains_key(input));
-            if !reads || !node.outputs.iter().any(|output| depends[output.index()]) {
+            // Shapes are the same at the baseline.
+            if !reads || matches!(node.op, Op::Shape(_) | Op::Size(_)) {
                 continue;
             }
             let inputs: Vec<Option<Var>> = (node.inputs.iter())
