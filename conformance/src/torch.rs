@@ -12,7 +12,7 @@ use ndarray::{ArrayD, Axis};
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
 use ouzel::rules::deeplift::Maxima;
 use ouzel::rules::{BackpropModifier, InputBounds, Preset, Start};
-use ouzel::{Attribution, BaselineInput, DeepLift, Lrp, Method, Precision, Saliency, visualize_saliency};
+use ouzel::{Attribution, Baseline, DeepLift, Lrp, Method, Precision, Saliency, visualize_saliency};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -137,10 +137,10 @@ pub(crate) fn deep_lift(folder: &Folder, case: &Value) -> Result<Checks> {
     let call = Call::deserialize(case)?;
     let mut method = DeepLift::default();
     if let Some(file) = call.arguments.baseline.as_deref().filter(|name| *name != "zeros") {
-        method = method.baseline(BaselineInput::Array(file.to_owned(), folder.array(file)?.into()));
+        method = method.baseline(Baseline::Array(file.to_owned(), folder.array(file)?.into()));
     }
     let mut checks = Checks::default();
-    let complete = call.explain(folder, &method)?.conservation;
+    let complete = call.explain(folder, &method)?.completeness;
     checks.equal("adds up", complete.is_some_and(|it| it.relative_gap() < 1e-4), true);
     let attribution = call.explain(folder, &method.maxima(Maxima::Gradient))?;
     call.compare(folder, &mut checks, &attribution.raw.to_f64())?;

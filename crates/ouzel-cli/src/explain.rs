@@ -346,7 +346,7 @@ impl Session<'_> {
         report.insert("result".into(), json!({"shape": result.shape()}));
         report.insert("losses".into(), report::losses(attribution));
         report.insert("rules".into(), report::rules(attribution));
-        report.insert("conservation".into(), report::conservation(attribution));
+        report.insert("completeness".into(), report::completeness(attribution));
         report.insert("warnings".into(), json!(attribution.warnings));
         let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
         report.insert("files".into(), json!(names));
@@ -357,12 +357,12 @@ impl Session<'_> {
             files::write(path, report::text(&report).as_bytes())?;
         }
         let mut warnings = attribution.warnings.clone();
-        if let Some(sums) = attribution.conservation.as_ref().filter(|sums| !sums.holds()) {
+        if let Some(sums) = attribution.completeness.as_ref().filter(|sums| !sums.holds()) {
             let place = match self.method.method.entry().options.iter().any(|it| it.name == "layer_sums") {
                 true => "; --layer-sums with --json says where the rest went",
                 false => "",
             };
-            warnings.push(format!("the map {}{place}", report::conservation_text(sums)));
+            warnings.push(format!("the map {}{place}", report::completeness_text(sums)));
         }
         let files: Vec<String> = picture
             .iter()
@@ -377,8 +377,8 @@ impl Session<'_> {
             Some(scored) => scored.summary(),
             None => report::loss_summary(attribution),
         };
-        if let Some(sums) = &attribution.conservation {
-            what += &format!("; {}", report::conservation_text(sums));
+        if let Some(sums) = &attribution.completeness {
+            what += &format!("; {}", report::completeness_text(sums));
         }
         self.messages.note(format!("{}: {what}{arrow}", source.stem));
         if self.run.explain_rules {

@@ -4,7 +4,7 @@ use crate::files;
 use crate::input::Ready;
 use crate::job::{Data, Goal, Method, Run, Source};
 use crate::target::{Chosen, Scores, Target};
-use ouzel::{Attribution, Conservation, Dim, OptionKind};
+use ouzel::{Attribution, Completeness, Dim, OptionKind};
 use serde_json::{Value, json};
 
 /// JSON as text. Numbers that are not finite, which JSON lacks, are null.
@@ -219,8 +219,8 @@ pub fn rules(attribution: &Attribution) -> Value {
 }
 
 /// What the map adds up to, for methods that say what it has to.
-pub fn conservation(attribution: &Attribution) -> Value {
-    let Some(sums) = &attribution.conservation else { return Value::Null };
+pub fn completeness(attribution: &Attribution) -> Value {
+    let Some(sums) = &attribution.completeness else { return Value::Null };
     let layers: Vec<Value> = (sums.layers.iter())
         .map(|(node, rule, sum)| json!({"node": node, "rule": rule, "sum": sum}))
         .collect();
@@ -235,7 +235,7 @@ pub fn conservation(attribution: &Attribution) -> Value {
 }
 
 /// The same for people.
-pub fn conservation_text(sums: &Conservation) -> String {
+pub fn completeness_text(sums: &Completeness) -> String {
     let absorbed = match sums.absorbed {
         0.0 => String::new(),
         absorbed => format!(", {} ended in biases", number(absorbed)),

@@ -388,14 +388,14 @@ fn relevance_and_contributions_add_up() {
     };
     for preset in ["epsilon-plus-flat", "epsilon_gamma_box", "epsilon", "attnlrp"] {
         let report = explain(&format!("--method lrp --rules {preset}"));
-        assert_eq!(report["conservation"]["holds"], json!(true), "{preset}: {}", report["conservation"]);
+        assert_eq!(report["completeness"]["holds"], json!(true), "{preset}: {}", report["completeness"]);
         assert_eq!(report["rules"]["true_gradient"], json!([]), "{preset}");
     }
     let report = explain("--method lrp --profile zennit");
-    assert_eq!(report["conservation"]["expected"], json!(1.0));
+    assert_eq!(report["completeness"]["expected"], json!(1.0));
     let report = explain("--method deeplift --baseline 0.5");
-    assert_eq!(report["conservation"]["holds"], json!(true), "{}", report["conservation"]);
-    assert_eq!(explain("--method saliency")["conservation"], json!(null));
+    assert_eq!(report["completeness"]["holds"], json!(true), "{}", report["completeness"]);
+    assert_eq!(explain("--method saliency")["completeness"], json!(null));
 
     dir.write(
         "mine.toml",
@@ -403,7 +403,7 @@ fn relevance_and_contributions_add_up() {
     );
     let report = explain("--method lrp --rules mine.toml --layer-sums");
     assert!(report["rules"]["matched"].to_string().contains("w_square"), "{}", report["rules"]);
-    assert!(report["conservation"]["layers"].as_array().unwrap().len() > 2);
+    assert!(report["completeness"]["layers"].as_array().unwrap().len() > 2);
 
     dir.write_npy("x.npy", &values(&[3, 8, 8]));
     dir.ouzel("explain @classifier.onnx x.npy --method lrp --rules epsilon_gamma_box --npy m.npy")

@@ -27,13 +27,13 @@ pub struct Attribution {
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
     /// Whether it adds up, for methods that say what it has to add up to.
-    pub conservation: Option<Conservation>,
+    pub completeness: Option<Completeness>,
 }
 
 /// What an attribution adds up to, over all samples, beside what its method says that it has to.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
-pub struct Conservation {
+pub struct Completeness {
     /// What is shared out.
     pub expected: f64,
     /// The sum of the attribution; of an input's also that of the other inputs.
@@ -44,7 +44,7 @@ pub struct Conservation {
     pub layers: Vec<(String, String, f64)>,
 }
 
-impl Conservation {
+impl Completeness {
     /// The largest relative gap that rounding and stabilized divisions explain.
     pub const TOLERANCE: f64 = 1e-2;
 
@@ -110,7 +110,7 @@ impl Attribution {
                 loss.weighted.extend(other.weighted);
             }
             whole.warnings.retain(|warning| part.warnings.contains(warning));
-            if let (Some(sums), Some(more)) = (&mut whole.conservation, &part.conservation) {
+            if let (Some(sums), Some(more)) = (&mut whole.completeness, &part.completeness) {
                 sums.add(more);
             }
         }

@@ -31,7 +31,7 @@ mod target;
 mod tensor;
 mod timings;
 
-pub use attribution::{Attribution, Conservation, LossValue};
+pub use attribution::{Attribution, Completeness, LossValue};
 pub use backprop::{Back, Cotangent, Cotangents, Coverage, Gradient, backward, gradient};
 pub use builder::{Builder, Operand, Var};
 pub use compile::{Plan, Precision, Started as StartedPlan, simd_level};
@@ -45,7 +45,7 @@ pub use explanation::{
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};
 pub use input::Input;
-pub use methods::deeplift::{BaselineInput, DeepLift};
+pub use methods::deeplift::{Baseline, DeepLift};
 pub use methods::input_x_gradient::InputXGradient;
 pub use methods::lrp::Lrp;
 pub use methods::saliency::{Saliency, SaliencyMap, visualize_saliency, visualize_saliency_with_losses};

@@ -1,7 +1,7 @@
 //! Explanations that are graphs: built by a method, run by the engine as one plan, or saved as an ONNX file.
 
 use super::{Explainer, Method, Settings, Started, Task};
-use crate::attribution::{Attribution, Conservation, LossValue};
+use crate::attribution::{Attribution, Completeness, LossValue};
 use crate::backprop::Coverage;
 use crate::builder::{Builder, Var};
 use crate::compile::{self, Plan};
@@ -52,7 +52,7 @@ pub struct AttributionGraph {
     pub sums: Option<Sums>,
 }
 
-/// The values behind a [`Conservation`], all of rank 0.
+/// The values behind a [`Completeness`], all of rank 0.
 #[derive(Clone, Debug)]
 pub struct Sums {
     /// What is shared out.
@@ -71,9 +71,9 @@ impl Sums {
     }
 
     /// What the values came out as; takes as many tensors as [`Self::values`] are.
-    fn conservation(&self, values: &mut impl Iterator<Item = Tensor>) -> Conservation {
+    fn completeness(&self, values: &mut impl Iterator<Item = Tensor>) -> Completeness {
         let mut next = || values.next().map_or(0.0, |value| value.to_f64().sum());
-        Conservation {
+        Completeness {
             expected: next(),
             found: next(),
             absorbed: self.absorbed.map_or(0.0, |_| next()),
@@ -234,7 +234,7 @@ impl GraphExplainer {
                 weighted: value.to_f64().into_iter().collect(),
             })
             .collect();
-        let conservation = explanation.sums.as_ref().map(|sums| sums.conservation(&mut outputs));
+        let completeness = explanation.sums.as_ref().map(|sums| sums.completeness(&mut outputs));
         let mut warnings = explanation.warnings.clone();
         if raw.to_f64().iter().all(|&value| value == 0.0) {
             warnings.push(
@@ -252,7 +252,7 @@ impl GraphExplainer {
             matched: explanation.matched.clone(),
             default_gradient: explanation.default_gradient.clone(),
             warnings,
-            conservation,
+            completeness,
         })
     }
 }

@@ -27,11 +27,11 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
     options: &[BASELINE, GRAD_MODIFIER, WRT, WRT_CHANNEL_AXIS, KEEPDIMS],
     new: |options| {
         let baseline = match options.value("baseline") {
-            Some(OptionValue::Array(file, array)) => BaselineInput::Array(file.clone(), array.clone()),
+            Some(OptionValue::Array(file, array)) => Baseline::Array(file.clone(), array.clone()),
             _ => match options.text("baseline")? {
-                None | Some("zeros") => BaselineInput::Value(0.0),
+                None | Some("zeros") => Baseline::Value(0.0),
                 Some(text) => match text.parse::<f64>() {
-                    Ok(value) if value.is_finite() => BaselineInput::Value(value),
+                    Ok(value) if value.is_finite() => Baseline::Value(value),
                     _ => bail!(
                         option,
                         "unknown baseline '{text}': expected zeros, a number, or a .npy file of the input's shape"
@@ -61,14 +61,14 @@ const BASELINE: MethodOption = MethodOption::new(
 /// An input that stands for the absence of what is explained.
 #[derive(Clone)]
 #[non_exhaustive]
-pub enum BaselineInput {
+pub enum Baseline {
     /// All elements of the prepared input are this number.
     Value(f64),
     /// An array of the input's shape, or of that of one sample; the text is what messages call it.
     Array(String, Tensor),
 }
 
-impl fmt::Debug for BaselineInput {
+impl fmt::Debug for Baseline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Value(value) => write!(f, "{value}"),
@@ -84,7 +84,7 @@ impl fmt::Debug for BaselineInput {
 ///
 /// **Shapes.** The attribution has the shape of the input, batch axis included.
 ///
-/// **Units.** Target units; [`Attribution::conservation`](crate::Attribution::conservation) says whether the map adds up to
+/// **Units.** Target units; [`Attribution::completeness`](crate::Attribution::completeness) says whether the map adds up to
 /// `f(x) - f(x⁰)`.
 ///
 /// **Known criticism.** It depends on the baseline, and on how the network computes its function.
@@ -99,14 +99,14 @@ impl fmt::Debug for BaselineInput {
 /// let picture = ndarray::ArrayD::<f32>::from_elem(vec![1, 3, 128, 128], 0.5);
 /// let losses = [WeightedLoss::new(ActivationMaximization::new("animal_logits", 2), -1.0)];
 /// let contributions = DeepLift::default().attribute(&model, &losses, &picture.into())?;
-/// assert!(contributions.conservation.is_some_and(|it| it.holds()));
+/// assert!(contributions.completeness.is_some_and(|it| it.holds()));
 /// # Ok::<(), ouzel::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeepLift {
     /// What the input is compared with; default: zeros.
-    pub baseline: BaselineInput,
+    pub baseline: Baseline,
     /// What is done at max pooling.
     pub maxima: Maxima,
     /// What it shares with other methods.
@@ -115,14 +115,14 @@ pub struct DeepLift {
 
 impl Default for DeepLift {
     fn default() -> Self {
-        Self { baseline: BaselineInput::Value(0.0), maxima: Maxima::Shared, settings: Settings::default() }
+        Self { baseline: Baseline::Value(0.0), maxima: Maxima::Shared, settings: Settings::default() }
     }
 }
 
 impl DeepLift {
     /// What the input is compared with.
     #[must_use]
-    pub fn baseline(mut self, baseline: BaselineInput) -> Self {
+    pub fn baseline(mut self, baseline: Baseline) -> Self {
         self.baseline = baseline;
         self
     }
@@ -172,8 +172,8 @@ impl GraphMethod for DeepLift {
         let builder = Builder::new(graph);
         let x = builder.var(explained);
         let baseline = match &self.baseline {
-            BaselineInput::Value(value) => x.scalar_like(*value).expand_like(x),
-            BaselineInput::Array(name, array) => {
+            Baseline::Value(value) => x.scalar_like(*value).expand_like(x),
+            Baseline::Array(name, array) => {
                 let constant = builder.constant(array.cast(x.dtype()));
                 let widened = match x.rank().checked_sub(constant.rank()) {
                     Some(missing) => constant.unsqueeze(0..missing),

@@ -100,7 +100,7 @@ fn start(name: &str) -> Result<Start> {
 ///
 /// **Shapes.** The attribution has the shape of the tensor, batch axis included.
 ///
-/// **Units.** Target units. [`Attribution::conservation`](crate::Attribution::conservation) says what the map adds up to,
+/// **Units.** Target units. [`Attribution::completeness`](crate::Attribution::completeness) says what the map adds up to,
 /// and what biases took.
 ///
 /// **Known criticism.** The rules are chosen by hand; z-plus-like rules converge to one vector whatever the target is
@@ -118,7 +118,7 @@ fn start(name: &str) -> Result<Start> {
 /// let losses = [WeightedLoss::new(ActivationMaximization::new("animal_logits", 2), -1.0)];
 /// let lrp = Lrp::new(Preset::named("epsilon_plus")?);
 /// let relevance = lrp.attribute(&model, &losses, &picture.into())?;
-/// assert!(relevance.conservation.is_some_and(|it| it.holds()));
+/// assert!(relevance.completeness.is_some_and(|it| it.holds()));
 /// # Ok::<(), ouzel::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -355,7 +355,7 @@ mod tests {
     use super::*;
     use crate::compile::Precision;
     use crate::losses::{ActivationMaximization, WeightedLoss};
-    use crate::methods::deeplift::{BaselineInput, DeepLift};
+    use crate::methods::deeplift::{Baseline, DeepLift};
     use crate::model::Model;
     use crate::tensor::Tensor;
     use ndarray::ArrayD;
@@ -392,7 +392,7 @@ mod tests {
                 let lrp = Lrp::new(Preset::named(name).unwrap()).input_bounds(InputBounds::new(0.0, 1.0));
                 let lrp = lrp.layer_sums(true);
                 let found = lrp.attribute(&model, &losses(&layer, 0), &input.clone().into()).unwrap();
-                let sums = found.conservation.unwrap();
+                let sums = found.completeness.unwrap();
                 assert!(sums.holds(), "{name} on {file}: {sums:?}");
                 assert!(sums.expected != 0.0 && sums.found != 0.0, "{name} on {file}: {sums:?}");
                 assert!(found.warnings.is_empty(), "{name} on {file}: {:?}", found.warnings);
@@ -438,7 +438,7 @@ mod tests {
         let lrp = Lrp::new(Preset::named("epsilon_plus").unwrap());
         let (of_value, of_one) = (run(&lrp), run(&lrp.clone().start(Start::One)));
         let value = of_value.losses[0].weighted[0];
-        assert!((of_one.conservation.unwrap().expected - 1.0).abs() < 1e-6);
+        assert!((of_one.completeness.unwrap().expected - 1.0).abs() < 1e-6);
         for (a, b) in of_value.raw.to_f64().iter().zip(&of_one.raw.to_f64()) {
             assert!((a - b * value).abs() <= 1e-5 * value.abs(), "{a} for {b}");
         }
@@ -448,7 +448,7 @@ mod tests {
             .attribute(&model, &losses("animal_logits", 2), &picture(&model).into())
             .unwrap();
         assert_eq!(guided.raw, saliency.raw);
-        assert!(guided.conservation.is_none());
+        assert!(guided.completeness.is_none());
     }
 
     #[test]
@@ -458,21 +458,17 @@ mod tests {
             let layer = if layer == "-1" { model.output_names()[0].clone() } else { layer.to_owned() };
             let input = picture(&model);
             let single = Tensor::from(input.to_f64().mapv(|v| v as f32 * 0.5));
-            let baselines = [
-                BaselineInput::Value(0.0),
-                BaselineInput::Value(0.3),
-                BaselineInput::Array("half".into(), single),
-            ];
+            let baselines =
+                [Baseline::Value(0.0), Baseline::Value(0.3), Baseline::Array("half".into(), single)];
             for baseline in baselines {
                 let title = format!("{file} {baseline:?}");
                 let method = DeepLift::default().baseline(baseline);
                 let found = method.attribute(&model, &losses(&layer, 0), &input.clone().into()).unwrap();
-                let sums = found.conservation.unwrap();
+                let sums = found.completeness.unwrap();
                 assert!(sums.relative_gap() < 1e-3, "{title}: {sums:?}");
                 assert!((found.raw.to_f64().sum() - sums.found).abs() < 1e-4, "{title}: {sums:?}");
             }
-            let wrong =
-                BaselineInput::Array("wrong.npy".into(), Tensor::from(ArrayD::<f32>::zeros(vec![7, 7])));
+            let wrong = Baseline::Array("wrong.npy".into(), Tensor::from(ArrayD::<f32>::zeros(vec![7, 7])));
             let error = DeepLift::default()
                 .baseline(wrong)
                 .attribute(&model, &losses(&layer, 0), &input.clone().into())
