@@ -16,9 +16,34 @@ import shutil
 FOLDER = pathlib.Path(__file__).resolve().parent / "golden"
 COVERED = {
     "PAIR saliency": ["GradientSaliency.GetMask"],
-    "captum": ["Deconvolution", "DeepLift", "GuidedBackprop", "LRP", "Saliency"],
-    "keras-vis": ["visualize_saliency", "visualize_saliency_with_losses"],
-    "tf-keras-vis": ["tf-keras-vis Saliency", "tf-keras-vis Saliency with GuidedBackpropagation"],
+    "captum": [
+        "Deconvolution",
+        "DeepLift",
+        "GuidedBackprop",
+        "GuidedGradCam",
+        "LRP",
+        "LayerGradCam",
+        "Saliency",
+    ],
+    "keras-vis": ["visualize_cam", "visualize_saliency", "visualize_saliency_with_losses"],
+    "pytorch-grad-cam": [
+        "AblationCAM",
+        "EigenCAM",
+        "GradCAM",
+        "GradCAMPlusPlus",
+        "HiResCAM",
+        "LayerCAM",
+        "ScoreCAM",
+        "XGradCAM",
+    ],
+    "tf-keras-vis": [
+        "tf-keras-vis Gradcam",
+        "tf-keras-vis GradcamPlusPlus",
+        "tf-keras-vis Layercam",
+        "tf-keras-vis Saliency",
+        "tf-keras-vis Saliency with GuidedBackpropagation",
+        "tf-keras-vis Scorecam",
+    ],
     "zennit": [
         "BetaSmooth",
         "DeconvNet",
@@ -31,7 +56,15 @@ COVERED = {
         "GuidedBackprop",
     ],
 }
-ARRAYS = ["input", "result", "raw_gradient", "raw_gradient_float64", "gradient_float64"]
+ARRAYS = [
+    "input",
+    "result",
+    "raw_gradient",
+    "raw_gradient_float64",
+    "gradient_float64",
+    "heatmap_before_zoom",
+    "map_before_scaling_layer0",
+]
 # What the list of a network says besides its cases; the rest names arrays that are left out.
 DESCRIPTION = ["model", "about", "exporter", "input", "outputs", "operators", "layers", "peers"]
 EXACT = "keras_ties_exact"
@@ -51,6 +84,11 @@ def traits(network, case):
     yield (network, method) if backprop is None and "target_index" in case else (network, case["peer"], backprop)
     yield method, modifier, backprop, call.get("keepdims")
     yield method, call.get("abs"), call.get("normalize_map")
+    # Of class activation maps: whether the layer was looked for, its size kept, several layers averaged.
+    yield method, call.get("expand_cam"), call.get("max_N"), len(call.get("layers", [])) > 1
+    yield method, call.get("interpolate_mode"), call.get("relu_attributions")
+    if "penultimate_layer_was_default" in call:
+        yield network, method, call["penultimate_layer_was_default"]
     if inner := case.get("gradient_with_respect_to"):
         yield "with respect to", kind(inner), inner["layer"] == "input"
     if target := case.get("target"):

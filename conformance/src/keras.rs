@@ -38,13 +38,13 @@ impl Layout {
 }
 
 #[derive(Debug, Deserialize)]
-struct Target {
-    onnx_tensor: String,
+pub(crate) struct Target {
+    pub(crate) onnx_tensor: String,
     filter_indices: Option<Vec<usize>>,
 }
 
 impl Target {
-    fn filters(&self) -> Filters {
+    pub(crate) fn filters(&self) -> Filters {
         filters(self.filter_indices.as_ref())
     }
 }
@@ -119,8 +119,8 @@ struct Arguments {
 }
 
 #[derive(Debug, Deserialize)]
-struct Sensitivity {
-    max_change_of_result: f64,
+pub(crate) struct Sensitivity {
+    pub(crate) max_change_of_result: f64,
 }
 
 /// A call of keras-vis's `visualize_saliency` or `visualize_saliency_with_losses`.
@@ -174,11 +174,11 @@ impl Call {
     }
 }
 
-fn backprop_modifier(name: Option<&str>) -> Result<BackpropModifier> {
+pub(crate) fn backprop_modifier(name: Option<&str>) -> Result<BackpropModifier> {
     Ok(BackpropModifier::named(name.unwrap_or("none"), &[])?)
 }
 
-fn grad_modifier(name: Option<&str>) -> Result<GradModifier> {
+pub(crate) fn grad_modifier(name: Option<&str>) -> Result<GradModifier> {
     Ok(name.unwrap_or("none").parse()?)
 }
 

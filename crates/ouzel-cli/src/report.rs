@@ -173,6 +173,7 @@ pub fn options(method: &Method, goal: &Goal, run: &Run) -> Value {
             OptionKind::Flag => typed.is_some().into(),
             OptionKind::Names(_) => typed.unwrap_or(option.default).split(',').collect(),
             OptionKind::Tensor => json!(typed),
+            OptionKind::Tensors => typed.map(|typed| typed.split(',').collect::<Value>()).into(),
             _ => typed.unwrap_or(option.default).into(),
         };
         json.insert(option.name.into(), value);
@@ -209,6 +210,27 @@ pub fn loss_summary(attribution: &Attribution) -> String {
     attribution.losses.iter().map(loss).collect::<Vec<_>>().join(", ")
 }
 
+/// What the method counted or measured.
+pub fn measures(attribution: &Attribution) -> Value {
+    let measures = attribution.measures.iter().map(|measure| {
+        let values = measure.values.iter().map(|&value| json!(value)).collect();
+        (measure.name.to_owned(), per_sample(values))
+    });
+    Value::Object(measures.collect())
+}
+
+/// What a class activation map was made of; null for other maps.
+pub fn layer_map(attribution: &Attribution) -> Value {
+    attribution.layer_map.as_ref().map_or(Value::Null, |map| {
+        json!({
+            "layers": map.layers,
+            "upsampling": map.upsampling.map(|upsampling| upsampling.name()),
+            "rectified_before": map.rectify,
+            "size": map.size,
+        })
+    })
+}
+
 /// Which nodes a backprop modifier was used on.
 pub fn rules(attribution: &Attribution) -> Value {
     let matched: Vec<Value> =
@@ -224,11 +246,14 @@ pub fn completeness(attribution: &Attribution) -> Value {
     let layers: Vec<Value> = (sums.layers.iter())
         .map(|(node, rule, sum)| json!({"node": node, "rule": rule, "sum": sum}))
         .collect();
+    let each = |values: &[f64]| per_sample(values.iter().map(|&value| json!(value)).collect());
     json!({
-        "expected": sums.expected,
-        "found": sums.found,
-        "absorbed": sums.absorbed,
-        "gap": sums.gap(),
+        "expected": each(&sums.expected),
+        "found": each(&sums.found),
+        "absorbed": each(&sums.absorbed),
+        "gap": each(&sums.gaps()),
+        "relative_gap": each(&sums.relative_gaps()),
+        "tolerance": sums.tolerance,
         "holds": sums.holds(),
         "layers": layers,
     })
@@ -236,11 +261,12 @@ pub fn completeness(attribution: &Attribution) -> Value {
 
 /// The same for people.
 pub fn completeness_text(sums: &Completeness) -> String {
-    let absorbed = match sums.absorbed {
-        0.0 => String::new(),
-        absorbed => format!(", {} ended in biases", number(absorbed)),
+    let total = |values: &[f64]| number(values.iter().sum());
+    let absorbed = match sums.absorbed.iter().any(|&sum| sum != 0.0) {
+        false => String::new(),
+        true => format!(", {} ended in biases", total(&sums.absorbed)),
     };
-    format!("adds up to {} of {}{absorbed}", number(sums.found), number(sums.expected))
+    format!("adds up to {} of {}{absorbed}", total(&sums.found), total(&sums.expected))
 }
 
 /// The rule of each node, for people.

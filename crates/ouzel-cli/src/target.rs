@@ -160,7 +160,7 @@ impl<'m> Target<'m> {
     }
 
     /// Indices from indices and labels.
-    fn listed(&self, typed: &[String]) -> Result<Vec<usize>> {
+    pub fn listed(&self, typed: &[String]) -> Result<Vec<usize>> {
         let mut filters = Vec::new();
         for text in typed {
             // A label may have a comma in it.
@@ -207,9 +207,22 @@ impl<'m> Target<'m> {
             FilterChoice::Listed(typed) => Filters::Late(self.listed(typed)?.len()),
             FilterChoice::Top(_) => Filters::Late(1),
         };
+        Ok(self.loss_of(filters))
+    }
+
+    /// The loss that a file explains: filters that were named are part of it, the highest-scoring one is not.
+    pub fn saved_loss(&self) -> Result<WeightedLoss> {
+        let filters = match &self.filters {
+            FilterChoice::All => Filters::All,
+            FilterChoice::Listed(typed) => Filters::List(self.listed(typed)?),
+            FilterChoice::Top(_) => Filters::Late(1),
+        };
+        Ok(self.loss_of(filters))
+    }
+
+    fn loss_of(&self, filters: Filters) -> WeightedLoss {
         let layer = self.layer.as_str().into();
-        let loss = ActivationMaximization { layer, filters, channel_axis: self.channel_axis };
-        Ok(WeightedLoss::new(loss, -1.0))
+        WeightedLoss::new(ActivationMaximization { layer, filters, channel_axis: self.channel_axis }, -1.0)
     }
 
     /// What a filter is called, if it has a label.

@@ -1,9 +1,26 @@
 //! The explanation methods, one a file, and the list of them that front ends show and choose from.
 
+pub mod ablation_cam;
+pub mod cam;
 pub mod deeplift;
+pub mod eigen_cam;
+pub mod feature_ablation;
+pub mod full_grad;
+mod grad_cam;
+mod grad_cam_plus_plus;
+pub mod guided_grad_cam;
+mod hires_cam;
 pub mod input_x_gradient;
+#[cfg(test)]
+mod laws;
+mod layer_cam;
 pub mod lrp;
+pub mod occlusion;
+pub mod rise;
 pub mod saliency;
+pub mod score_cam;
+pub mod visualize_cam;
+mod xgrad_cam;
 
 use crate::error::{Context, Result, bail};
 use crate::explanation::Method;
@@ -37,7 +54,25 @@ pub struct MethodEntry {
 /// let names: Vec<&str> = ouzel::METHODS.iter().map(|method| method.name).collect();
 /// assert!(names.contains(&"saliency"));
 /// ```
-pub const METHODS: &[MethodEntry] = &[saliency::ENTRY, input_x_gradient::ENTRY, lrp::ENTRY, deeplift::ENTRY];
+pub const METHODS: &[MethodEntry] = &[
+    saliency::ENTRY,
+    input_x_gradient::ENTRY,
+    grad_cam::ENTRY,
+    grad_cam_plus_plus::ENTRY,
+    hires_cam::ENTRY,
+    xgrad_cam::ENTRY,
+    layer_cam::ENTRY,
+    eigen_cam::ENTRY,
+    score_cam::ENTRY,
+    ablation_cam::ENTRY,
+    full_grad::ENTRY,
+    guided_grad_cam::ENTRY,
+    lrp::ENTRY,
+    deeplift::ENTRY,
+    occlusion::ENTRY,
+    rise::ENTRY,
+    feature_ablation::ENTRY,
+];
 
 /// The method of this name, with these options.
 ///
@@ -91,7 +126,7 @@ mod tests {
                 OptionKind::Name(names) | OptionKind::Names(names) => names().contains(&option.default),
                 OptionKind::Flag | OptionKind::Toml => true,
                 OptionKind::Text => option.default.parse::<f64>().is_ok(),
-                OptionKind::Tensor | OptionKind::Input | OptionKind::Array => false,
+                OptionKind::Tensor | OptionKind::Tensors | OptionKind::Input | OptionKind::Array => false,
             };
             let spelled_out = (entry.options.iter().filter(describable))
                 .fold(Options::new(), |options, option| options.with(option.name, option.default));

@@ -44,6 +44,8 @@ pub enum OptionKind {
     Names(fn() -> Vec<&'static str>),
     /// A tensor, by name or by a layer's index.
     Tensor,
+    /// Some tensors.
+    Tensors,
     /// A name, or a TOML file.
     Toml,
     /// A name or number, or a picture or array that is prepared as the model's input is.
@@ -93,6 +95,9 @@ pub(crate) const GRAD_MODIFIER: MethodOption = MethodOption::new(
     "what is done to the attribution before it becomes a map: absolute (what matters either way), none (signed), relu \
      (what raises the target), negate (what lowers it), small_values (what keeps it), invert",
 );
+
+/// The same for methods whose attribution is signed and speaks for or against the target by itself.
+pub(crate) const GRAD_MODIFIER_RELU: MethodOption = MethodOption { default: "relu", ..GRAD_MODIFIER };
 
 /// What the target is attributed to.
 pub(crate) const WRT: MethodOption = MethodOption::new(

@@ -159,7 +159,7 @@ impl Method for DeepLift {
 
 impl GraphMethod for DeepLift {
     fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
-        let LossGraph { model, graph, total, explained, channel_axis, .. } = losses;
+        let LossGraph { model, graph, losses, total, explained, channel_axis, .. } = losses;
         let own_nodes = graph.nodes().len() - model.graph().nodes().len();
         let (graph, rewritten) = canonical(graph, &[Canonical::Normalization], own_nodes)?;
         if graph.producer(explained).is_some() {
@@ -195,8 +195,11 @@ impl GraphMethod for DeepLift {
         };
         let reference = Reference::add(&builder, &[(explained, baseline.id()?)])?;
         let ones = builder.var(total).scalar_like(1.0).id()?;
-        let difference = builder.var(total) - reference.of(builder.var(total))?;
-        let expected = difference.sum().id()?;
+        let mut difference = x.scalar_like(0.0);
+        for loss in losses {
+            difference = difference + (builder.var(loss) - reference.of(builder.var(loss))?);
+        }
+        let expected = difference.id()?;
         let Gradient { graph, values, mut coverage, .. } =
             backward(builder.finish()?, &[(total, ones)], &[explained], &rescale(&reference, self.maxima))
                 .context(|| "DeepLIFT")?;
@@ -205,9 +208,10 @@ impl GraphMethod for DeepLift {
         let multiplier = builder.var(values[0]);
         let x = builder.var(explained);
         let contribution = multiplier * (x - reference.of(x)?);
-        let (raw, found) = (contribution.id()?, contribution.sum().id()?);
+        let (raw, found) = (contribution.id()?, contribution.reduce_sum(1..x.rank(), false).id()?);
         let sums = Some(Sums { expected, found, absorbed: None, layers: vec![] });
         let graph = builder.finish()?;
-        Ok(AttributionGraph { graph, raw, tensor: explained, channel_axis, coverage, warnings: vec![], sums })
+        let known = AttributionGraph::new(graph, raw, explained, channel_axis);
+        Ok(AttributionGraph { coverage, sums, ..known })
     }
 }

@@ -107,8 +107,8 @@ impl GraphMethod for Saliency {
         let rules = self.backprop_modifier.rules();
         let Gradient { graph, values, coverage, .. } = gradient(graph, total, &[explained], rules)?;
         let warnings = left_alone(&self.backprop_modifier, &graph, &coverage);
-        let raw = values[0];
-        Ok(AttributionGraph { raw, tensor: explained, channel_axis, coverage, warnings, sums: None, graph })
+        let known = AttributionGraph::new(graph, values[0], explained, channel_axis);
+        Ok(AttributionGraph { coverage, warnings, ..known })
     }
 }
 
