@@ -135,18 +135,25 @@ pub struct TargetArgs {
     /// The axis of the target on which its classes or channels are; -1 for channels-last targets
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     pub channel_axis: i64,
+    /// Which positions of it, for segmentation, detection and sequences: all, predicted, ranges, or a mask
+    /// [default: all]
+    ///
+    /// predicted: where the class is the highest of all. 40:80,10:50: rows 40 to 79, columns 10 to 49; a number alone is one
+    /// place, such as one of many boxes. FILE.npy: where the array, of the target's rows and columns, is not 0.
+    #[arg(long, value_name = "all|predicted|A:B,C:D|FILE.npy", value_hint = ValueHint::FilePath)]
+    pub region: Option<String>,
     /// Explain probabilities, not the logits before a final softmax
     #[arg(long)]
     pub keep_softmax: bool,
     /// Instead of a target: weighted losses, as `[[loss]]` entries of a TOML file
     ///
-    /// kind is activation_maximization (layer, filters, channel_axis), lp_norm (p) or total_variation (beta); each may
+    /// kind is activation_maximization (layer, filters, channel_axis, region), lp_norm (p) or total_variation (beta); each may
     /// have a weight. With keras-vis's signs, activation_maximization with weight -1 raises the activation.
     #[arg(
         long,
         value_name = "FILE.toml",
         value_hint = ValueHint::FilePath,
-        conflicts_with_all = ["layer", "filters", "channel_axis", "keep_softmax"]
+        conflicts_with_all = ["layer", "filters", "channel_axis", "region", "keep_softmax"]
     )]
     pub losses: Option<PathBuf>,
 }

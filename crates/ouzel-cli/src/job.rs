@@ -7,9 +7,10 @@ use crate::npy;
 use anyhow::{Context, Result};
 use ouzel::image::{Channels, Colormap, Fit, Labels, Layout, Preprocess, Preset, Size, View};
 use ouzel::losses::{self, WeightedLoss};
-use ouzel::{METHODS, OptionKind, OptionValue, Options, Precision};
+use ouzel::{METHODS, OptionKind, OptionValue, Options, Precision, Region};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// What is explained.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub enum Goal {
         filters: Option<FilterChoice>,
         /// Its channel axis.
         channel_axis: i64,
+        /// Which of its positions.
+        region: Region,
         /// Explain probabilities, not the logits before them.
         keep_softmax: bool,
     },
@@ -127,6 +130,16 @@ fn option_value(name: &str, kind: Option<OptionKind>, text: &str) -> Result<Opti
     })
 }
 
+/// The region as typed: its name, its ranges, or the file of a mask.
+fn region(text: &str) -> Result<Region> {
+    let path = Path::new(text);
+    if files::is_stream(path) || text.to_ascii_lowercase().ends_with(".npy") {
+        let bytes = files::read(path).context("--region")?;
+        return Ok(Region::Mask(npy::read(&bytes).with_context(|| format!("--region {text}"))?));
+    }
+    Region::from_str(text).map_err(|error| wrong_option("--region", &error))
+}
+
 impl Goal {
     /// Reads the losses' file.
     pub fn new(typed: &TargetArgs) -> Result<Self> {
@@ -135,6 +148,7 @@ impl Goal {
                 layer: typed.layer.clone(),
                 filters: FilterChoice::new(&typed.filters)?,
                 channel_axis: typed.channel_axis,
+                region: typed.region.as_deref().map_or(Ok(Region::All), region)?,
                 keep_softmax: typed.keep_softmax,
             },
             Some(path) => {

@@ -106,6 +106,7 @@ impl<'t> Scored<'t> {
         let mut json = json!({
             "layer": self.target.layer,
             "channel_axis": self.target.channel_axis,
+            "region": self.target.region.to_string(),
             "softmax_skipped": self.target.instead_of.is_some(),
             "filters": match self.chosen {
                 Chosen::All => "all".into(),

@@ -10,11 +10,11 @@ use crate::target::Target;
 use anyhow::{Context, Result, bail};
 use ndarray::{Array3, ArrayD, Axis};
 use ouzel::image::{Filter, Grid, Preprocess, Size, Tile, encode_gif, encode_png, resize_rgb8};
-use ouzel::losses::{ActivationMaximization, LpNorm, TotalVariation, WeightedLoss};
+use ouzel::losses::{LpNorm, TotalVariation, WeightedLoss};
 use ouzel::visualization::{
     FeatureVisualization, Jitter, Maximization, deprocess, visualize_activation_with_losses,
 };
-use ouzel::{Filters, Model, Precision};
+use ouzel::{Model, Precision, Region};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -61,6 +61,7 @@ pub fn run(typed: &VisualizeArgs) -> Result<()> {
         layer: typed.layer.clone(),
         filters: None,
         channel_axis: typed.channel_axis,
+        region: Region::All,
         keep_softmax: typed.keep_softmax,
     };
     let Some(target) = Target::new(&model, &goal, labels.as_ref())? else {
@@ -217,7 +218,8 @@ fn visualized(
     options.seed = typed.run.seed;
     options.precision = typed.run.precision;
     let steps = options.steps;
-    let prepared = options.prepare(model, &[WeightedLoss::new(loss(target, filters), 1.0)])?;
+    let prepared =
+        options.prepare(model, &[WeightedLoss::new(target.activation(filters.to_vec().into()), 1.0)])?;
     let mut kept = Vec::new();
     let made = prepared.run(None, |step| {
         if is_kept(step.index, steps, frames) {
@@ -227,14 +229,6 @@ fn visualized(
     })?;
     kept.push(made.picture);
     Ok(Made { filters: filters.to_vec(), frames: kept, first_score: -made.first_loss, score: -made.loss })
-}
-
-fn loss(target: &Target<'_>, filters: &[usize]) -> ActivationMaximization {
-    ActivationMaximization {
-        layer: target.layer.as_str().into(),
-        filters: Filters::List(filters.to_vec()),
-        channel_axis: target.channel_axis,
-    }
 }
 
 /// A picture as keras-vis makes it.
@@ -274,7 +268,7 @@ fn maximized(
     let made = visualize_activation_with_losses(
         model,
         &[
-            WeightedLoss::new(loss(target, filters), options.act_max_weight),
+            WeightedLoss::new(target.activation(filters.to_vec().into()), options.act_max_weight),
             WeightedLoss::new(LpNorm::default(), options.lp_norm_weight),
             WeightedLoss::new(TotalVariation::default(), options.tv_weight),
         ],

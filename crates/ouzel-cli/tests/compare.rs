@@ -94,6 +94,37 @@ fn pictures_of_filters() {
 }
 
 #[test]
+fn a_region_of_a_layer_is_explained() {
+    let dir = Dir::new();
+    dir.write_picture("photo.png", 20, 30);
+    let raw = |options: &str| {
+        dir.ouzel("explain @@scene_fair.onnx photo.png --layer relu4 --filters 5 --raw-npy -")
+            .words(options)
+            .succeeds()
+            .npy::<f32>()
+    };
+    let all = raw("");
+    // relu4 has 16 × 16 positions: halves add up to twice the whole, because each is a mean.
+    let (upper, lower) = (raw("--region 0:8,0:16"), raw("--region 8:16,0:16"));
+    let difference = (&upper + &lower - 2.0 * &all).mapv(f32::abs).fold(0.0, |most, &it| f32::max(most, it));
+    let largest = all.iter().fold(0.0, |most, it| f32::max(most, it.abs()));
+    assert!(difference < 1e-4 * largest, "{difference} of {largest}");
+    let mask = ndarray::Array2::from_shape_fn((16, 16), |(row, _)| u8::from(row < 8));
+    dir.write_npy("mask.npy", &mask);
+    let masked = raw("--region mask.npy");
+    let difference = (&masked - &upper).mapv(f32::abs).fold(0.0, |most, &it| f32::max(most, it));
+    assert!(difference < 1e-4 * largest, "{difference} of {largest}");
+    dir.ouzel(
+        "explain @@scene_fair.onnx photo.png --layer relu4 --region predicted --json report.json --out o.png",
+    )
+    .succeeds();
+    assert_eq!(dir.read_json("report.json")["target"]["region"], "predicted");
+    dir.ouzel("explain @@scene_fair.onnx photo.png --layer relu4 --region 3:2")
+        .fails(2, &["--region", "3:2"]);
+    dir.ouzel("explain @@scene_fair.onnx photo.png --region 1:2").fails(1, &["positions"]);
+}
+
+#[test]
 fn one_method_is_described() {
     let dir = Dir::new();
     let text = dir.ouzel("methods occlusion").succeeds().text();

@@ -6,9 +6,7 @@ mod graph;
 mod perturbation;
 
 pub use export::{Export, NamedBy};
-pub(crate) use forward::{
-    Forward, ForwardSample, filters_of_samples, scores_of_samples, unchanged, value_of,
-};
+pub(crate) use forward::{Forward, filters_of_samples, scores_of_samples, value_of};
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
 pub(crate) use graph::{GraphExplainer, channel_axis_of, zero_warning};
 pub use perturbation::Fill;

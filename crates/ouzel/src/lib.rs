@@ -68,6 +68,6 @@ pub use op::{Custom, Inputs, Op, OpDef, Real};
 pub use options::{MethodOption, OptionKind, OptionValue, Options, PROFILES};
 pub use rewrite::{Rewritten, prune, simplify, verify};
 pub use spatial::{SpatialLayer, TokenGrid};
-pub use target::{Filters, top};
+pub use target::{Filters, Region, top};
 pub use tensor::{Array, DType, Element, Float, Tensor};
 pub use timings::{StepTime, Timings};

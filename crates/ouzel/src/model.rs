@@ -10,7 +10,7 @@ use crate::onnx::{self, Imported, Layer, LayerState, ModelSource, ParsedModel};
 use crate::op::OpDef;
 use crate::parts::Cut;
 use crate::rewrite;
-use crate::target::TargetAxes;
+use crate::target::{Region, TargetAxes};
 use crate::tensor::Tensor;
 use ndarray::Array2;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -177,6 +177,8 @@ impl Model {
             opset: 0,
             producer: String::new(),
             metadata: BTreeMap::new(),
+            name: String::new(),
+            source: ModelSource::empty(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -506,9 +508,23 @@ impl Model {
     /// # Errors
     /// If `channel_axis` does not exist.
     pub fn scores_of(&self, tensor: ValueId, channel_axis: i64, values: &Tensor) -> Result<Array2<f64>> {
+        self.scores_in(tensor, channel_axis, &Region::All, values)
+    }
+
+    /// The same scores, as means over the positions of a region.
+    ///
+    /// # Errors
+    /// If `channel_axis` does not exist, or the tensor has no such positions.
+    pub fn scores_in(
+        &self,
+        tensor: ValueId,
+        channel_axis: i64,
+        region: &Region,
+        values: &Tensor,
+    ) -> Result<Array2<f64>> {
         let batch = self.graph().fact(self.main_input()).shape.first().cloned();
         let axes = TargetAxes::new(self.graph().fact(tensor), channel_axis, batch.as_ref())?;
-        Ok(axes.scores(values.to_f64()))
+        axes.scores(values.to_f64(), region)
     }
 
     /// The output that a tensor becomes without its elements losing their meaning: the tensor itself, or what an

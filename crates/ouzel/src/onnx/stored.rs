@@ -54,6 +54,12 @@ pub(crate) enum Body {
 }
 
 impl Source {
+    /// No bytes: for models that came from no file.
+    #[cfg(test)]
+    pub(crate) fn empty() -> Self {
+        Self { body: Body::Memory(Bytes::new()), folder: None }
+    }
+
     /// The SHA-256 of the model's bytes, external data aside, in hexadecimal.
     pub(crate) fn sha256(&self) -> Result<String> {
         let mut hash = Sha256::new();
