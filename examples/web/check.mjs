@@ -21,7 +21,8 @@ const server = createServer((request, response) => {
   if (!file.startsWith(here) || !existsSync(file)) return response.writeHead(404).end();
   response.writeHead(200, { "content-type": kinds[extname(file)] ?? "application/octet-stream" });
   createReadStream(file).pipe(response);
-}).listen(0, "127.0.0.1");
+});
+await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
 const address = `http://127.0.0.1:${server.address().port}/`;
 
 function assert(condition, text) {

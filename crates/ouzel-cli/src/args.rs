@@ -169,8 +169,7 @@ pub struct MethodArgs {
     pub options: BTreeMap<&'static str, String>,
 }
 
-/// The options of all methods, each once, with the methods that have them; those of the default method first. Defaults
-/// may differ: the row is that of the first method that has the option.
+/// The options of all methods, each once, with the methods that have them; those of the default method first.
 fn method_options() -> Vec<(&'static MethodOption, Vec<&'static str>)> {
     let mut all: Vec<(&'static MethodOption, Vec<&'static str>)> = Vec::new();
     for method in METHODS {
@@ -184,11 +183,30 @@ fn method_options() -> Vec<(&'static MethodOption, Vec<&'static str>)> {
     all
 }
 
+/// The default of an option, and those of methods that have another one.
+fn defaults(name: &str) -> Vec<String> {
+    let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+    for method in METHODS {
+        for option in method.options.iter().filter(|option| option.name == name) {
+            match all.iter_mut().find(|(default, _)| *default == option.default) {
+                Some((_, methods)) => methods.push(method.name),
+                None => all.push((option.default, vec![method.name])),
+            }
+        }
+    }
+    let spelled = |(index, (default, methods)): (usize, &(&str, Vec<&str>))| match (index, methods.len()) {
+        (0, _) => (*default).to_owned(),
+        (_, 1..=3) => format!("{}: {default}", methods.join(", ")),
+        _ => format!("{}, …: {default}", methods[..2].join(", ")),
+    };
+    all.iter().enumerate().map(spelled).collect()
+}
+
 /// The option as clap knows it. Values are checked when the method is made of them, names at once.
 fn method_argument(option: &'static MethodOption, methods: &[&str]) -> Arg {
     let default = match option.kind {
         OptionKind::Flag => String::new(),
-        _ => format!(" [default: {}]", option.default),
+        _ => format!(" [default: {}]", defaults(option.name).join("; ")),
     };
     let of = match methods.len() {
         _ if methods.contains(&METHODS[0].name) => String::new(),
@@ -469,6 +487,7 @@ Examples:
   a class a sample     ouzel export net.onnx -o explainer.onnx --class input
                        (the file gets an int64 input 'target', one class a sample)
   any size of picture  ouzel export net.onnx -o explainer.onnx --size 480x640
+  pictures             ouzel export net.onnx -o explainer.onnx --pictures --preprocess imagenet
 
 The outputs of the file are the network's own, then 'attribution' (raw and signed, in the input's shape) and 'heatmap' \
 (scaled to 0..1 for each sample: [N,H,W]).")]
@@ -482,12 +501,15 @@ pub struct ExportArgs {
     /// The version of the ONNX operators, 13 to 23 [default: 17, or the network's if that is newer]
     #[arg(long, value_name = "N")]
     pub opset: Option<i64>,
-    /// Height and width, if the model takes any
-    #[arg(long, value_name = "HxW", value_parser = Size::from_str)]
-    pub size: Option<Size>,
-    /// The order of the input's axes [default: nhwc if the last dimension is smaller than dimension 1, else nchw]
-    #[arg(long, value_name = "NAME", value_parser = Choice::of(Layout::NAMES.iter().copied()).try_map(parsed::<Layout>))]
-    pub layout: Option<Layout>,
+    /// Take pictures, an input 'picture' of uint8 [N,H,W,3], and give them back with the map over them, as 'overlay'
+    #[arg(long)]
+    pub pictures: bool,
+    /// Colors of the overlay: a name, or hexadecimal colors as in 000,f00,ff0,fff [default: inferno]
+    #[arg(long, value_name = "NAME", value_parser = Colors, requires = "pictures")]
+    pub colormap: Option<Colormap>,
+    /// How opaque the map is where it is strongest, 0 to 1 [default: 0.7]
+    #[arg(long, value_name = "A", value_parser = opacity, requires = "pictures")]
+    pub alpha: Option<f32>,
     /// The seed of whatever is random; the same seed gives the same bytes
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -500,6 +522,8 @@ pub struct ExportArgs {
     pub method: MethodArgs,
     #[command(flatten)]
     pub labels: LabelsArgs,
+    #[command(flatten)]
+    pub prepared: PictureArgs,
 }
 
 /// Options of `inspect`.

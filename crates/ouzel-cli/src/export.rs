@@ -2,13 +2,14 @@
 
 use crate::args::{ExportArgs, RunArgs};
 use crate::files;
-use crate::job::{FilterChoice, Goal, Method, read_labels};
+use crate::job::{FilterChoice, Goal, Method, Pictures, read_labels};
 use crate::messages::{Messages, usage};
 use crate::target::Target;
 use anyhow::{Context, Result, bail};
-use ouzel::image::{Layout, Size};
+use ouzel::image::{Channels, Layout, Preset, Render, Size};
 use ouzel::{Dim, Export, Model, NamedBy, Precision};
 use std::path::Path;
+use std::str::FromStr;
 
 /// Writes the file.
 pub fn run(typed: &ExportArgs) -> Result<()> {
@@ -33,12 +34,23 @@ pub fn run(typed: &ExportArgs) -> Result<()> {
     if same(&typed.model, &typed.out) {
         usage!("--out {}: that is the model itself; expected another file", typed.out.display());
     }
+    let prepared = Pictures::new(&typed.prepared)?;
+    let unused = |option: &&&str| **option == "--fit" || (!typed.pictures && **option != "--size");
+    if let Some(option) = prepared.typed.iter().find(unused) {
+        usage!(
+            "{option}: the file does not prepare pictures so; leave the option out{}",
+            match *option {
+                "--fit" => "",
+                _ => ", or add --pictures",
+            }
+        );
+    }
     let mut model = files::read_model(&typed.model)?;
-    let layout = typed.layout.unwrap_or_else(|| model.input_layout(model.main_input()));
-    if let Some(size) = typed.size {
+    let layout = typed.prepared.layout.unwrap_or_else(|| model.input_layout(model.main_input()));
+    if let Some(size) = typed.prepared.size {
         model = sized(&model, layout, size)?;
     }
-    if typed.layout.is_some() && method.wrt().is_none() {
+    if typed.prepared.layout.is_some() && method.wrt().is_none() {
         let axis = if layout == Layout::Nchw { 1 } else { -1 };
         method.method.settings_mut().wrt_channel_axis.get_or_insert(axis);
     }
@@ -50,6 +62,9 @@ pub fn run(typed: &ExportArgs) -> Result<()> {
     };
     let mut export = Export::default().named_by(named_by);
     export.opset = typed.opset;
+    if typed.pictures {
+        export = export.pictures(ends(&model, &prepared, layout, typed)?);
+    }
     for (name, value) in &method.typed {
         export = export.metadata(&format!("ouzel.option.{name}"), value);
     }
@@ -70,6 +85,24 @@ pub fn run(typed: &ExportArgs) -> Result<()> {
         names(file.output_names().collect())
     ));
     Ok(())
+}
+
+/// How the file takes and gives pictures.
+fn ends(model: &Model, prepared: &Pictures, layout: Layout, typed: &ExportArgs) -> Result<ouzel::Pictures> {
+    let in_metadata = model.metadata().get("preprocess").and_then(|name| Preset::from_str(name).ok());
+    let preset = prepared.preset.or(in_metadata).unwrap_or(Preset::Raw);
+    let mut preprocess = prepared.preprocess().preset(preset).layout(layout);
+    let shape = &model.graph().fact(model.main_input()).shape;
+    let channels = shape.get(if layout == Layout::Nchw { 1 } else { 3 }).and_then(Dim::known);
+    if channels == Some(1) {
+        preprocess.channels = Some(Channels::Grey);
+    }
+    let mut render = Render::default();
+    if let Some(colormap) = &typed.colormap {
+        render = render.colormap(colormap.clone());
+    }
+    render.alpha = typed.alpha.unwrap_or(render.alpha);
+    Ok(ouzel::Pictures { preprocess, render })
 }
 
 /// Who names the class; the word `input` stands for whoever runs the file.

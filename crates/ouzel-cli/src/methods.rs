@@ -31,6 +31,7 @@ fn kind(kind: OptionKind) -> &'static str {
         OptionKind::Name(_) => "name",
         OptionKind::Names(_) => "names",
         OptionKind::Tensor => "tensor",
+        OptionKind::Tensors => "tensors",
         OptionKind::Toml => "name or TOML file",
         OptionKind::Input => "name, picture or array",
         OptionKind::Array => "array",
@@ -119,6 +120,11 @@ fn description(method: &MethodEntry) -> String {
     text
 }
 
+/// Papers without their titles: "Zeiler and Fergus 2014".
+fn papers(source: &str) -> String {
+    source.split("; ").filter_map(|paper| paper.split(", ").next()).collect::<Vec<_>>().join("; ")
+}
+
 /// The table of the README.
 fn markdown(methods: &[&MethodEntry]) -> String {
     let mut text = "| method | what it shows | cost | source |\n|---|---|---|---|\n".to_owned();
@@ -130,7 +136,7 @@ fn markdown(methods: &[&MethodEntry]) -> String {
             method.name,
             cell(method.about),
             cell(method.cost),
-            cell(method.source)
+            cell(&papers(method.source))
         );
     }
     text

@@ -452,6 +452,11 @@ impl<'b> Var<'b> {
         self.binary(Gather { axis: axis as i64 }, self.builder.integers(indices))
     }
 
+    /// The entries of the first axis that an integer tensor names.
+    pub fn gathered(self, indices: Var<'b>) -> Var<'b> {
+        self.binary(Gather { axis: 0 }, indices)
+    }
+
     /// The elements from `start` to before `end` of an axis; negative places count from its end.
     pub fn slice(self, axis: usize, start: i64, end: i64) -> Var<'b> {
         let vector = |value: i64| self.builder.integers([value]);

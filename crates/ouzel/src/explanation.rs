@@ -4,8 +4,9 @@ mod export;
 mod forward;
 mod graph;
 mod perturbation;
+mod pictures;
 
-pub use export::{Export, NamedBy};
+pub use export::{Export, NamedBy, Pictures};
 pub(crate) use forward::{Forward, filters_of_samples, scores_of_samples, value_of};
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
 pub(crate) use graph::{GraphExplainer, channel_axis_of, zero_warning};

@@ -1,19 +1,20 @@
 //! An explanation as an ONNX file: a network whose outputs are its own, the attribution and the heatmap.
 
-use super::{ExplanationGraph, GraphMethod};
+use super::{ExplanationGraph, GraphMethod, pictures};
 use crate::builder::{Builder, Var};
 use crate::error::{Result, bail};
 use crate::grad_modifiers::GradModifier;
 use crate::graph::{Fact, Graph, ValueId};
-use crate::image::EPSILON;
+use crate::image::{EPSILON, Preprocess, Render, Upsampling};
 use crate::losses::{LateTarget, WeightedLoss};
 use crate::model::Model;
-use crate::onnx::OnnxFile;
+use crate::onnx::{OnnxFile, known_length};
 use crate::op::Op;
 use crate::ops::reduce::ReduceMin;
 use crate::ops::select::ArgMax;
 use crate::rewrite::{Rewritten, substitute};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
+use ndarray::ArrayD;
 use std::collections::BTreeMap;
 
 /// The name of the output that holds the raw, signed attribution.
@@ -24,6 +25,12 @@ const HEATMAP: &str = "heatmap";
 
 /// The name of the input that names a class for each sample.
 const TARGET: &str = "target";
+
+/// The name of the input that takes pictures.
+const PICTURE: &str = "picture";
+
+/// The name of the output that shows the map over the picture.
+const OVERLAY: &str = "overlay";
 
 /// The opset of files, unless the network's is newer or another one is asked for.
 const OPSET: i64 = 17;
@@ -46,11 +53,30 @@ pub struct Export {
     pub opset: Option<i64>,
     /// Who names the filters that the losses leave open.
     pub named_by: NamedBy,
+    /// The file takes pictures and gives pictures; default: it takes what the network takes.
+    pub pictures: Option<Pictures>,
     /// What the file says about itself beside what is always there.
     pub metadata: BTreeMap<String, String>,
 }
 
+/// How a file takes and gives pictures: its input is `picture`, uint8 `[n, h, w, 3]` in the size of the network's input,
+/// and beside the other outputs it has `overlay`, the same with the heatmap over it.
+#[derive(Clone, Debug, Default)]
+pub struct Pictures {
+    /// How a picture becomes the network's input; it is not resized.
+    pub preprocess: Preprocess,
+    /// How the heatmap is laid over it; sizes and percentiles mean nothing here.
+    pub render: Render,
+}
+
 impl Export {
+    /// The file takes pictures and gives pictures.
+    #[must_use]
+    pub fn pictures(mut self, pictures: Pictures) -> Self {
+        self.pictures = Some(pictures);
+        self
+    }
+
     /// The version of the ONNX operators.
     #[must_use]
     pub fn opset(mut self, opset: i64) -> Self {
@@ -87,23 +113,43 @@ pub(super) fn to_onnx(
     let explanation = ExplanationGraph::new(model, losses, method)?;
     let mut metadata = model.metadata().clone();
     metadata.extend(described(method, model, &explanation, export)?);
-    let ExplanationGraph { graph, raw, channel_axis, target, .. } = explanation;
-    let (graph, moved) = match target {
-        None => (graph, None),
-        Some(target) => {
-            let named = name_target(&graph, &target, export.named_by)?;
-            (named.graph.clone(), Some(named))
-        }
+    let layer_map = explanation.layer_map.as_ref();
+    let size = match layer_map.is_some_and(|map| map.upsampling.is_some()) {
+        true => side_lengths(&explanation)?,
+        false => Vec::new(),
     };
-    let place = |id: ValueId| moved.as_ref().map_or(Ok(id), |moved| moved.kept(id));
+    let rectify = layer_map.is_some_and(|map| map.rectify);
+    let upsampling = layer_map.and_then(|map| map.upsampling);
+    let ExplanationGraph { graph, raw, channel_axis, target, .. } = explanation;
+    let mut moved = Rewritten::identity(graph);
+    if let Some(target) = target {
+        moved = name_target(&moved.graph, &target, export.named_by)?;
+    }
+    let mut pictures = None;
+    if let Some(ends) = &export.pictures {
+        let input = moved.kept(model.main_input())?;
+        let (taken, name) = take_pictures(&moved.graph, input, ends)?;
+        moved = moved.then(taken);
+        pictures = moved.graph.inputs().iter().copied().find(|&id| *moved.graph.value(id).name == *name);
+    }
+    let place = |id: ValueId| moved.kept(id);
     for (_, id) in &mut outputs {
         *id = place(*id)?;
     }
     let settings = method.settings();
-    let builder = Builder::new(graph);
+    let builder = Builder::new(moved.graph.clone());
     let raw = builder.var(place(raw)?);
-    let map = heatmap(raw, &settings.grad_modifier, channel_axis.filter(|_| !settings.keep_dims))?;
-    for (name, var) in [(ATTRIBUTION, raw), (HEATMAP, map)] {
+    let shown = if rectify { raw.relu() } else { raw };
+    let reduced = reduced(shown, &settings.grad_modifier, channel_axis.filter(|_| !settings.keep_dims));
+    let map = scaled(upsampling.map_or(Ok(reduced), |upsampling| enlarged(reduced, upsampling, &size))?)?;
+    let mut made = vec![(ATTRIBUTION, raw), (HEATMAP, map)];
+    if let (Some(ends), Some(pictures)) = (&export.pictures, pictures) {
+        if map.rank() != 3 {
+            bail!(option, "a heatmap of {} cannot be laid over a picture", map.fact());
+        }
+        made.push((OVERLAY, pictures::overlay(builder.var(pictures), map, &ends.render)?));
+    }
+    for (name, var) in made {
         let is_taken = |name: &str| {
             builder.graph().values().any(|(_, value)| &*value.name == name)
                 || outputs.iter().any(|(output, _): &(String, ValueId)| output == name)
@@ -184,6 +230,20 @@ fn name_target(graph: &Graph, target: &LateTarget, named_by: NamedBy) -> Result<
     })
 }
 
+/// The graph that makes an input of pictures, and the name of the input that takes them.
+fn take_pictures(graph: &Graph, input: ValueId, ends: &Pictures) -> Result<(Rewritten, String)> {
+    let fact = graph.fact(input);
+    let shape = pictures::shape(fact, &ends.preprocess)?;
+    let own = graph.value(input).name.clone();
+    let is_taken = |name: &str| graph.values().any(|(id, value)| id != input && &*value.name == name);
+    let name = free_name(PICTURE, |name| is_taken(name) || *name == *own);
+    let taken = substitute(graph, input, &|builder, _| {
+        let pictures = builder.input(&name, Fact::new(DType::U8, shape.clone()));
+        pictures::prepared(pictures, &ends.preprocess, fact.dtype)
+    })?;
+    Ok((taken, name))
+}
+
 /// The scores `[samples, filters]` that the filters are picked from by the input that names them.
 fn scores_of(graph: &Graph, target: ValueId) -> Result<ValueId> {
     let consumers = graph.consumers();
@@ -200,19 +260,58 @@ fn scores_of(graph: &Graph, target: ValueId) -> Result<ValueId> {
     bail!(internal, "nothing is picked by the input that names filters")
 }
 
-/// The map of each sample as nodes: modifier, maximum over channels, and keras-vis's scaling, as
-/// [`Attribution::maps`](crate::Attribution::maps).
-fn heatmap<'b>(raw: Var<'b>, modifier: &GradModifier, channel_axis: Option<usize>) -> Result<Var<'b>> {
+/// The lengths of the axes of the input that a map becomes as large as.
+fn side_lengths(explanation: &ExplanationGraph) -> Result<Vec<usize>> {
+    let (image, axes) = &explanation.sides;
+    let shape = &explanation.graph.fact(*image).shape;
+    axes.iter().map(|&axis| known_length(&shape[axis], axis)).collect()
+}
+
+/// The modified attribution with channels reduced to their maximum, as
+/// [`Attribution::modified`](crate::Attribution::modified).
+fn reduced<'b>(raw: Var<'b>, modifier: &GradModifier, channel_axis: Option<usize>) -> Var<'b> {
     let modified = modifier.nodes(raw);
-    let map = match channel_axis {
+    match channel_axis {
         Some(axis) if raw.rank() > 2 => modified.reduce_max([axis], false),
         _ => modified,
-    };
-    if map.rank() < 2 {
-        bail!(target, "a map of {} has one number a sample, which cannot be scaled", raw.fact());
     }
-    let of_sample = || (1..map.rank() as i64).collect::<Vec<_>>();
-    let low = map.builder().apply(ReduceMin::over(of_sample(), true), &[map]);
+}
+
+/// The map with other lengths of its last axes: a product with a matrix for each.
+fn enlarged<'b>(map: Var<'b>, upsampling: Upsampling, lengths: &[usize]) -> Result<Var<'b>> {
+    let rank = map.rank();
+    let Some(first) = rank.checked_sub(lengths.len()) else {
+        bail!(shape, "a map of {} cannot become {lengths:?} long: it has fewer axes", map.fact());
+    };
+    let mut large = map;
+    for (place, &to) in lengths.iter().enumerate() {
+        let axis = first + place;
+        let from = known_length(&large.shape()[axis], axis)?;
+        if from == to {
+            continue;
+        }
+        let unit = ArrayD::from_shape_fn(vec![from, from], |at| f64::from(u8::from(at[0] == at[1])));
+        let matrix = Tensor::from(upsampling.apply(unit, &[to])?).cast(map.dtype());
+        let exchange: Vec<usize> = (0..rank)
+            .map(|other| match other {
+                _ if other == axis => rank - 1,
+                _ if other == rank - 1 => axis,
+                _ => other,
+            })
+            .collect();
+        let turned = large.transpose(exchange.clone());
+        large = turned.matmul(map.builder().constant(matrix)).transpose(exchange);
+    }
+    Ok(large)
+}
+
+/// keras-vis's scaling to 0…1 for each sample, as [`min_max`](crate::image::min_max).
+fn scaled(map: Var<'_>) -> Result<Var<'_>> {
+    if map.rank() < 2 {
+        bail!(target, "a map of {} has one number a sample, which cannot be scaled", map.fact());
+    }
+    let of_sample: Vec<i64> = (1..map.rank() as i64).collect();
+    let low = map.builder().apply(ReduceMin::over(of_sample, true), &[map]);
     let high = map.reduce_max(1..map.rank(), true);
     Ok((map - low) / (high - low + EPSILON))
 }

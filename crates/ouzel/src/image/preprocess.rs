@@ -362,7 +362,7 @@ impl Preprocess {
         Ok(Geometry { picture: source, network, seen, inner })
     }
 
-    fn scaling(&self) -> Result<Scaling> {
+    pub(crate) fn scaling(&self) -> Result<Scaling> {
         let (divisor, mean, std) = match self.preset {
             Preset::Raw => (1.0, [0.0; 3], [1.0; 3]),
             Preset::Unit => (255.0, [0.0; 3], [1.0; 3]),
@@ -393,10 +393,10 @@ impl Preprocess {
 }
 
 /// The affine map between values 0..=255 and the network's, a channel at a time.
-struct Scaling {
-    divisor: f32,
-    mean: Vec<f32>,
-    std: Vec<f32>,
+pub(crate) struct Scaling {
+    pub(crate) divisor: f32,
+    pub(crate) mean: Vec<f32>,
+    pub(crate) std: Vec<f32>,
 }
 
 impl Scaling {

@@ -15,7 +15,7 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
     about: "the gradient times the input: how much each element contributes to the target, to first order",
     unit: "units of the target; with piecewise linear networks without biases they add up to it",
     cost: "1 forward and 1 backward pass",
-    source: "Shrikumar et al. 2016, Not just a black box: learning important features through propagating activation \\
+    source: "Shrikumar et al. 2016, Not just a black box: learning important features through propagating activation \
              differences",
     criticism: "an element that is 0 gets nothing, so black is invisible where black is 0; as noisy as the gradient",
     options: &[BACKPROP_MODIFIER, RECTIFIERS, GRAD_MODIFIER, WRT, WRT_CHANNEL_AXIS, KEEPDIMS],
