@@ -16,7 +16,15 @@ import shutil
 FOLDER = pathlib.Path(__file__).resolve().parent / "golden"
 COVERED = {
     "PAIR saliency": ["GradientSaliency.GetMask"],
-    "captum": ["Deconvolution", "GuidedBackprop", "GuidedGradCam", "LayerGradCam", "Saliency"],
+    "captum": [
+        "Deconvolution",
+        "DeepLift",
+        "GuidedBackprop",
+        "GuidedGradCam",
+        "LRP",
+        "LayerGradCam",
+        "Saliency",
+    ],
     "keras-vis": ["visualize_cam", "visualize_saliency", "visualize_saliency_with_losses"],
     "pytorch-grad-cam": [
         "AblationCAM",
@@ -36,7 +44,17 @@ COVERED = {
         "tf-keras-vis Saliency with GuidedBackpropagation",
         "tf-keras-vis Scorecam",
     ],
-    "zennit": ["DeconvNet", "GuidedBackprop"],
+    "zennit": [
+        "BetaSmooth",
+        "DeconvNet",
+        "EpsilonAlpha2Beta1",
+        "EpsilonAlpha2Beta1Flat",
+        "EpsilonGammaBox",
+        "EpsilonPlus",
+        "EpsilonPlusFlat",
+        "ExcitationBackprop",
+        "GuidedBackprop",
+    ],
 }
 ARRAYS = [
     "input",

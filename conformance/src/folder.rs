@@ -83,7 +83,7 @@ const METHODS: &[(&str, &str, Compare)] = &[
     ("tf-keras-vis", "tf-keras-vis Saliency", keras::saliency),
     ("tf-keras-vis", "tf-keras-vis Saliency with GuidedBackpropagation", keras::guided_saliency),
     ("tf-keras-vis", "tf-keras-vis Scorecam", cam::tf_score_cam),
-    ("zennit", "BetaSmooth", |folder, case| torch::zennit(folder, case, "beta_smooth")),
+    ("zennit", "BetaSmooth", torch::beta_smooth),
     ("zennit", "DeconvNet", torch::rectified),
     ("zennit", "EpsilonAlpha2Beta1", |folder, case| torch::zennit(folder, case, "epsilon_alpha2_beta1")),
     ("zennit", "EpsilonAlpha2Beta1Flat", |folder, case| {

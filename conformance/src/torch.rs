@@ -10,6 +10,7 @@ use crate::folder::Folder;
 use anyhow::{Context, Result};
 use ndarray::{ArrayD, Axis};
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
+use ouzel::rules::deeplift::Maxima;
 use ouzel::rules::{BackpropModifier, InputBounds, Preset, Start};
 use ouzel::{Attribution, Baseline, DeepLift, Lrp, Method, Precision, Saliency, visualize_saliency};
 use serde::Deserialize;
@@ -106,6 +107,17 @@ pub(crate) fn captum_lrp(folder: &Folder, case: &Value) -> Result<Checks> {
     relevance(folder, case, Lrp::new(Preset::named("epsilon")?))
 }
 
+/// zennit's `BetaSmooth`, which has the rule for sums too where a canonizer makes the additions of a residual network
+/// modules.
+pub(crate) fn beta_smooth(folder: &Folder, case: &Value) -> Result<Checks> {
+    let canonizer = case["arguments"]["canonizer"].as_str().unwrap_or_default();
+    let preset = match canonizer.contains("Sum") {
+        true => Preset::from_toml("", "then = 'beta_smooth'\n[[rule]]\nkind = 'sum'\nrule = 'norm'")?,
+        false => Preset::named("beta_smooth")?,
+    };
+    relevance(folder, case, Lrp::new(preset))
+}
+
 /// A composite of zennit: from 1 on, for pixels between 0 and 1.
 pub(crate) fn zennit(folder: &Folder, case: &Value, preset: &str) -> Result<Checks> {
     let method = Lrp::new(Preset::named(preset)?).start(Start::One).input_bounds(InputBounds::new(0.0, 1.0));
@@ -120,7 +132,7 @@ fn relevance(folder: &Folder, case: &Value, method: Lrp) -> Result<Checks> {
     Ok(checks)
 }
 
-/// Captum's `DeepLift`.
+/// Captum's `DeepLift`, whose rule for max pooling has no effect; ours adds up.
 pub(crate) fn deep_lift(folder: &Folder, case: &Value) -> Result<Checks> {
     let call = Call::deserialize(case)?;
     let mut method = DeepLift::default();
@@ -128,12 +140,10 @@ pub(crate) fn deep_lift(folder: &Folder, case: &Value) -> Result<Checks> {
         method = method.baseline(Baseline::Array(file.to_owned(), folder.array(file)?.into()));
     }
     let mut checks = Checks::default();
-    let attribution = call.explain(folder, &method)?;
-    checks.equal(
-        "adds up",
-        attribution.completeness.is_some_and(|it| it.relative_gaps().iter().all(|&gap| gap < 1e-4)),
-        true,
-    );
+    let complete = call.explain(folder, &method)?.completeness;
+    let adds_up = complete.is_some_and(|it| it.relative_gaps().iter().all(|&gap| gap < 1e-4));
+    checks.equal("adds up", adds_up, true);
+    let attribution = call.explain(folder, &method.maxima(Maxima::Gradient))?;
     call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
     Ok(checks)
 }

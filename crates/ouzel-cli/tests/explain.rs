@@ -402,3 +402,42 @@ fn the_networks_of_the_demo() {
     assert_eq!(dir.read_json("report.json")["target"]["layer"], "angle", "{}", ran.stderr);
     assert!(dir.path("road_left.ouzel.png").exists());
 }
+
+#[test]
+fn relevance_and_contributions_add_up() {
+    let dir = Dir::new();
+    dir.write_picture("photo.png", 20, 30);
+    let explain = |options: &str| {
+        let line = "explain @classifier.onnx photo.png --preprocess unit --json - --force";
+        dir.ouzel(line).words(options).succeeds().json()
+    };
+    for preset in ["epsilon-plus-flat", "epsilon_gamma_box", "epsilon", "attnlrp"] {
+        let report = explain(&format!("--method lrp --rules {preset}"));
+        assert_eq!(report["completeness"]["holds"], json!(true), "{preset}: {}", report["completeness"]);
+        assert_eq!(report["rules"]["true_gradient"], json!([]), "{preset}");
+    }
+    let report = explain("--method lrp --profile zennit");
+    assert_eq!(report["completeness"]["expected"], json!(1.0));
+    let report = explain("--method deeplift --baseline 0.5");
+    assert_eq!(report["completeness"]["holds"], json!(true), "{}", report["completeness"]);
+    assert_eq!(explain("--method saliency")["completeness"], json!(null));
+
+    dir.write(
+        "mine.toml",
+        "then = 'epsilon_plus'\n[[rule]]\nkind = 'convolution'\nentry = true\nrule = 'w_square'\n",
+    );
+    let report = explain("--method lrp --rules mine.toml --layer-sums");
+    assert!(report["rules"]["matched"].to_string().contains("w_square"), "{}", report["rules"]);
+    assert!(report["completeness"]["layers"].as_array().unwrap().len() > 2);
+
+    dir.write_npy("x.npy", &values(&[3, 8, 8]));
+    dir.ouzel("explain @classifier.onnx x.npy --method lrp --rules epsilon_gamma_box --npy m.npy")
+        .fails(1, &["--input-range"]);
+    dir.ouzel("explain @classifier.onnx x.npy --method lrp --rules epsilon_gamma_box --npy m.npy")
+        .words("--input-range -1,1")
+        .succeeds();
+    dir.ouzel("explain @classifier.onnx x.npy --method lrp --rules nothing").fails(2, &["epsilon_plus"]);
+    dir.write("wrong.toml", "[[rule]]\nkind = 'dens'\nrule = 'flat'\n");
+    dir.ouzel("explain @classifier.onnx x.npy --method lrp --rules wrong.toml")
+        .fails(2, &["wrong.toml", "dense"]);
+}

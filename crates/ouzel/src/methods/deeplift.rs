@@ -10,7 +10,7 @@ use crate::methods::MethodEntry;
 use crate::methods::lrp::canonical;
 use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, OptionValue, WRT, WRT_CHANNEL_AXIS};
 use crate::rules::Canonical;
-use crate::rules::deeplift::{Reference, rescale};
+use crate::rules::deeplift::{Maxima, Reference, rescale};
 use crate::tensor::Tensor;
 use std::fmt;
 
@@ -39,7 +39,12 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
                 },
             },
         };
-        Ok(Box::new(DeepLift { baseline, settings: options.settings(Settings::default().grad_modifier)? }))
+        let maxima = match options.profile() {
+            "captum" => Maxima::Gradient,
+            _ => Maxima::Shared,
+        };
+        let settings = options.settings(Settings::default().grad_modifier)?;
+        Ok(Box::new(DeepLift { baseline, maxima, settings }))
     },
 };
 
@@ -102,13 +107,15 @@ impl fmt::Debug for Baseline {
 pub struct DeepLift {
     /// What the input is compared with; default: zeros.
     pub baseline: Baseline,
+    /// What is done at max pooling.
+    pub maxima: Maxima,
     /// What it shares with other methods.
     pub settings: Settings,
 }
 
 impl Default for DeepLift {
     fn default() -> Self {
-        Self { baseline: Baseline::Value(0.0), settings: Settings::default() }
+        Self { baseline: Baseline::Value(0.0), maxima: Maxima::Shared, settings: Settings::default() }
     }
 }
 
@@ -117,6 +124,13 @@ impl DeepLift {
     #[must_use]
     pub fn baseline(mut self, baseline: Baseline) -> Self {
         self.baseline = baseline;
+        self
+    }
+
+    /// What is done at max pooling.
+    #[must_use]
+    pub fn maxima(mut self, maxima: Maxima) -> Self {
+        self.maxima = maxima;
         self
     }
 }
@@ -145,7 +159,7 @@ impl Method for DeepLift {
 
 impl GraphMethod for DeepLift {
     fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
-        let LossGraph { model, graph, total, explained, channel_axis, .. } = losses;
+        let LossGraph { model, graph, losses, total, explained, channel_axis, .. } = losses;
         let own_nodes = graph.nodes().len() - model.graph().nodes().len();
         let (graph, rewritten) = canonical(graph, &[Canonical::Normalization], own_nodes)?;
         if graph.producer(explained).is_some() {
@@ -181,17 +195,20 @@ impl GraphMethod for DeepLift {
         };
         let reference = Reference::add(&builder, &[(explained, baseline.id()?)])?;
         let ones = builder.var(total).scalar_like(1.0).id()?;
-        let difference = builder.var(total) - reference.of(builder.var(total))?;
-        let expected = difference.sum().id()?;
+        let mut difference = x.scalar_like(0.0);
+        for loss in losses {
+            difference = difference + (builder.var(loss) - reference.of(builder.var(loss))?);
+        }
+        let expected = difference.id()?;
         let Gradient { graph, values, mut coverage, .. } =
-            backward(builder.finish()?, &[(total, ones)], &[explained], &rescale(&reference))
+            backward(builder.finish()?, &[(total, ones)], &[explained], &rescale(&reference, self.maxima))
                 .context(|| "DeepLIFT")?;
         coverage.rewritten = rewritten;
         let builder = Builder::new(graph);
         let multiplier = builder.var(values[0]);
         let x = builder.var(explained);
         let contribution = multiplier * (x - reference.of(x)?);
-        let (raw, found) = (contribution.id()?, contribution.sum().id()?);
+        let (raw, found) = (contribution.id()?, contribution.reduce_sum(1..x.rank(), false).id()?);
         let sums = Some(Sums { expected, found, absorbed: None, layers: vec![] });
         let graph = builder.finish()?;
         let known = AttributionGraph::new(graph, raw, explained, channel_axis);

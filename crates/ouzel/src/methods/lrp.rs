@@ -342,3 +342,151 @@ fn sum<'b>(builder: &'b Builder, values: &[Var<'b>]) -> Var<'b> {
         _ => builder.apply(crate::ops::elementwise::Sum, &sums),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::Precision;
+    use crate::losses::{ActivationMaximization, WeightedLoss};
+    use crate::methods::deeplift::{Baseline, DeepLift};
+    use crate::model::Model;
+    use crate::tensor::Tensor;
+    use ndarray::ArrayD;
+
+    fn asset(name: &str) -> Model {
+        Model::load(format!("{}/../../assets/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
+
+    fn picture(model: &Model) -> Tensor {
+        let shape = &model.graph().fact(model.main_input()).shape;
+        let shape: Vec<usize> = shape.iter().map(|dim| dim.known().unwrap_or(1) as usize).collect();
+        let mut place = 0u64;
+        Tensor::from(ArrayD::from_shape_simple_fn(shape, || {
+            place += 1;
+            ((place * place * 31 + place * 17) % 1009) as f32 / 1009.0
+        }))
+    }
+
+    fn losses(layer: &str, filters: usize) -> [WeightedLoss; 1] {
+        [WeightedLoss::new(ActivationMaximization::new(layer, filters), -1.0)]
+    }
+
+    fn is_relevance(name: &str) -> bool {
+        name != "common" && Preset::named(name).unwrap().start.is_none()
+    }
+
+    #[test]
+    fn every_preset_adds_up_on_every_network_and_names_a_rule_for_every_node() {
+        for (file, layer) in [("scene_fair.onnx", "animal_logits"), ("steering.onnx", "-1")] {
+            let model = asset(file);
+            let layer = if layer == "-1" { model.output_names()[0].clone() } else { layer.to_owned() };
+            let input = picture(&model);
+            for name in Preset::names().filter(|name| is_relevance(name)) {
+                let lrp = Lrp::new(Preset::named(name).unwrap()).input_bounds(InputBounds::new(0.0, 1.0));
+                let lrp = lrp.layer_sums(true);
+                let found = lrp.attribute(&model, &losses(&layer, 0), &input.clone().into()).unwrap();
+                let sums = found.completeness.unwrap();
+                assert!(sums.holds(), "{name} on {file}: {sums:?}");
+                assert!(sums.expected != [0.0] && sums.found != [0.0], "{name} on {file}: {sums:?}");
+                assert!(found.warnings.is_empty(), "{name} on {file}: {:?}", found.warnings);
+                let own: Vec<&String> =
+                    found.default_gradient.iter().filter(|title| !title.is_empty()).collect();
+                assert!(own.is_empty(), "{name} on {file} has no rule for {own:?}");
+                assert!(found.matched.len() > 8 && sums.layers.len() >= found.matched.len(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn float64_and_the_engine_agree_and_samples_do_not_meet() {
+        let model = asset("scene_fair.onnx");
+        let one = picture(&model);
+        let two = Tensor::join(&[
+            picture(&model),
+            Tensor::from(picture(&model).to_f64().mapv(|v| (1.0 - v) as f32)),
+        ])
+        .unwrap();
+        for name in ["epsilon_plus", "epsilon_gamma_box", "epsilon_alpha2_beta1_flat"] {
+            let lrp = Lrp::new(Preset::named(name).unwrap()).input_bounds(InputBounds::new(0.0, 1.0));
+            let run = |lrp: &Lrp, input: &Tensor| {
+                lrp.attribute(&model, &losses("animal_logits", 2), &input.clone().into())
+                    .unwrap()
+                    .raw
+                    .to_f64()
+            };
+            let found = run(&lrp, &one);
+            let exact = run(&lrp.clone().precision(Precision::F64), &one);
+            let norm = |x: &ArrayD<f64>| x.iter().map(|v| v * v).sum::<f64>().sqrt();
+            assert!(norm(&(&found - &exact)) <= 1e-3 * norm(&exact), "{name}");
+            let both = run(&lrp, &two);
+            assert_eq!(both.index_axis(ndarray::Axis(0), 0), found.index_axis(ndarray::Axis(0), 0), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_start_scales_relevance_and_gradients_ignore_it() {
+        let model = asset("scene_fair.onnx");
+        let run =
+            |lrp: &Lrp| lrp.attribute(&model, &losses("animal_logits", 2), &picture(&model).into()).unwrap();
+        let lrp = Lrp::new(Preset::named("epsilon_plus").unwrap());
+        let (of_value, of_one) = (run(&lrp), run(&lrp.clone().start(Start::One)));
+        let value = of_value.losses[0].weighted[0];
+        assert!((of_one.completeness.unwrap().expected[0] - 1.0).abs() < 1e-6);
+        for (a, b) in of_value.raw.to_f64().iter().zip(&of_one.raw.to_f64()) {
+            assert!((a - b * value).abs() <= 1e-5 * value.abs(), "{a} for {b}");
+        }
+        let guided = run(&Lrp::new(Preset::named("guided_backprop").unwrap()));
+        let saliency = crate::Saliency::default()
+            .backprop_modifier(crate::rules::BackpropModifier::guided())
+            .attribute(&model, &losses("animal_logits", 2), &picture(&model).into())
+            .unwrap();
+        assert_eq!(guided.raw, saliency.raw);
+        assert!(guided.completeness.is_none());
+    }
+
+    #[test]
+    fn deeplift_adds_up_and_depends_on_its_baseline() {
+        for (file, layer) in [("scene_fair.onnx", "animal_logits"), ("steering.onnx", "-1")] {
+            let model = asset(file);
+            let layer = if layer == "-1" { model.output_names()[0].clone() } else { layer.to_owned() };
+            let input = picture(&model);
+            let single = Tensor::from(input.to_f64().mapv(|v| v as f32 * 0.5));
+            let baselines =
+                [Baseline::Value(0.0), Baseline::Value(0.3), Baseline::Array("half".into(), single)];
+            for baseline in baselines {
+                let title = format!("{file} {baseline:?}");
+                let method = DeepLift::default().baseline(baseline);
+                let found = method.attribute(&model, &losses(&layer, 0), &input.clone().into()).unwrap();
+                let sums = found.completeness.unwrap();
+                assert!(sums.relative_gaps()[0] < 1e-3, "{title}: {sums:?}");
+                assert!((found.raw.to_f64().sum() - sums.found[0]).abs() < 1e-4, "{title}: {sums:?}");
+            }
+            let wrong = Baseline::Array("wrong.npy".into(), Tensor::from(ArrayD::<f32>::zeros(vec![7, 7])));
+            let error = DeepLift::default()
+                .baseline(wrong)
+                .attribute(&model, &losses(&layer, 0), &input.clone().into())
+                .unwrap_err();
+            assert!(error.to_string().contains("wrong.npy"), "{error}");
+            let inner = model.graph().value(model.graph().nodes()[1].outputs[0]).name.to_string();
+            let error = DeepLift::default()
+                .wrt_tensor(inner.as_str())
+                .attribute(&model, &losses(&layer, 0), &input.into())
+                .unwrap_err();
+            assert!(error.to_string().contains("--wrt"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_compiled_has_no_step_by_the_reference() {
+        let model = asset("scene_fair.onnx");
+        for name in Preset::names().filter(|name| is_relevance(name)) {
+            let lrp = Lrp::new(Preset::named(name).unwrap()).input_bounds(InputBounds::new(0.0, 1.0));
+            let graph = crate::ExplanationGraph::new(&model, &losses("animal_logits", 2), &lrp).unwrap();
+            let shapes = [(model.main_input(), vec![1, 3, 128, 128])];
+            let plan = crate::Plan::new(&graph.graph, &shapes, &[graph.raw], Precision::F32).unwrap();
+            let (_, timings) = plan.run_timed(&[picture(&model)]).unwrap();
+            let slow = timings.to_string();
+            assert!(!slow.contains("(reference)"), "{name}: {slow}");
+        }
+    }
+}

@@ -87,13 +87,15 @@ impl FromStr for InputBounds {
     }
 }
 
+type Build = fn(&Parameters, Option<&InputBounds>) -> Result<Arc<dyn Rule>>;
+
 /// A rule that can be named.
 pub(super) struct Named {
     /// The name, and others for it.
     names: &'static [&'static str],
     /// What can be said about it.
     parameters: &'static [&'static str],
-    build: fn(&Parameters, Option<&InputBounds>) -> Result<Arc<dyn Rule>>,
+    build: Build,
 }
 
 const RULES: &[Named] = &[

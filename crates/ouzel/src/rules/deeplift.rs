@@ -2,7 +2,7 @@
 
 use super::kind::Kind;
 use super::{Matcher, Outcome, Rule, RuleSet};
-use crate::backprop::{Back, Cotangent, depends_on};
+use crate::backprop::{Back, Cotangent};
 use crate::builder::{Builder, Var};
 use crate::error::{Context, Result, bail};
 use crate::graph::ValueId;
@@ -21,12 +21,11 @@ impl Reference {
     /// If the baseline does not fit the inputs.
     pub fn add(builder: &Builder, baseline: &[(ValueId, ValueId)]) -> Result<Self> {
         let graph = builder.graph().clone();
-        let replaced: Vec<ValueId> = baseline.iter().map(|(input, _)| *input).collect();
-        let depends = depends_on(&graph, &replaced);
         let mut at: HashMap<ValueId, ValueId> = baseline.iter().copied().collect();
         for node in graph.nodes() {
             let reads = node.inputs.iter().flatten().any(|input| at.contains_key(input));
-            if !reads || !node.outputs.iter().any(|output| depends[output.index()]) {
+            // Shapes are the same at the baseline.
+            if !reads || matches!(node.op, Op::Shape(_) | Op::Size(_)) {
                 continue;
             }
             let inputs: Vec<Option<Var>> = (node.inputs.iter())
@@ -63,6 +62,16 @@ const GAUSS_LEGENDRE: [(f64, f64); 5] = [
 /// Differences smaller than this count as none: there the multiplier is the gradient.
 const SMALLEST_DIFFERENCE: f64 = 1e-10;
 
+/// What DeepLIFT does at max pooling and its kin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Maxima {
+    /// What a maximum gained goes to its place at the input, what it lost to its place at the baseline: the sum is kept.
+    #[default]
+    Shared,
+    /// The gradient, which does not keep the sum: what Captum 0.9 gives, whose rule for max pooling has no effect.
+    Gradient,
+}
+
 /// The rules of DeepLIFT (Rescale) for a baseline.
 ///
 /// **Formula.** A cotangent is a multiplier `m`: `m · (x - x⁰)` of all inputs adds up to `m · (y - y⁰)` of the output, at
@@ -72,7 +81,7 @@ const SMALLEST_DIFFERENCE: f64 = 1e-10;
 /// from baseline to input, by a quadrature of five points, which keeps the sum as well as that is exact.
 ///
 /// **Source.** Shrikumar et al. 2017, "Learning important features through propagating activation differences".
-pub fn rescale(reference: &Reference) -> RuleSet {
+pub fn rescale(reference: &Reference, maxima: Maxima) -> RuleSet {
     let of = |kinds: &[Kind]| Matcher::kind(kinds.iter().copied());
     let own = |rule: DifferenceRule| -> Arc<dyn Rule> {
         Arc::new(Difference { reference: reference.clone(), rule })
@@ -87,13 +96,17 @@ pub fn rescale(reference: &Reference) -> RuleSet {
         Kind::Movement,
     ];
     let self_gated = Matcher::op("Mul").and(of(&[Kind::Activation]));
+    let maximum: Arc<dyn Rule> = match maxima {
+        Maxima::Shared => own(DifferenceRule::Maximum),
+        Maxima::Gradient => Arc::new(super::TrueGradient),
+    };
     RuleSet::new()
         .with(of(&linear), Arc::new(super::TrueGradient))
         .with(of(&[Kind::Product, Kind::Gate]), own(DifferenceRule::Halfway))
         .with(self_gated, own(DifferenceRule::Halfway))
         .with(of(&[Kind::Activation]), own(DifferenceRule::Rescale))
         .with(of(&[Kind::Quotient]), own(DifferenceRule::Quotient))
-        .with(of(&[Kind::Maximum]), own(DifferenceRule::Maximum))
+        .with(of(&[Kind::Maximum]), maximum)
         .with(of(&[Kind::Softmax]), own(DifferenceRule::Softmax))
         .with(Matcher::Any, own(DifferenceRule::Path))
 }
@@ -250,4 +263,110 @@ fn ratio<'b>(change: Var<'b>, difference: Var<'b>, otherwise: Var<'b>) -> Var<'b
     let is_small = difference.abs().less(SMALLEST_DIFFERENCE);
     let divisor = difference.scalar_like(1.0).select(is_small, difference);
     otherwise.select(is_small, change / divisor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::evaluate;
+    use crate::graph::Fact;
+    use crate::op::Real;
+    use crate::ops::norm::{InstanceNormalization, LayerNormalization};
+    use crate::ops::pool::{MaxPool, Pooling};
+    use crate::ops::softmax::{LogSoftmax, Normalized};
+    use crate::ops::window::Window;
+    use crate::tensor::{DType, Tensor};
+    use ndarray::{ArrayD, IxDyn};
+
+    fn numbers(shape: &[usize], seed: usize) -> ArrayD<f64> {
+        let mut place = seed * 7919;
+        ArrayD::from_shape_simple_fn(IxDyn(shape), || {
+            place += 1;
+            ((place * place * 31 + place * 17) % 1009) as f64 / 504.5 - 1.0
+        })
+    }
+
+    /// The multipliers times the differences, and what they have to add up to.
+    fn contributions(
+        shape: &[usize],
+        build: impl for<'b> Fn(&'b Builder, Var<'b>) -> Var<'b>,
+    ) -> (ArrayD<f64>, f64) {
+        let builder = Builder::default();
+        let fact = || Fact::new(DType::F64, shape.iter().map(|&length| length.into()).collect());
+        let (x, x0) = (builder.input("x", fact()), builder.input("x0", fact()));
+        let y = build(&builder, x);
+        // Weights, so that no symmetry hides a mistake.
+        let weights: Vec<usize> = y.shape().iter().map(|dim| dim.known().unwrap() as usize).collect();
+        let total = (y * builder.constant(Tensor::from(numbers(&weights, 5)))).sum();
+        let [x, x0, total] = [x, x0, total].map(|var| var.id().unwrap());
+        let reference = Reference::add(&builder, &[(x, x0)]).unwrap();
+        let difference = builder.var(total) - reference.of(builder.var(total)).unwrap();
+        let difference = difference.id().unwrap();
+        let ones = builder.var(total).scalar_like(1.0).id().unwrap();
+        let rules = rescale(&reference, Maxima::Shared);
+        let back =
+            crate::backprop::backward(builder.finish().unwrap(), &[(total, ones)], &[x], &rules).unwrap();
+        let given = [(x, Tensor::from(numbers(shape, 1))), (x0, Tensor::from(numbers(shape, 2)))];
+        let out = evaluate(&back.graph, &given, &[back.values[0], difference]).unwrap();
+        let [(_, x), (_, x0)] = &given;
+        (out[0].to_f64() * (x.to_f64() - x0.to_f64()), out[1].to_f64().sum())
+    }
+
+    fn assert_complete(
+        title: &str,
+        limit: f64,
+        shape: &[usize],
+        build: impl for<'b> Fn(&'b Builder, Var<'b>) -> Var<'b>,
+    ) {
+        let (found, expected) = contributions(shape, build);
+        let gap = (found.sum() - expected).abs();
+        assert!(gap <= limit * expected.abs().max(1.0), "{title}: {} for {expected}", found.sum());
+        assert!(found.iter().any(|value| *value != 0.0), "{title}");
+    }
+
+    #[test]
+    fn every_rule_keeps_the_sum() {
+        let exact = 1e-12;
+        assert_complete("relu", exact, &[2, 5], |_, x| x.relu());
+        assert_complete("tanh after exp", exact, &[2, 5], |_, x| x.exp().tanh());
+        assert_complete("silu", exact, &[2, 5], |_, x| x * x.sigmoid());
+        assert_complete("square", exact, &[2, 5], |_, x| x * x);
+        assert_complete("product", exact, &[2, 5], |_, x| x.sigmoid() * x.reduce_sum([1], true));
+        assert_complete("matrix product", exact, &[2, 3, 3], |_, x| x.matmul(x.transpose_last_two()));
+        assert_complete("quotient", exact, &[2, 5], |_, x| x / (x.exp() + 1.0));
+        assert_complete("softmax", exact, &[2, 5], |_, x| x.softmax(1));
+        assert_complete("attention", exact, &[2, 3, 3], |_, x| {
+            x.matmul(x.transpose_last_two()).softmax(2).matmul(x)
+        });
+        assert_complete("logarithm of softmax", exact, &[2, 5], |builder, x| {
+            builder.apply(LogSoftmax(Normalized { axis: 1, flattened: false }), &[x])
+        });
+        assert_complete("maximum", exact, &[2, 5], |_, x| x.maximum(-x));
+        assert_complete("largest", exact, &[2, 5], |_, x| x.reduce_max([1], false));
+        assert_complete("max pooling", exact, &[1, 2, 5, 5], |builder, x| {
+            let window = Window::plain(2).with_strides([2, 2]).with_pads([1, 1, 0, 0]);
+            let pooling = Pooling { kernel: vec![3, 3], window, ceil_mode: false };
+            builder.apply(MaxPool { pooling, column_major: false }, &[x.relu()])
+        });
+        // By quadrature.
+        assert_complete("instance normalization", 1e-4, &[2, 3, 4, 4], |builder, x| {
+            let vector = || builder.constant(Tensor::from(numbers(&[3], 8)));
+            builder.apply(InstanceNormalization { epsilon: Real(1.0) }, &[x, vector(), vector()])
+        });
+        assert_complete("layer normalization", 1e-4, &[2, 6], |builder, x| {
+            let vector = || builder.constant(Tensor::from(numbers(&[6], 8)));
+            builder.apply(LayerNormalization { axis: -1, epsilon: Real(1.0) }, &[x, vector(), vector()])
+        });
+    }
+
+    #[test]
+    fn a_rectifier_is_rescaled() {
+        let (found, _) = contributions(&[1, 4], |_, x| x.relu());
+        let weights = numbers(&[1, 4], 5);
+        let (x, x0) = (numbers(&[1, 4], 1), numbers(&[1, 4], 2));
+        let expected = (x.mapv(|v| v.max(0.0)) - x0.mapv(|v| v.max(0.0))) * weights;
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
+        }
+    }
 }
