@@ -24,6 +24,45 @@ pub struct Attribution {
     pub default_gradient: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
+    /// How many samples and variants of samples were run through the network.
+    pub evaluations: usize,
+    /// For methods whose attributions have to add up to a difference of the target, whether they do, for each sample.
+    pub completeness: Vec<Completeness>,
+}
+
+/// Whether the attributions of a sample add up to what they share out.
+///
+/// **Formula.** The gap is `Σ raw - (F(input) - F(baseline))`, where `F` is the weighted sum of the losses, for several
+/// baselines their mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Completeness {
+    /// The sum of the attributions.
+    pub attributed: f64,
+    /// How much the target differs between the input and the baseline.
+    pub difference: f64,
+    /// The gap that is tolerated.
+    pub allowed: f64,
+    /// How many points of the path were evaluated for each baseline.
+    pub steps: usize,
+}
+
+impl Completeness {
+    /// What the attributions add up to too much.
+    pub fn gap(&self) -> f64 {
+        self.attributed - self.difference
+    }
+
+    /// The size of the gap, as a share of the difference.
+    pub fn relative_gap(&self) -> f64 {
+        let gap = self.gap().abs();
+        if gap == 0.0 { 0.0 } else { gap / self.difference.abs() }
+    }
+
+    /// True if the gap is tolerated.
+    pub fn holds(&self) -> bool {
+        self.gap().abs() <= self.allowed
+    }
 }
 
 /// A loss as it came out.
@@ -35,6 +74,27 @@ pub struct LossValue {
     pub weight: f64,
     /// The value for each sample, times the weight.
     pub weighted: Vec<f64>,
+}
+
+/// How the warning begins that attributions do not add up.
+const INCOMPLETE: &str = "the attributions do not add up";
+
+/// What is said if attributions do not add up.
+fn incomplete(completeness: &[Completeness]) -> Option<String> {
+    let failed: Vec<&Completeness> = completeness.iter().filter(|sample| !sample.holds()).collect();
+    let worst = failed.iter().max_by(|a, b| a.relative_gap().total_cmp(&b.relative_gap()))?;
+    let of = match completeness.len() {
+        1 => String::new(),
+        all => format!(" for {} of {all} samples; the worst", failed.len()),
+    };
+    Some(format!(
+        "{INCOMPLETE}{of}: their sum is {:.4}, the target differs from the baseline's by {:.4}, so the gap is {:.1} % \
+         ({:.1} % is tolerated); more steps or samples make it smaller",
+        worst.attributed,
+        worst.difference,
+        100.0 * worst.relative_gap(),
+        100.0 * worst.allowed / worst.difference.abs(),
+    ))
 }
 
 impl Attribution {
@@ -61,8 +121,12 @@ impl Attribution {
                 loss.weighted.extend(other.weighted);
             }
             whole.warnings.retain(|warning| part.warnings.contains(warning));
+            whole.evaluations += part.evaluations;
+            whole.completeness.extend(part.completeness);
         }
         whole.raw = Tensor::join(&raws)?;
+        whole.warnings.retain(|warning| !warning.starts_with(INCOMPLETE));
+        whole.warnings.extend(incomplete(&whole.completeness));
         Ok(whole)
     }
 

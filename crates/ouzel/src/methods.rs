@@ -1,7 +1,14 @@
 //! The explanation methods, one a file, and the list of them that front ends show and choose from.
 
+pub mod blur_ig;
+pub mod expected_gradients;
+pub mod guided_ig;
 pub mod input_x_gradient;
+pub mod integrated_gradients;
+pub mod path;
 pub mod saliency;
+pub mod smoothgrad;
+pub mod xrai;
 
 use crate::error::{Context, Result, bail};
 use crate::explanation::Method;
@@ -35,7 +42,18 @@ pub struct MethodEntry {
 /// let names: Vec<&str> = ouzel::METHODS.iter().map(|method| method.name).collect();
 /// assert!(names.contains(&"saliency"));
 /// ```
-pub const METHODS: &[MethodEntry] = &[saliency::ENTRY, input_x_gradient::ENTRY];
+pub const METHODS: &[MethodEntry] = &[
+    saliency::ENTRY,
+    input_x_gradient::ENTRY,
+    smoothgrad::SMOOTHGRAD,
+    smoothgrad::SMOOTHGRAD_SQUARED,
+    smoothgrad::VARGRAD,
+    integrated_gradients::ENTRY,
+    expected_gradients::ENTRY,
+    blur_ig::ENTRY,
+    guided_ig::ENTRY,
+    xrai::ENTRY,
+];
 
 /// The method of this name, with these options.
 ///

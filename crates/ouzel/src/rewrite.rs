@@ -2,7 +2,7 @@
 
 use crate::dim::{Bindings, known_shape};
 use crate::error::{Context, Result, bail};
-use crate::graph::{Constant, Fact, Graph, Node, Source, ValueId};
+use crate::graph::{Constant, Fact, Graph, Node, Source, Value, ValueId};
 use crate::op::{Inputs, Op, OpDef};
 use crate::tensor::Tensor;
 use std::collections::HashMap;
@@ -34,14 +34,14 @@ impl Rewritten {
     }
 }
 
-/// For each value, whether one of `wanted` depends on it.
-fn needed(graph: &Graph, wanted: &[ValueId]) -> Vec<bool> {
+/// For each value, whether one of `wanted` depends on it, where the value `given` depends on nothing.
+fn needed(graph: &Graph, wanted: &[ValueId], given: Option<ValueId>) -> Vec<bool> {
     let mut needed = vec![false; graph.values().len()];
     for value in wanted {
         needed[value.index()] = true;
     }
     for node in graph.nodes().iter().rev() {
-        if node.outputs.iter().any(|output| needed[output.index()]) {
+        if node.outputs.iter().any(|&output| needed[output.index()] && Some(output) != given) {
             for input in node.inputs.iter().flatten() {
                 needed[input.index()] = true;
             }
@@ -55,7 +55,16 @@ fn needed(graph: &Graph, wanted: &[ValueId]) -> Vec<bool> {
 /// # Errors
 /// None for a graph that verifies.
 pub fn prune(graph: &Graph, wanted: &[ValueId]) -> Result<Rewritten> {
-    rebuild(graph, wanted, &Bindings::new(), false)
+    rebuild(graph, wanted, &Bindings::new(), false, None)
+}
+
+/// Makes an input of a value inside the graph, and leaves out what none of `wanted` depends on any more. Inputs stay; the new
+/// one comes last, as [`Rewritten::get`] of the value.
+///
+/// # Errors
+/// None for a graph that verifies.
+pub(crate) fn with_input(graph: &Graph, value: ValueId, wanted: &[ValueId]) -> Result<Rewritten> {
+    rebuild(graph, wanted, &Bindings::new(), false, Some(value))
 }
 
 /// Binds symbols, computes what depends on constants alone, lets equal nodes be one, skips nodes that change nothing,
@@ -64,7 +73,7 @@ pub fn prune(graph: &Graph, wanted: &[ValueId]) -> Result<Rewritten> {
 /// # Errors
 /// If shapes do not fit once symbols are bound; the message names the node.
 pub fn simplify(graph: &Graph, wanted: &[ValueId], bindings: &Bindings) -> Result<Rewritten> {
-    let simplified = rebuild(graph, wanted, bindings, true)?;
+    let simplified = rebuild(graph, wanted, bindings, true, None)?;
     // Folding leaves behind what only folded nodes needed.
     let kept = wanted.iter().map(|&value| simplified.kept(value)).collect::<Result<Vec<_>>>()?;
     let pruned = prune(&simplified.graph, &kept)?;
@@ -87,8 +96,15 @@ struct Rebuild<'a> {
     nodes: HashMap<(Op, Vec<Option<ValueId>>), Vec<ValueId>>,
 }
 
-fn rebuild(old: &Graph, wanted: &[ValueId], bindings: &Bindings, simplify: bool) -> Result<Rewritten> {
-    let needed = needed(old, wanted);
+/// Rebuilds a graph; the value `given` becomes an input.
+fn rebuild(
+    old: &Graph,
+    wanted: &[ValueId],
+    bindings: &Bindings,
+    simplify: bool,
+    given: Option<ValueId>,
+) -> Result<Rewritten> {
+    let needed = needed(old, wanted, given);
     let mut rebuild = Rebuild {
         old,
         new: Graph::default(),
@@ -110,8 +126,13 @@ fn rebuild(old: &Graph, wanted: &[ValueId], bindings: &Bindings, simplify: bool)
             _ => {}
         }
     }
+    if let Some(id) = given.filter(|id| rebuild.values[id.index()].is_none()) {
+        let Value { name, fact, .. } = old.value(id);
+        let new = rebuild.new.add_input(name, Fact::new(fact.dtype, fact.shape.clone()));
+        rebuild.values[id.index()] = Some(new);
+    }
     for node in old.nodes() {
-        if node.outputs.iter().any(|output| needed[output.index()]) {
+        if node.outputs.iter().any(|&output| needed[output.index()] && Some(output) != given) {
             rebuild.add_node(node, simplify)?;
         }
     }
@@ -184,7 +205,8 @@ impl Rebuild<'_> {
 
     fn place(&mut self, node: &Node, outputs: &[ValueId]) {
         for (old, new) in node.outputs.iter().zip(outputs) {
-            self.values[old.index()] = Some(*new);
+            // A value that is given stays the input that it has become.
+            self.values[old.index()].get_or_insert(*new);
         }
     }
 
