@@ -2,7 +2,7 @@
 
 use crate::checks::Checks;
 use crate::report::{CaseReport, FolderReport, Outcome};
-use crate::{keras, torch};
+use crate::{keras, paths, torch};
 use anyhow::{Context, Result};
 use ndarray::ArrayD;
 use ndarray_npy::{ReadNpyError, read_npy};
@@ -54,13 +54,22 @@ type Compare = fn(&Folder, &Value) -> Result<Checks>;
 
 /// The calls that are covered.
 const METHODS: &[(&str, &str, Compare)] = &[
+    ("PAIR saliency", "BlurIG.GetMask", paths::blur_ig),
     ("PAIR saliency", "GradientSaliency.GetMask", torch::pair_gradient),
+    ("PAIR saliency", "GradientSaliency.GetSmoothedMask", paths::pair_smoothed),
+    ("PAIR saliency", "GuidedIG.GetMask", paths::guided_ig),
+    ("PAIR saliency", "IntegratedGradients.GetMask", paths::pair_integrated_gradients),
+    ("PAIR saliency", "XRAI.GetMask", paths::xrai),
     ("captum", "Deconvolution", torch::rectified),
     ("captum", "GuidedBackprop", torch::guided),
+    ("captum", "IntegratedGradients", paths::integrated_gradients),
+    ("captum", "LayerIntegratedGradients", paths::integrated_gradients),
+    ("captum", "NoiseTunnel", paths::noise_tunnel),
     ("captum", "Saliency", torch::captum_saliency),
     ("keras-vis", "visualize_saliency", keras::visualize_saliency),
     ("keras-vis", "visualize_saliency_with_losses", keras::visualize_saliency),
     ("tf-keras-vis", "tf-keras-vis Saliency", keras::saliency),
+    ("tf-keras-vis", "tf-keras-vis Saliency (SmoothGrad)", paths::tf_smoothgrad),
     ("tf-keras-vis", "tf-keras-vis Saliency with GuidedBackpropagation", keras::guided_saliency),
     ("zennit", "DeconvNet", torch::rectified),
     ("zennit", "GuidedBackprop", torch::guided),

@@ -38,13 +38,13 @@ impl Layout {
 }
 
 #[derive(Debug, Deserialize)]
-struct Target {
-    onnx_tensor: String,
+pub(crate) struct Target {
+    pub(crate) onnx_tensor: String,
     filter_indices: Option<Vec<usize>>,
 }
 
 impl Target {
-    fn filters(&self) -> Filters {
+    pub(crate) fn filters(&self) -> Filters {
         filters(self.filter_indices.as_ref())
     }
 }
@@ -178,7 +178,7 @@ fn backprop_modifier(name: Option<&str>) -> Result<BackpropModifier> {
     Ok(BackpropModifier::named(name.unwrap_or("none"), &[])?)
 }
 
-fn grad_modifier(name: Option<&str>) -> Result<GradModifier> {
+pub(crate) fn grad_modifier(name: Option<&str>) -> Result<GradModifier> {
     Ok(name.unwrap_or("none").parse()?)
 }
 

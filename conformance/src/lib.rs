@@ -9,6 +9,7 @@ mod checks;
 mod folder;
 mod keras;
 mod nodes;
+mod paths;
 mod report;
 mod torch;
 

@@ -156,14 +156,16 @@ pub struct MethodArgs {
     pub options: BTreeMap<&'static str, String>,
 }
 
-/// The options of all methods, each once, with the methods that have them; those of the default method first.
-fn method_options() -> Vec<(&'static MethodOption, Vec<&'static str>)> {
-    let mut all: Vec<(&'static MethodOption, Vec<&'static str>)> = Vec::new();
+/// The options of all methods, each once, with the methods that have them and their defaults; those of the default method
+/// first.
+fn method_options() -> Vec<(&'static MethodOption, Vec<(&'static str, &'static str)>)> {
+    let mut all: Vec<(&'static MethodOption, Vec<(&'static str, &'static str)>)> = Vec::new();
     for method in METHODS {
         for option in method.options {
+            let has = (method.name, option.default);
             match all.iter_mut().find(|(known, _)| known.name == option.name) {
-                Some((_, methods)) => methods.push(method.name),
-                None => all.push((option, vec![method.name])),
+                Some((_, methods)) => methods.push(has),
+                None => all.push((option, vec![has])),
             }
         }
     }
@@ -171,15 +173,18 @@ fn method_options() -> Vec<(&'static MethodOption, Vec<&'static str>)> {
 }
 
 /// The option as clap knows it. Values are checked when the method is made of them, names at once.
-fn method_argument(option: &'static MethodOption, methods: &[&str]) -> Arg {
+fn method_argument(option: &'static MethodOption, methods: &[(&str, &str)]) -> Arg {
+    let others = methods.iter().filter(|(_, default)| *default != option.default);
+    let others: String = others.map(|(method, default)| format!("; {method}: {default}")).collect();
     let default = match option.kind {
         OptionKind::Flag => String::new(),
-        _ => format!(" [default: {}]", option.default),
+        _ => format!(" [default: {}{others}]", option.default),
     };
-    let of = match methods.len() {
-        _ if methods.contains(&METHODS[0].name) => String::new(),
-        1..=3 => format!(" ({})", methods.join(", ")),
-        count => format!(" ({}, … {count} methods)", methods[..2].join(", ")),
+    let names: Vec<&str> = methods.iter().map(|(name, _)| *name).collect();
+    let of = match names.len() {
+        _ if names.contains(&METHODS[0].name) => String::new(),
+        1..=3 => format!(" ({})", names.join(", ")),
+        count => format!(" ({}, … {count} methods)", names[..2].join(", ")),
     };
     let argument = Arg::new(option.name)
         .long(option.name.replace('_', "-"))

@@ -85,14 +85,14 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
     let data = Data::new(&typed.data, &typed.pictures, &typed.labels)?;
     let output = Output::new(&typed.output, &data.sources, goal.map_count())?;
     let run = Run::new(&typed.run)?;
-    let mut method = Method::new(&typed.method, &typed.run)?;
     let mut messages = Messages::new(typed.run.quiet);
     let start = Instant::now();
     let model = files::read_model(&data.model)?;
     let load_ms = milliseconds(start);
+    let reader = Reader::new(&model, &data, &messages)?;
+    let mut method = Method::new(&typed.method, &typed.run, &|path| reader.others(path))?;
     set_channel_axis(&model, &data, &mut method)?;
     let target = Target::new(&model, &goal, data.labels.as_ref())?;
-    let reader = Reader::new(&model, &data, &messages)?;
     if let Some(folder) = &output.out_dir {
         files::create_folder(folder)?;
     }
@@ -100,6 +100,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
         announce(&model, &goal, target, &messages);
     }
     messages.expect(data.sources.len());
+    method.method.settings_mut().progress = messages.progress();
     let mut session = Session {
         model: &model,
         reader,
@@ -341,6 +342,8 @@ impl Session<'_> {
         report.insert("wrt".into(), json!({"tensor": attribution.tensor, "shape": attribution.raw.shape()}));
         report.insert("result".into(), json!({"shape": result.shape()}));
         report.insert("losses".into(), report::losses(attribution));
+        report.insert("evaluations".into(), attribution.evaluations.into());
+        report.insert("completeness".into(), report::completeness(attribution));
         report.insert("rules".into(), report::rules(attribution));
         report.insert("warnings".into(), json!(attribution.warnings));
         let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
@@ -365,7 +368,8 @@ impl Session<'_> {
             Some(scored) => scored.summary(),
             None => report::loss_summary(attribution),
         };
-        self.messages.note(format!("{}: {what}{arrow}", source.stem));
+        let gap = report::completeness_summary(attribution);
+        self.messages.note(format!("{}: {what}{gap}{arrow}", source.stem));
         if self.run.explain_rules {
             self.messages.note(report::rules_text(attribution));
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
+use std::time::{Duration, Instant};
 
 /// A failure that another command line would avoid: exit code 2.
 #[derive(Debug)]
@@ -66,6 +67,32 @@ impl Messages {
                 .expect("invariant: the template is well formed");
             self.bar = Some(indicatif::ProgressBar::new(count as u64).with_style(style));
         }
+    }
+
+    /// Shows how far a long explanation has come, if a person watches and no bar over inputs is there.
+    pub fn progress(&self) -> ouzel::Progress {
+        use std::io::IsTerminal;
+        if self.quiet || self.bar.is_some() || !std::io::stderr().is_terminal() {
+            return ouzel::Progress::default();
+        }
+        let style = indicatif::ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta}")
+            .expect("invariant: the template is well formed");
+        let bar = indicatif::ProgressBar::hidden().with_style(style);
+        let start = std::sync::OnceLock::new();
+        ouzel::Progress::new(move |done, all| {
+            // What is done in a moment needs no bar.
+            if start.get_or_init(Instant::now).elapsed() < Duration::from_secs(1) && bar.is_hidden() {
+                return;
+            }
+            if bar.is_hidden() {
+                bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+            }
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            if done >= all {
+                bar.finish_and_clear();
+            }
+        })
     }
 
     /// One input is done.

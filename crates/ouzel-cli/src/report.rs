@@ -209,6 +209,33 @@ pub fn loss_summary(attribution: &Attribution) -> String {
     attribution.losses.iter().map(loss).collect::<Vec<_>>().join(", ")
 }
 
+/// Whether the attributions add up, for methods where they have to; else null.
+pub fn completeness(attribution: &Attribution) -> Value {
+    let sample = |sample: &ouzel::Completeness| {
+        json!({
+            "attributed": sample.attributed,
+            "difference": sample.difference,
+            "gap": sample.gap(),
+            "relative_gap": sample.relative_gap(),
+            "allowed": sample.allowed,
+            "holds": sample.holds(),
+            "steps": sample.steps,
+        })
+    };
+    let samples: Vec<Value> = attribution.completeness.iter().map(sample).collect();
+    if samples.is_empty() { Value::Null } else { per_sample(samples) }
+}
+
+/// The same for people, behind what is said of the target.
+pub fn completeness_summary(attribution: &Attribution) -> String {
+    match attribution.completeness.first() {
+        None => String::new(),
+        Some(sample) => {
+            format!("; gap {:.2} % in {} steps", 100.0 * sample.relative_gap(), sample.steps)
+        }
+    }
+}
+
 /// Which nodes a backprop modifier was used on.
 pub fn rules(attribution: &Attribution) -> Value {
     let matched: Vec<Value> =

@@ -51,7 +51,11 @@ mod tests {
         let numbers = normal(&mut stream(1, 2), 100_001);
         assert_eq!(numbers.len(), 100_001);
         for (power, expected) in [(1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)] {
-            assert!((moment(&numbers, power) - expected).abs() < 0.06, "{power}: {}", moment(&numbers, power));
+            assert!(
+                (moment(&numbers, power) - expected).abs() < 0.06,
+                "{power}: {}",
+                moment(&numbers, power)
+            );
         }
         let numbers = uniform(&mut stream(1, 2), 100_000);
         assert!((moment(&numbers, 1) - 0.5).abs() < 0.005 && (moment(&numbers, 2) - 1.0 / 3.0).abs() < 0.005);

@@ -2,7 +2,8 @@
 
 use super::graph::{ALL_ZERO, check_finite};
 use super::{
-    AttributionGraph, Explainer, GraphExplainer, GraphMethod, LossGraph, Method, Settings, Started, Task, fitting,
+    AttributionGraph, Explainer, GraphExplainer, GraphMethod, LossGraph, Method, Settings, Started, Task,
+    fitting,
 };
 use crate::attribution::{Attribution, Completeness};
 use crate::backprop::Coverage;
@@ -152,7 +153,11 @@ impl VariantExplainer {
         };
         let is_inner = varied == Varied::Explained && place_of(explained).is_none();
         if is_inner && matches!(model.graph().value(explained).source, Source::Constant(_)) {
-            bail!(option, "'{}' is a constant: there is nothing to vary", model.graph().value(explained).name);
+            bail!(
+                option,
+                "'{}' is a constant: there is nothing to vary",
+                model.graph().value(explained).name
+            );
         }
         let names_samples = losses.iter().any(|loss| loss.weight != 0.0 && loss.loss.needs_all_samples());
         let cut = if names_samples { None } else { Cut::of_any(model, explained, shapes) };

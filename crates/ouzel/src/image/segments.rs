@@ -25,9 +25,8 @@ impl Neighbors {
                         continue;
                     }
                     let (there, beside) = (there as usize, beside as usize);
-                    let difference = |channel: usize| {
-                        picture[[row, column, channel]] - picture[[there, beside, channel]]
-                    };
+                    let difference =
+                        |channel: usize| picture[[row, column, channel]] - picture[[there, beside, channel]];
                     let square: f64 = (0..channels).map(|channel| difference(channel).powi(2)).sum();
                     let place = |row: usize, column: usize| (row * width + column) as u32;
                     pairs.push((square.sqrt(), place(row, column), place(there, beside)));

@@ -3,7 +3,9 @@
 use super::integrated_gradients::gradient;
 use super::path::{self, STEPS, TOLERANCE};
 use crate::error::{Result, bail};
-use crate::explanation::{Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied};
+use crate::explanation::{
+    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+};
 use crate::image::{Border, gaussian_blur};
 use crate::methods::MethodEntry;
 use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, WRT, WRT_CHANNEL_AXIS};

@@ -3,14 +3,21 @@
 use super::integrated_gradients::gradient;
 use super::path::{self, BASELINE, Baseline, TOLERANCE};
 use crate::error::{Result, bail};
-use crate::explanation::{Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied};
+use crate::explanation::{
+    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+};
 use crate::methods::MethodEntry;
 use crate::noise;
 use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, WRT, WRT_CHANNEL_AXIS};
 use ndarray::{ArrayD, Zip};
 
-const SAMPLES: MethodOption =
-    MethodOption::new("samples", OptionKind::Text, "N", "50", "how many points on ways from baselines are explained");
+const SAMPLES: MethodOption = MethodOption::new(
+    "samples",
+    OptionKind::Text,
+    "N",
+    "50",
+    "how many points on ways from baselines are explained",
+);
 
 /// How many baselines are drawn where they are noise.
 const DRAWS: usize = 10;
@@ -37,7 +44,8 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
     new: |options| {
         let default = ExpectedGradients::default();
         Ok(Box::new(ExpectedGradients {
-            samples: options.count("samples", if options.profile() == "captum" { 5 } else { default.samples })?,
+            samples: options
+                .count("samples", if options.profile() == "captum" { 5 } else { default.samples })?,
             baselines: Baseline::list(options, &default.baselines)?,
             tolerance: path::tolerance(options)?,
             settings: options.settings(default.settings.grad_modifier)?,
@@ -153,17 +161,18 @@ impl Combine for Expectation {
         };
         let mut raw = ArrayD::zeros(x.raw_dim());
         let mut at_starts = sample.scores.as_ref().map(|scores| vec![0.0; scores.len()]);
-        let mut each = |number: usize, gradient: ArrayD<f64>, scores: Option<Vec<f64>>| {
-            match number.checked_sub(used) {
+        let mut each =
+            |number: usize, gradient: ArrayD<f64>, scores: Option<Vec<f64>>| match number.checked_sub(used) {
                 None => {
                     let turns = (number..self.samples).step_by(used).count() as f64;
                     path::accumulate(&mut at_starts, scores.as_ref(), turns / count);
                 }
-                Some(number) => Zip::from(&mut raw).and(&gradient).and(&x).and(&starts[number % used]).for_each(
-                    |sum: &mut f64, gradient, x, start| *sum += gradient * (x - start) / count,
-                ),
-            }
-        };
+                Some(number) => Zip::from(&mut raw)
+                    .and(&gradient)
+                    .and(&x)
+                    .and(&starts[number % used])
+                    .for_each(|sum: &mut f64, gradient, x, start| *sum += gradient * (x - start) / count),
+            };
         sample.expect(used + self.samples);
         sample.explain(used + self.samples, &variant, &mut each)?;
         let differences = path::differences(sample.scores.as_ref(), at_starts.as_ref());

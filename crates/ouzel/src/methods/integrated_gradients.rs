@@ -2,7 +2,9 @@
 
 use super::path::{self, BASELINE, Baseline, STEPS, TOLERANCE};
 use crate::error::{Result, bail};
-use crate::explanation::{Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied};
+use crate::explanation::{
+    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+};
 use crate::methods::MethodEntry;
 use crate::methods::saliency::Saliency;
 use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, Options, WRT, WRT_CHANNEL_AXIS};
@@ -320,12 +322,7 @@ impl Integral {
     }
 
     /// The attribution with so many steps.
-    fn with_steps(
-        &self,
-        sample: &mut Sample<'_>,
-        starts: &[ArrayD<f64>],
-        steps: usize,
-    ) -> Result<Combined> {
+    fn with_steps(&self, sample: &mut Sample<'_>, starts: &[ArrayD<f64>], steps: usize) -> Result<Combined> {
         let x = sample.value.clone();
         let mut points = self.quadrature.points(steps);
         // What the target is at the baseline has to be known.
@@ -351,9 +348,11 @@ impl Integral {
             }
             mean.scaled_add(weight, &gradient);
             if (number + 1) % count == 0 {
-                Zip::from(&mut attributed).and(&mean).and(&x).and(start).for_each(
-                    |sum: &mut f64, mean: &f64, x, start| *sum += share * mean * (x - start),
-                );
+                Zip::from(&mut attributed)
+                    .and(&mean)
+                    .and(&x)
+                    .and(start)
+                    .for_each(|sum: &mut f64, mean: &f64, x, start| *sum += share * mean * (x - start));
                 raw.scaled_add(share, &mean);
                 mean.fill(0.0);
             }
@@ -396,9 +395,13 @@ mod tests {
             rule.points(steps).iter().map(|(point, weight)| weight * point.powi(power)).sum()
         };
         for steps in [1, 2, 3, 20, 50] {
-            for rule in
-                [Quadrature::Midpoint, Quadrature::Trapezoid, Quadrature::Left, Quadrature::Right, Quadrature::GaussLegendre]
-            {
+            for rule in [
+                Quadrature::Midpoint,
+                Quadrature::Trapezoid,
+                Quadrature::Left,
+                Quadrature::Right,
+                Quadrature::GaussLegendre,
+            ] {
                 assert!((integral(rule, steps, 0) - 1.0).abs() < 1e-12, "{rule:?} {steps}");
             }
             for rule in [Quadrature::Midpoint, Quadrature::Trapezoid, Quadrature::GaussLegendre] {
@@ -406,7 +409,10 @@ mod tests {
             }
             for power in 2..(2 * steps as i32).min(30) {
                 let exact = 1.0 / f64::from(power + 1);
-                assert!((integral(Quadrature::GaussLegendre, steps, power) - exact).abs() < 1e-12, "{steps} {power}");
+                assert!(
+                    (integral(Quadrature::GaussLegendre, steps, power) - exact).abs() < 1e-12,
+                    "{steps} {power}"
+                );
             }
         }
         // The errors that a kink or slope of one half leaves.

@@ -1,7 +1,9 @@
 //! SmoothGrad, SmoothGrad-squared and VarGrad: what is left of an attribution when noise is added to the input.
 
 use crate::error::{Result, bail};
-use crate::explanation::{Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied};
+use crate::explanation::{
+    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+};
 use crate::grad_modifiers::GradModifier;
 use crate::methods::saliency::Saliency;
 use crate::methods::{METHODS, MethodEntry, method};
@@ -131,7 +133,11 @@ fn smoothing(
     };
     let own = [&SAMPLES, &NOISE_LEVEL, &NOISE_SIGMA, &INNER];
     let inner_options = own.iter().fold(options.clone(), |options, option| options.without(option.name));
-    let inner = method(options.text("inner")?.unwrap_or("saliency"), &inner_options)?;
+    let name = options.text(INNER.name)?.unwrap_or(INNER.default).to_ascii_lowercase().replace('-', "_");
+    if !inner_methods().contains(&name.as_str()) {
+        bail!(option, "unknown inner method '{name}': expected one of {}", inner_methods().join(", "));
+    }
+    let inner = method(&name, &inner_options)?;
     let mut made = Smoothing {
         samples: options.count("samples", samples)?,
         noise,

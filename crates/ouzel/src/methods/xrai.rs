@@ -3,7 +3,9 @@
 use super::integrated_gradients::{Integral, IntegratedGradients, Quadrature, Steps, gradient};
 use super::path::{self, BASELINE, Baseline, STEPS, TOLERANCE};
 use crate::error::{Result, bail};
-use crate::explanation::{Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied};
+use crate::explanation::{
+    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+};
 use crate::grad_modifiers::GradModifier;
 use crate::image::{Border, Filter, Neighbors, Size, gaussian_blur, resize_map};
 use crate::methods::MethodEntry;
@@ -194,7 +196,8 @@ fn segments_of(picture: &ArrayViewD<'_, f64>, channel_axis: usize) -> Result<Vec
     let large = Array3::from_shape_fn((SIDE, SIDE, channels.len()), |(row, column, channel)| {
         f64::from(channels[channel][[row, column]])
     });
-    let Ok(smooth) = gaussian_blur(large.into_dyn(), &[0, 1], SIGMA, Border::Mirror).into_dimensionality() else {
+    let Ok(smooth) = gaussian_blur(large.into_dyn(), &[0, 1], SIGMA, Border::Mirror).into_dimensionality()
+    else {
         bail!(internal, "blur changes no axes");
     };
     let neighbors = Neighbors::new(smooth.view());
