@@ -15,13 +15,34 @@ import shutil
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "golden"
 COVERED = {
-    "PAIR saliency": ["GradientSaliency.GetMask"],
-    "captum": ["Deconvolution", "GuidedBackprop", "Saliency"],
+    "PAIR saliency": [
+        "BlurIG.GetMask",
+        "GradientSaliency.GetMask",
+        "GradientSaliency.GetSmoothedMask",
+        "GuidedIG.GetMask",
+        "IntegratedGradients.GetMask",
+        "XRAI.GetMask",
+    ],
+    "captum": [
+        "Deconvolution",
+        "GuidedBackprop",
+        "IntegratedGradients",
+        "LayerIntegratedGradients",
+        "NoiseTunnel",
+        "Saliency",
+    ],
     "keras-vis": ["visualize_saliency", "visualize_saliency_with_losses"],
-    "tf-keras-vis": ["tf-keras-vis Saliency", "tf-keras-vis Saliency with GuidedBackpropagation"],
+    "tf-keras-vis": [
+        "tf-keras-vis Saliency",
+        "tf-keras-vis Saliency (SmoothGrad)",
+        "tf-keras-vis Saliency with GuidedBackpropagation",
+    ],
     "zennit": ["DeconvNet", "GuidedBackprop"],
 }
 ARRAYS = ["input", "result", "raw_gradient", "raw_gradient_float64", "gradient_float64"]
+ARRAYS += ["noise", "segments", "base_attribution"]
+# Methods that run a network on many variants: one network shows them.
+VARIED = ["GetSmoothedMask", "IG.GetMask", "IntegratedGradients", "NoiseTunnel", "SmoothGrad", "XRAI"]
 # What the list of a network says besides its cases; the rest names arrays that are left out.
 DESCRIPTION = ["model", "about", "exporter", "input", "outputs", "operators", "layers", "peers"]
 EXACT = "keras_ties_exact"
@@ -32,10 +53,19 @@ def kind(tensor):
     return tensor["onnx_layout"], tensor["onnx_tensor"].rpartition("/")[2]
 
 
+def arrays(case):
+    """The files of a case."""
+    named = [case[key] for key in ARRAYS if key in case]
+    return named + [file for file in [case["arguments"].get("baseline", "")] if file.endswith(".npy")]
+
+
 def traits(network, case):
     """What a case shows; the choice shows everything that any case shows."""
     call = case["arguments"]
     method = (case["peer"], case["method"])
+    if any(part in case["method"] for part in VARIED):
+        yield method, json.dumps(call)
+        return
     backprop = call.get("backprop_modifier")
     modifier = call.get("grad_modifier", call.get("gradient_modifier"))
     yield (network, method) if backprop is None and "target_index" in case else (network, case["peer"], backprop)
@@ -59,7 +89,7 @@ def traits(network, case):
 def choose(networks):
     """The ids of the chosen cases by network: greedily the most new traits for the fewest new bytes."""
     candidates = [
-        (name, case, set(traits(name, case)), [folder / case[key] for key in ARRAYS if key in case])
+        (name, case, set(traits(name, case)), [folder / file for file in arrays(case)])
         for name, (folder, listing) in networks.items()
         for case in listing["cases"]
         if case["method"] in COVERED.get(case["peer"], [])

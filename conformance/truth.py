@@ -153,12 +153,12 @@ def keras_truth(name, folder, count=INPUTS):
     return Truth(model, logits, inputs, classes, float64, float32)
 
 
-def ouzel(command, model, layer, x, filters, precision="f32"):
-    """Ouzel's gradients for an input: one, or N if the filters are topN."""
+def ouzel(command, model, layer, x, filters, precision="f32", more=()):
+    """Ouzel's gradients for an input: one, or N if the filters are topN; `more` options choose other attributions."""
     with tempfile.TemporaryDirectory() as path:
         folder = pathlib.Path(path)
         np.save(folder / "input.npy", x)
-        target = ["--layer", layer, "--filters", str(filters), "--grad-modifier", "none"]
+        target = ["--layer", layer, "--filters", str(filters), "--grad-modifier", "none", *more]
         out = ["--precision", precision, "--raw-npy", str(folder / "gradient.npy")]
         subprocess.run([command, "explain", model, folder / "input.npy", *target, *out, "--quiet"], check=True)
         # gradient.npy, or gradient_1.npy to gradient_N.npy

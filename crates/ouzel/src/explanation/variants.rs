@@ -379,7 +379,7 @@ impl<'e> Sample<'e> {
             evaluations: rows,
             own,
             template: None,
-            expected: 0,
+            expected: rows,
             timings: Timings::default(),
         })
     }
