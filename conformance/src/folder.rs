@@ -61,17 +61,28 @@ const METHODS: &[(&str, &str, Compare)] = &[
     ("PAIR saliency", "IntegratedGradients.GetMask", paths::pair_integrated_gradients),
     ("PAIR saliency", "XRAI.GetMask", paths::xrai),
     ("captum", "Deconvolution", torch::rectified),
+    ("captum", "DeepLift", torch::deep_lift),
     ("captum", "GuidedBackprop", torch::guided),
     ("captum", "IntegratedGradients", paths::integrated_gradients),
     ("captum", "LayerIntegratedGradients", paths::integrated_gradients),
     ("captum", "NoiseTunnel", paths::noise_tunnel),
+    ("captum", "LRP", torch::captum_lrp),
     ("captum", "Saliency", torch::captum_saliency),
     ("keras-vis", "visualize_saliency", keras::visualize_saliency),
     ("keras-vis", "visualize_saliency_with_losses", keras::visualize_saliency),
     ("tf-keras-vis", "tf-keras-vis Saliency", keras::saliency),
     ("tf-keras-vis", "tf-keras-vis Saliency (SmoothGrad)", paths::tf_smoothgrad),
     ("tf-keras-vis", "tf-keras-vis Saliency with GuidedBackpropagation", keras::guided_saliency),
+    ("zennit", "BetaSmooth", |folder, case| torch::zennit(folder, case, "beta_smooth")),
     ("zennit", "DeconvNet", torch::rectified),
+    ("zennit", "EpsilonAlpha2Beta1", |folder, case| torch::zennit(folder, case, "epsilon_alpha2_beta1")),
+    ("zennit", "EpsilonAlpha2Beta1Flat", |folder, case| {
+        torch::zennit(folder, case, "epsilon_alpha2_beta1_flat")
+    }),
+    ("zennit", "EpsilonGammaBox", |folder, case| torch::zennit(folder, case, "epsilon_gamma_box")),
+    ("zennit", "EpsilonPlus", |folder, case| torch::zennit(folder, case, "epsilon_plus")),
+    ("zennit", "EpsilonPlusFlat", |folder, case| torch::zennit(folder, case, "epsilon_plus_flat")),
+    ("zennit", "ExcitationBackprop", |folder, case| torch::zennit(folder, case, "excitation_backprop")),
     ("zennit", "GuidedBackprop", torch::guided),
 ];
 

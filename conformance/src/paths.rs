@@ -119,10 +119,10 @@ pub(crate) fn integrated_gradients(folder: &Folder, case: &Value) -> Result<Chec
     let attribution = call.attribution(folder, &method)?;
     let mut checks = Checks::default();
     call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
-    if let (Some(theirs), [ours]) = (&call.convergence_delta, &attribution.completeness[..]) {
+    if let (Some(theirs), Some(sums)) = (&call.convergence_delta, &attribution.completeness) {
         let array = |value: f64| ndarray::arr1(&[value]).into_dyn();
-        let limits = Limits { atol: 1e-4 * ours.difference.abs().max(1.0), rtol: 0.0 };
-        checks.close("convergence delta", &array(ours.gap()), &array(theirs[0]), limits);
+        let limits = Limits { atol: 1e-4 * sums.expected[0].abs().max(1.0), rtol: 0.0 };
+        checks.close("convergence delta", &array(-sums.gaps()[0]), &array(theirs[0]), limits);
     }
     Ok(checks)
 }

@@ -9,8 +9,9 @@ use crate::checks::{Checks, Tolerance};
 use crate::folder::Folder;
 use anyhow::{Context, Result};
 use ndarray::{ArrayD, Axis};
-use ouzel::rules::BackpropModifier;
-use ouzel::{Attribution, Method, Precision, Saliency, visualize_saliency};
+use ouzel::losses::{ActivationMaximization, WeightedLoss};
+use ouzel::rules::{BackpropModifier, InputBounds, Preset, Start};
+use ouzel::{Attribution, Baseline, DeepLift, Lrp, Method, Precision, Saliency, visualize_saliency};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -19,6 +20,8 @@ struct Arguments {
     /// Captum's `abs`.
     #[serde(default)]
     abs: bool,
+    /// The baseline of Captum's `DeepLift`: zeros, or a file.
+    baseline: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,6 +41,13 @@ impl Call {
         let target = self.target_output.as_str();
         let map = visualize_saliency(folder.model(), target, self.target_index, &input, options)?;
         Ok(map.attribution)
+    }
+
+    /// The target's attribution by any method.
+    fn explain(&self, folder: &Folder, method: &dyn Method) -> Result<Attribution> {
+        let loss = ActivationMaximization::new(self.target_output.as_str(), self.target_index);
+        let losses = [WeightedLoss::new(loss, -1.0)];
+        Ok(method.attribute(folder.model(), &losses, &folder.input(&self.input)?)?)
     }
 
     fn compare(&self, folder: &Folder, checks: &mut Checks, ours: &ArrayD<f64>) -> Result<()> {
@@ -88,5 +98,42 @@ pub(crate) fn pair_gradient(folder: &Folder, case: &Value) -> Result<Checks> {
     let gradient = call.repeat(folder, &Saliency::default())?.raw.to_f64();
     let mask = gradient.index_axis_move(Axis(0), 0).permuted_axes(vec![1, 2, 0]);
     call.compare(folder, &mut checks, &mask)?;
+    Ok(checks)
+}
+
+/// Captum's `LRP`: epsilon on every layer, from the target's value on.
+pub(crate) fn captum_lrp(folder: &Folder, case: &Value) -> Result<Checks> {
+    relevance(folder, case, Lrp::new(Preset::named("epsilon")?))
+}
+
+/// A composite of zennit: from 1 on, for pixels between 0 and 1.
+pub(crate) fn zennit(folder: &Folder, case: &Value, preset: &str) -> Result<Checks> {
+    let method = Lrp::new(Preset::named(preset)?).start(Start::One).input_bounds(InputBounds::new(0.0, 1.0));
+    relevance(folder, case, method)
+}
+
+fn relevance(folder: &Folder, case: &Value, method: Lrp) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    let mut checks = Checks::default();
+    let attribution = call.explain(folder, &method)?;
+    call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
+    Ok(checks)
+}
+
+/// Captum's `DeepLift`.
+pub(crate) fn deep_lift(folder: &Folder, case: &Value) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    let mut method = DeepLift::default();
+    if let Some(file) = call.arguments.baseline.as_deref().filter(|name| *name != "zeros") {
+        method = method.baseline(Baseline::Array(folder.array(file)?.into()));
+    }
+    let mut checks = Checks::default();
+    let attribution = call.explain(folder, &method)?;
+    checks.equal(
+        "adds up",
+        attribution.completeness.is_some_and(|it| it.relative_gaps().iter().all(|&gap| gap < 1e-4)),
+        true,
+    );
+    call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
     Ok(checks)
 }

@@ -93,6 +93,10 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
     let mut method = Method::new(&typed.method, &typed.run, &|path| reader.others(path))?;
     set_channel_axis(&model, &data, &mut method)?;
     let target = Target::new(&model, &goal, data.labels.as_ref())?;
+    let settings = method.method.settings_mut();
+    if settings.input_bounds.is_none() {
+        settings.input_bounds = reader.input_bounds(&data)?;
+    }
     if let Some(folder) = &output.out_dir {
         files::create_folder(folder)?;
     }
@@ -342,9 +346,9 @@ impl Session<'_> {
         report.insert("wrt".into(), json!({"tensor": attribution.tensor, "shape": attribution.raw.shape()}));
         report.insert("result".into(), json!({"shape": result.shape()}));
         report.insert("losses".into(), report::losses(attribution));
-        report.insert("evaluations".into(), attribution.evaluations.into());
-        report.insert("completeness".into(), report::completeness(attribution));
+        report.insert("measures".into(), report::measures(attribution));
         report.insert("rules".into(), report::rules(attribution));
+        report.insert("completeness".into(), report::completeness(attribution));
         report.insert("warnings".into(), json!(attribution.warnings));
         let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
         report.insert("files".into(), json!(names));
@@ -354,7 +358,17 @@ impl Session<'_> {
         if let Some(path) = &json_file {
             files::write(path, report::text(&report).as_bytes())?;
         }
-        let warnings = attribution.warnings.clone();
+        let mut warnings = attribution.warnings.clone();
+        if let Some(sums) = attribution.completeness.as_ref().filter(|sums| !sums.holds()) {
+            let has = |name: &str| self.method.method.entry().options.iter().any(|it| it.name == name);
+            let hint = match (has("layer_sums"), has("steps"), has("samples")) {
+                (true, ..) => "; --layer-sums with --json says where the rest went",
+                (_, true, _) => "; more --steps bring the two together",
+                (.., true) => "; more --samples bring the two together",
+                _ => "",
+            };
+            warnings.push(format!("the map {}{hint}", report::completeness_text(sums)));
+        }
         let files: Vec<String> = picture
             .iter()
             .chain(&npy_file)
@@ -364,12 +378,14 @@ impl Session<'_> {
             .map(|path| path.display().to_string())
             .collect();
         let arrow = if files.is_empty() { String::new() } else { format!(" -> {}", files.join(", ")) };
-        let what = match &scored {
+        let mut what = match &scored {
             Some(scored) => scored.summary(),
             None => report::loss_summary(attribution),
         };
-        let gap = report::completeness_summary(attribution);
-        self.messages.note(format!("{}: {what}{gap}{arrow}", source.stem));
+        if let Some(sums) = &attribution.completeness {
+            what += &format!("; {}", report::completeness_text(sums));
+        }
+        self.messages.note(format!("{}: {what}{arrow}", source.stem));
         if self.run.explain_rules {
             self.messages.note(report::rules_text(attribution));
         }

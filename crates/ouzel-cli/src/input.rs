@@ -1,12 +1,13 @@
 //! From files to what a model is run on: pictures prepared as the model takes them, arrays as they are.
 
 use crate::files;
-use crate::job::{Data, Pictures};
+use crate::job::{Data, Pictures, is_array};
 use crate::messages::{Messages, Usage};
 use crate::npy;
 use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array3, Axis};
 use ouzel::image::{Channels, Geometry, Layout, Picture, Preprocess, Preset, Size, min_max};
+use ouzel::rules::InputBounds;
 use ouzel::{Dim, Input, Model, Tensor, ValueId};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -130,6 +131,29 @@ impl<'m> Reader<'m> {
         let views: Vec<_> = arrays.iter().map(|array| array.view()).collect();
         let joined = ndarray::concatenate(Axis(0), &views);
         Ok(joined.with_context(|| format!("the inputs in {} are of different sizes", path.display()))?.into())
+    }
+
+    /// The lowest and highest values that the model's input can have, if only pictures are read.
+    pub fn input_bounds(&self, data: &Data) -> Result<Option<InputBounds>> {
+        if data.sources.is_empty() || data.sources.iter().any(|source| is_array(&source.path)) {
+            return Ok(None);
+        }
+        let mut preprocess = self.pictures.preprocess().preset(self.preset).layout(self.layout);
+        let shape = &self.model.graph().fact(self.model.main_input()).shape;
+        let channels = if self.layout == Layout::Nchw { shape.get(1) } else { shape.last() };
+        if channels.and_then(Dim::known) == Some(1) {
+            preprocess.channels = Some(Channels::Grey);
+        }
+        let (low, high): (Vec<f64>, Vec<f64>) = preprocess
+            .input_range()?
+            .into_iter()
+            .map(|(low, high)| (f64::from(low), f64::from(high)))
+            .unzip();
+        let are_equal = |values: &[f64]| values.iter().all(|value| *value == values[0]);
+        Ok(Some(match are_equal(&low) && are_equal(&high) {
+            true => InputBounds::new(low[0], high[0]),
+            false => InputBounds { low, high },
+        }))
     }
 
     /// How a picture is prepared for the model's main input.

@@ -309,7 +309,7 @@ pub fn read_labels(typed: &LabelsArgs) -> Result<Option<Labels>> {
 }
 
 /// True for files that hold, or should hold, a .npy array.
-fn is_array(path: &Path) -> bool {
+pub fn is_array(path: &Path) -> bool {
     use std::io::Read;
     let mut start = [0; 6];
     let has_magic = !files::is_stream(path)

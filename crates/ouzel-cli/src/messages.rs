@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
-use std::time::{Duration, Instant};
 
 /// A failure that another command line would avoid: exit code 2.
 #[derive(Debug)]
@@ -46,6 +45,14 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// What may take so long without a sign of life.
+const MOMENT: std::time::Duration = std::time::Duration::from_millis(700);
+
+fn bar_style() -> indicatif::ProgressStyle {
+    indicatif::ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta}")
+        .expect("invariant: the template is well formed")
+}
+
 /// Where messages go: standard error, unless `--quiet`.
 #[derive(Clone, Debug)]
 pub struct Messages {
@@ -63,34 +70,30 @@ impl Messages {
     pub fn expect(&mut self, count: usize) {
         use std::io::IsTerminal;
         if count > 1 && !self.quiet && std::io::stderr().is_terminal() {
-            let style = indicatif::ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta}")
-                .expect("invariant: the template is well formed");
-            self.bar = Some(indicatif::ProgressBar::new(count as u64).with_style(style));
+            self.bar = Some(indicatif::ProgressBar::new(count as u64).with_style(bar_style()));
         }
     }
 
-    /// Shows how far a long explanation has come, if a person watches and no bar over inputs is there.
+    /// Who is told how far one explanation has come: a bar, once it takes longer than a moment, if a person watches and there is
+    /// no bar over the inputs.
     pub fn progress(&self) -> ouzel::Progress {
         use std::io::IsTerminal;
         if self.quiet || self.bar.is_some() || !std::io::stderr().is_terminal() {
             return ouzel::Progress::default();
         }
-        let style = indicatif::ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta}")
-            .expect("invariant: the template is well formed");
-        let bar = indicatif::ProgressBar::hidden().with_style(style);
+        let bar = indicatif::ProgressBar::hidden().with_style(bar_style());
         let start = std::sync::OnceLock::new();
         ouzel::Progress::new(move |done, all| {
-            // What is done in a moment needs no bar.
-            if start.get_or_init(Instant::now).elapsed() < Duration::from_secs(1) && bar.is_hidden() {
-                return;
-            }
-            if bar.is_hidden() {
-                bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
-            }
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
+            let start = start.get_or_init(std::time::Instant::now);
             if done >= all {
                 bar.finish_and_clear();
+            } else if start.elapsed() > MOMENT {
+                if bar.is_hidden() {
+                    bar.reset();
+                    bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+                }
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
             }
         })
     }

@@ -4,7 +4,7 @@ use crate::files;
 use crate::input::Ready;
 use crate::job::{Data, Goal, Method, Run, Source};
 use crate::target::{Chosen, Scores, Target};
-use ouzel::{Attribution, Dim, OptionKind};
+use ouzel::{Attribution, Completeness, Dim, OptionKind};
 use serde_json::{Value, json};
 
 /// JSON as text. Numbers that are not finite, which JSON lacks, are null.
@@ -209,45 +209,68 @@ pub fn loss_summary(attribution: &Attribution) -> String {
     attribution.losses.iter().map(loss).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether the attributions add up, for methods where they have to; else null.
-pub fn completeness(attribution: &Attribution) -> Value {
-    let sample = |sample: &ouzel::Completeness| {
-        json!({
-            "attributed": sample.attributed,
-            "difference": sample.difference,
-            "gap": sample.gap(),
-            "relative_gap": sample.relative_gap(),
-            "allowed": sample.allowed,
-            "holds": sample.holds(),
-            "steps": sample.steps,
-        })
-    };
-    let samples: Vec<Value> = attribution.completeness.iter().map(sample).collect();
-    if samples.is_empty() { Value::Null } else { per_sample(samples) }
-}
-
-/// The same for people, behind what is said of the target.
-pub fn completeness_summary(attribution: &Attribution) -> String {
-    match attribution.completeness.first() {
-        None => String::new(),
-        Some(sample) => {
-            format!("; gap {:.2} % in {} steps", 100.0 * sample.relative_gap(), sample.steps)
-        }
-    }
+/// What the method counted or measured.
+pub fn measures(attribution: &Attribution) -> Value {
+    let measures = attribution.measures.iter().map(|measure| {
+        let values = measure.values.iter().map(|&value| json!(value)).collect();
+        (measure.name.to_owned(), per_sample(values))
+    });
+    Value::Object(measures.collect())
 }
 
 /// Which nodes a backprop modifier was used on.
 pub fn rules(attribution: &Attribution) -> Value {
     let matched: Vec<Value> =
         attribution.matched.iter().map(|(node, rule)| json!({"node": node, "rule": rule})).collect();
-    json!({"matched": matched, "true_gradient": attribution.default_gradient})
+    let rewritten: Vec<Value> =
+        attribution.rewritten.iter().map(|(node, form)| json!({"node": node, "form": form})).collect();
+    json!({"canonical": rewritten, "matched": matched, "true_gradient": attribution.default_gradient})
+}
+
+/// What the map adds up to, for methods that say what it has to.
+pub fn completeness(attribution: &Attribution) -> Value {
+    let Some(sums) = &attribution.completeness else { return Value::Null };
+    let layers: Vec<Value> = (sums.layers.iter())
+        .map(|(node, rule, sum)| json!({"node": node, "rule": rule, "sum": sum}))
+        .collect();
+    let each = |values: &[f64]| per_sample(values.iter().map(|&value| json!(value)).collect());
+    json!({
+        "expected": each(&sums.expected),
+        "found": each(&sums.found),
+        "absorbed": each(&sums.absorbed),
+        "gap": each(&sums.gaps()),
+        "relative_gap": each(&sums.relative_gaps()),
+        "tolerance": sums.tolerance,
+        "holds": sums.holds(),
+        "layers": layers,
+    })
+}
+
+/// The same for people.
+pub fn completeness_text(sums: &Completeness) -> String {
+    let total = |values: &[f64]| number(values.iter().sum());
+    let absorbed = match sums.absorbed.iter().any(|&sum| sum != 0.0) {
+        false => String::new(),
+        true => format!(", {} ended in biases", total(&sums.absorbed)),
+    };
+    let gap = sums.relative_gaps().into_iter().fold(0.0, f64::max);
+    format!(
+        "adds up to {} of {}{absorbed} (gap {:.2} %)",
+        total(&sums.found),
+        total(&sums.expected),
+        100.0 * gap
+    )
 }
 
 /// The rule of each node, for people.
 pub fn rules_text(attribution: &Attribution) -> String {
-    let matched = attribution.matched.iter().map(|(node, rule)| format!("  {rule:<12} {node}"));
-    let rest = attribution.default_gradient.iter().map(|node| format!("  {:<12} {node}", "gradient"));
-    std::iter::once("rules on the way back:".to_owned())
+    let rewritten = attribution.rewritten.iter().map(|(node, form)| format!("  {form:<20} {node}"));
+    let heading = (!attribution.rewritten.is_empty()).then(|| "canonical forms:".to_owned());
+    let matched = attribution.matched.iter().map(|(node, rule)| format!("  {rule:<20} {node}"));
+    let rest = attribution.default_gradient.iter().map(|node| format!("  {:<20} {node}", "gradient"));
+    (heading.into_iter())
+        .chain(rewritten)
+        .chain(["rules on the way back:".to_owned()])
         .chain(matched)
         .chain(rest)
         .collect::<Vec<_>>()

@@ -2,7 +2,7 @@
 
 use crate::error::{Result, bail};
 use crate::grad_modifiers::GradModifier;
-use crate::image::min_max;
+use crate::image::{Upsampling, min_max};
 use crate::tensor::Tensor;
 use ndarray::{ArrayD, Axis};
 
@@ -18,51 +18,88 @@ pub struct Attribution {
     pub channel_axis: Option<usize>,
     /// The losses with their weighted values.
     pub losses: Vec<LossValue>,
-    /// The nodes that a backprop modifier was used on: titles and the rule's name.
+    /// What the method counted or measured on the way, for each sample.
+    pub measures: Vec<Measure>,
+    /// The nodes that were brought into another form first: titles, and the form's name.
+    pub rewritten: Vec<(String, String)>,
+    /// The nodes that a backprop modifier or relevance rule was used on: titles and the rule's name.
     pub matched: Vec<(String, String)>,
     /// The nodes that got their true gradient.
     pub default_gradient: Vec<String>,
+    /// For class activation maps: what the map was made of.
+    pub layer_map: Option<LayerMap>,
+    /// What was chosen for the reader.
+    pub notes: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
-    /// How many samples and variants of samples were run through the network.
-    pub evaluations: usize,
-    /// For methods whose attributions have to add up to a difference of the target, whether they do, for each sample.
-    pub completeness: Vec<Completeness>,
+    /// Whether it adds up, for methods that say what it has to add up to.
+    pub completeness: Option<Completeness>,
 }
 
-/// Whether the attributions of a sample add up to what they share out.
+/// What the attribution of each sample adds up to, beside what its method says that it has to.
 ///
-/// **Formula.** The gap is `Σ raw - (F(input) - F(baseline))`, where `F` is the weighted sum of the losses, for several
-/// baselines their mean.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// **Formula.** The gap is `expected - absorbed - found`; it is judged in proportion to the largest of these three.
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Completeness {
-    /// The sum of the attributions.
-    pub attributed: f64,
-    /// How much the target differs between the input and the baseline.
-    pub difference: f64,
-    /// The gap that is tolerated.
-    pub allowed: f64,
-    /// How many points of the path were evaluated for each baseline.
-    pub steps: usize,
+    /// What is shared out: the target, or its difference from that of a baseline.
+    pub expected: Vec<f64>,
+    /// The sum of the attribution; of an input's also that of the other inputs.
+    pub found: Vec<f64>,
+    /// The sum that ended in biases and other parameters; empty for methods that let nothing end there.
+    pub absorbed: Vec<f64>,
+    /// The largest relative gap that is taken for rounding.
+    pub tolerance: f64,
+    /// The sum behind each node that was passed, for methods that were asked for it: title, rule, sum over samples.
+    pub layers: Vec<(String, String, f64)>,
 }
 
 impl Completeness {
-    /// What the attributions add up to too much.
-    pub fn gap(&self) -> f64 {
-        self.attributed - self.difference
+    /// What is missing of each sample.
+    pub fn gaps(&self) -> Vec<f64> {
+        let absorbed = |sample: usize| self.absorbed.get(sample).copied().unwrap_or(0.0);
+        let pairs = self.expected.iter().zip(&self.found).enumerate();
+        pairs.map(|(sample, (expected, found))| expected - absorbed(sample) - found).collect()
     }
 
-    /// The size of the gap, as a share of the difference.
-    pub fn relative_gap(&self) -> f64 {
-        let gap = self.gap().abs();
-        if gap == 0.0 { 0.0 } else { gap / self.difference.abs() }
+    /// The gap of each sample in proportion to the largest of the numbers that it is the difference of.
+    pub fn relative_gaps(&self) -> Vec<f64> {
+        let relative = |(sample, gap): (usize, f64)| {
+            let numbers = [self.expected.get(sample), self.found.get(sample), self.absorbed.get(sample)];
+            let scale = numbers.into_iter().flatten().fold(0.0, |scale: f64, number| scale.max(number.abs()));
+            if scale == 0.0 { 0.0 } else { gap.abs() / scale }
+        };
+        self.gaps().into_iter().enumerate().map(relative).collect()
     }
 
-    /// True if the gap is tolerated.
+    /// True if the attribution of every sample adds up, within the tolerance.
     pub fn holds(&self) -> bool {
-        self.gap().abs() <= self.allowed
+        self.relative_gaps().iter().all(|&gap| gap <= self.tolerance)
     }
+
+    /// That of other samples behind this.
+    fn extend(&mut self, other: Self) {
+        self.expected.extend(other.expected);
+        self.found.extend(other.found);
+        self.absorbed.extend(other.absorbed);
+        for ((_, _, sum), (_, _, more)) in self.layers.iter_mut().zip(other.layers) {
+            *sum += more;
+        }
+    }
+}
+
+/// What a class activation map was made of, and how it gets the size of the input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LayerMap {
+    /// The names of the layers.
+    pub layers: Vec<String>,
+    /// How the raw map is made as large as the input; `None` if it is that already.
+    pub upsampling: Option<Upsampling>,
+    /// Whether what is below 0 is cut off before that.
+    pub rectify: bool,
+    /// The lengths of the map's last axes after that: those of the input.
+    pub size: Vec<usize>,
 }
 
 /// A loss as it came out.
@@ -76,25 +113,13 @@ pub struct LossValue {
     pub weighted: Vec<f64>,
 }
 
-/// How the warning begins that attributions do not add up.
-const INCOMPLETE: &str = "the attributions do not add up";
-
-/// What is said if attributions do not add up.
-fn incomplete(completeness: &[Completeness]) -> Option<String> {
-    let failed: Vec<&Completeness> = completeness.iter().filter(|sample| !sample.holds()).collect();
-    let worst = failed.iter().max_by(|a, b| a.relative_gap().total_cmp(&b.relative_gap()))?;
-    let of = match completeness.len() {
-        1 => String::new(),
-        all => format!(" for {} of {all} samples; the worst", failed.len()),
-    };
-    Some(format!(
-        "{INCOMPLETE}{of}: their sum is {:.4}, the target differs from the baseline's by {:.4}, so the gap is {:.1} % \
-         ({:.1} % is tolerated); more steps or samples make it smaller",
-        worst.attributed,
-        worst.difference,
-        100.0 * worst.relative_gap(),
-        100.0 * worst.allowed / worst.difference.abs(),
-    ))
+/// Something that a method counted or measured: how many masks it took, how far the parts are from the whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measure {
+    /// What it is, in snake_case.
+    pub name: &'static str,
+    /// The number for each sample.
+    pub values: Vec<f64>,
 }
 
 impl Attribution {
@@ -109,7 +134,10 @@ impl Attribution {
         let mut parts = parts.into_iter();
         let Some(mut whole) = parts.next() else { bail!(option, "there are no parts to join") };
         for part in parts {
-            if part.tensor != whole.tensor || part.losses.len() != whole.losses.len() {
+            if part.tensor != whole.tensor
+                || part.losses.len() != whole.losses.len()
+                || part.measures.len() != whole.measures.len()
+            {
                 bail!(
                     option,
                     "expected parts of one attribution, found '{}' and '{}'",
@@ -120,24 +148,27 @@ impl Attribution {
             for (loss, other) in whole.losses.iter_mut().zip(part.losses) {
                 loss.weighted.extend(other.weighted);
             }
+            for (measure, other) in whole.measures.iter_mut().zip(part.measures) {
+                measure.values.extend(other.values);
+            }
             whole.warnings.retain(|warning| part.warnings.contains(warning));
-            whole.evaluations += part.evaluations;
-            whole.completeness.extend(part.completeness);
+            if let (Some(sums), Some(more)) = (&mut whole.completeness, part.completeness) {
+                sums.extend(more);
+            }
+            whole.notes.retain(|note| part.notes.contains(note));
         }
         whole.raw = Tensor::join(&raws)?;
-        whole.warnings.retain(|warning| !warning.starts_with(INCOMPLETE));
-        whole.warnings.extend(incomplete(&whole.completeness));
         Ok(whole)
     }
 
-    /// The map of each sample: modifier, then the maximum over channels (unless `keep_dims`), then keras-vis's
-    /// min–max scaling to 0…1.
+    /// The map of each sample: modifier, then the maximum over channels (unless `keep_dims`), upsampling if it is that of
+    /// a layer, then keras-vis's min–max scaling to 0…1.
     ///
     /// **Formula.** `(m - min m) / (max m - min m + 1e-7)` with `m = max over channels of modifier(raw)`, per sample.
     /// A constant map is all zeros.
     ///
     /// **Shapes.** `[samples, …]`: the tensor's shape without the channel axis, or all of it with `keep_dims`. Tensors
-    /// of rank 2 keep their features.
+    /// of rank 2 keep their features. Class activation maps have the size of the input.
     ///
     /// # Errors
     /// If the modified gradient has elements that are not finite.
@@ -150,13 +181,18 @@ impl Attribution {
         Ok(maps)
     }
 
-    /// The modified gradient with channels reduced to their maximum (unless `keep_dims`), not scaled.
+    /// The modified gradient with channels reduced to their maximum (unless `keep_dims`) and, for a class activation map,
+    /// the size of the input; not scaled.
     ///
     /// # Errors
     /// If it has elements that are not finite.
     pub fn modified(&self, modifier: &GradModifier, keep_dims: bool) -> Result<ArrayD<f64>> {
         let shape = self.raw.shape().to_vec();
-        let modified = modifier.apply(self.raw.to_f64());
+        let mut raw = self.raw.to_f64();
+        if self.layer_map.as_ref().is_some_and(|layer| layer.rectify) {
+            raw.mapv_inplace(|value| value.max(0.0));
+        }
+        let modified = modifier.apply(raw);
         if modified.shape() != shape {
             bail!(
                 option,
@@ -164,13 +200,17 @@ impl Attribution {
                 modified.shape()
             );
         }
-        Ok(match self.channel_axis {
+        let reduced = match self.channel_axis {
             Some(axis) if !keep_dims && modified.ndim() > 2 => modified.fold_axis(
                 Axis(axis),
                 f64::NEG_INFINITY,
                 |&max, &value| if value > max { value } else { max },
             ),
             _ => modified,
-        })
+        };
+        match &self.layer_map {
+            Some(LayerMap { upsampling: Some(upsampling), size, .. }) => upsampling.apply(reduced, size),
+            _ => Ok(reduced),
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::error::{Context, Result, bail};
 use crate::graph::{Graph, Node, NodeId, Provenance, ValueId};
 use crate::op::{Op, OpDef};
 use crate::rules::{Outcome, RuleSet};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// What a rule returns for one input.
@@ -30,6 +31,8 @@ pub struct Back<'b> {
     y: Vec<Var<'b>>,
     g: Vec<Option<Var<'b>>>,
     wanted: Vec<bool>,
+    varies: Vec<bool>,
+    absorbed: RefCell<Vec<Var<'b>>>,
 }
 
 impl<'b> Back<'b> {
@@ -46,6 +49,11 @@ impl<'b> Back<'b> {
     /// The node's name.
     pub fn name(&self) -> &'b str {
         &self.node.name
+    }
+
+    /// The node.
+    pub(crate) fn node(&self) -> &'b Node {
+        self.node
     }
 
     /// The number of inputs, those left out included.
@@ -81,6 +89,16 @@ impl<'b> Back<'b> {
     /// True if an input's cotangent is needed.
     pub fn wants(&self, index: usize) -> bool {
         self.wanted.get(index).copied().unwrap_or(false)
+    }
+
+    /// True if an input depends on what the network is given, and so is no parameter.
+    pub fn varies(&self, index: usize) -> bool {
+        self.varies.get(index).copied().unwrap_or(false)
+    }
+
+    /// Records that this sum of relevance ends at the node, in a bias or another parameter.
+    pub fn absorb(&self, share: Var<'b>) {
+        self.absorbed.borrow_mut().push(share);
     }
 
     /// The cotangent of the first input alone; nothing flows to the others, which are indices, shapes or bounds.
@@ -126,6 +144,32 @@ impl<'b> Back<'b> {
         self.builder.apply_all(self.node.op.clone(), x)
     }
 
+    /// The same node on other inputs: its outputs are computed anew, its gradient is taken there.
+    #[must_use]
+    pub fn at(&self, x: Vec<Option<Var<'b>>>) -> Self {
+        let y = self.again(&x);
+        Self { x, y, ..self.of(self.g.clone()) }
+    }
+
+    /// The same node, asked for the cotangents of these inputs.
+    #[must_use]
+    pub fn wanting(&self, wanted: Vec<bool>) -> Self {
+        Self { wanted, ..self.of(self.g.clone()) }
+    }
+
+    fn of(&self, g: Vec<Option<Var<'b>>>) -> Self {
+        Self {
+            builder: self.builder,
+            node: self.node,
+            x: self.x.clone(),
+            y: self.y.clone(),
+            g,
+            wanted: self.wanted.clone(),
+            varies: self.varies.clone(),
+            absorbed: RefCell::default(),
+        }
+    }
+
     /// The true gradient of the node.
     ///
     /// # Errors
@@ -139,15 +183,7 @@ impl<'b> Back<'b> {
     /// # Errors
     /// As the op's [`OpDef::vjp`].
     pub fn vjp_of(&self, g: Vec<Option<Var<'b>>>) -> Result<Cotangents<'b>> {
-        let back = Back {
-            builder: self.builder,
-            node: self.node,
-            x: self.x.clone(),
-            y: self.y.clone(),
-            g,
-            wanted: self.wanted.clone(),
-        };
-        self.node.op.vjp(&back)
+        self.node.op.vjp(&self.of(g))
     }
 }
 
@@ -160,6 +196,10 @@ pub struct Coverage {
     pub default: Vec<NodeId>,
     /// The inputs that nothing flows to, by node, with the reason.
     pub stopped: Vec<(NodeId, &'static str)>,
+    /// The nodes that were brought into another form before the walk: titles, and the form's name.
+    pub rewritten: Vec<(String, String)>,
+    /// The sums of relevance that ended in the parameters of a node: values of rank 0.
+    pub absorbed: Vec<(NodeId, ValueId)>,
 }
 
 /// A graph with its gradient.
@@ -169,6 +209,8 @@ pub struct Gradient {
     pub graph: Graph,
     /// The gradient with respect to each wanted value.
     pub values: Vec<ValueId>,
+    /// The cotangent of each value of the given graph that one reached, by the value's index.
+    pub cotangents: Vec<Option<ValueId>>,
     /// What happened on the way.
     pub coverage: Coverage,
 }
@@ -179,27 +221,88 @@ pub struct Gradient {
 /// If the loss is not floating point, if a wanted value does not reach it, or if a rule fails; the message names the
 /// node.
 pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -> Result<Gradient> {
+    let builder = Builder::new(graph);
+    let total = builder.var(loss);
+    let ones = total.scalar_like(1.0).expand_like(total).id()?;
+    backward(builder.finish()?, &[(loss, ones)], wrt, rules)
+}
+
+/// Adds to `graph` what reaches each value of `wrt` when the walk starts from given cotangents.
+///
+/// `seeds` are pairs of a value and its cotangent, both values of `graph`. The walk goes through what the seeded values
+/// depend on, with their cotangents added where one depends on another.
+///
+/// # Errors
+/// As [`gradient`].
+pub fn backward(
+    graph: Graph,
+    seeds: &[(ValueId, ValueId)],
+    wrt: &[ValueId],
+    rules: &RuleSet,
+) -> Result<Gradient> {
+    let gradient = walk(graph, seeds, wrt, rules, 0)?;
+    match wrt.iter().find(|value| gradient.cotangents[value.index()].is_none()) {
+        None => Ok(gradient),
+        Some(&missed) => {
+            let Gradient { graph, coverage, .. } = &gradient;
+            let reasons: Vec<String> = coverage
+                .stopped
+                .iter()
+                .map(|(node, reason)| format!("{}: {reason}", graph.node(*node).title()))
+                .collect();
+            let because = match reasons.is_empty() {
+                true => "no path leads from the one to the other".to_owned(),
+                false => reasons.join("; "),
+            };
+            let seeded: Vec<String> = seeds.iter().map(|(seed, _)| graph.title(*seed)).collect();
+            bail!(
+                target,
+                "{} does not depend on {} in a way that can be differentiated ({because})",
+                seeded.join(", "),
+                graph.title(missed)
+            )
+        }
+    }
+}
+
+/// As [`backward`], through the nodes from the one of index `first` on; values that are not reached are left out.
+pub(crate) fn walk(
+    graph: Graph,
+    seeds: &[(ValueId, ValueId)],
+    wrt: &[ValueId],
+    rules: &RuleSet,
+    first: usize,
+) -> Result<Gradient> {
     let forward_nodes: Vec<Node> = graph.nodes().to_vec();
-    if !graph.fact(loss).dtype.is_float() {
-        bail!(target, "{} cannot be differentiated: it holds {}", graph.title(loss), graph.fact(loss).dtype);
+    if let Some((seed, _)) = seeds.iter().find(|(seed, _)| !graph.fact(*seed).dtype.is_float()) {
+        bail!(
+            target,
+            "{} cannot be differentiated: it holds {}",
+            graph.title(*seed),
+            graph.fact(*seed).dtype
+        );
     }
     if let Some(&value) = wrt.iter().find(|value| !graph.fact(**value).dtype.is_float()) {
         let (title, dtype) = (graph.title(value), graph.fact(value).dtype);
         bail!(target, "{title} holds {dtype}: there is nothing to differentiate for");
     }
     let depends = depends_on(&graph, wrt);
+    let varies = depends_on(&graph, graph.inputs());
     let selected = rules.select(&graph);
     let mut cotangents: Vec<Option<ValueId>> = vec![None; graph.values().len()];
     let builder = Builder::new(graph);
-
-    let seed = builder.var(loss);
-    cotangents[loss.index()] = Some(seed.scalar_like(1.0).expand_like(seed).id()?);
+    for &(value, cotangent) in seeds {
+        let sum = cotangents[value.index()].map(|sum| builder.var(sum) + builder.var(cotangent));
+        cotangents[value.index()] = Some(sum.map_or(Ok(cotangent), Var::id)?);
+    }
 
     let mut coverage = Coverage::default();
-    for (index, node) in forward_nodes.iter().enumerate().rev() {
+    for (index, node) in forward_nodes.iter().enumerate().skip(first).rev() {
         let id = NodeId(index as u32);
-        let wanted: Vec<bool> =
-            node.inputs.iter().map(|input| input.is_some_and(|value| depends[value.index()])).collect();
+        let among = |values: &[bool]| -> Vec<bool> {
+            node.inputs.iter().map(|input| input.is_some_and(|value| values[value.index()])).collect()
+        };
+        let wanted = among(&depends);
         let reached = node.outputs.iter().any(|output| cotangents[output.index()].is_some());
         if !reached || !wanted.contains(&true) {
             continue;
@@ -212,6 +315,8 @@ pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -
             y: node.outputs.iter().copied().map(var).collect(),
             g: node.outputs.iter().map(|output| cotangents[output.index()].map(var)).collect(),
             wanted,
+            varies: among(&varies),
+            absorbed: RefCell::default(),
         };
         let rule_name: Arc<str> = selected[index].map_or("gradient".into(), |rule| rule.name().into());
         builder.set_provenance(Some(Provenance { node: node.title().into(), rule: rule_name.clone() }));
@@ -228,6 +333,9 @@ pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -
                 }
             })
             .context(|| format!("gradient of {}", node.title()))?;
+        for share in back.absorbed.into_inner() {
+            coverage.absorbed.push((id, share.id().context(|| format!("relevance of {}", node.title()))?));
+        }
         if returned.len() != node.inputs.len() {
             bail!(
                 internal,
@@ -269,31 +377,8 @@ pub fn gradient(graph: Graph, loss: ValueId, wrt: &[ValueId], rules: &RuleSet) -
     }
     builder.set_provenance(None);
 
-    let mut values = Vec::new();
-    for &value in wrt {
-        match cotangents[value.index()] {
-            Some(cotangent) => values.push(cotangent),
-            None => {
-                let graph = builder.graph();
-                let reasons: Vec<String> = coverage
-                    .stopped
-                    .iter()
-                    .map(|(node, reason)| format!("{}: {reason}", forward_nodes[node.index()].title()))
-                    .collect();
-                let because = match reasons.is_empty() {
-                    true => "no path leads from the one to the other".to_owned(),
-                    false => reasons.join("; "),
-                };
-                bail!(
-                    target,
-                    "{} does not depend on {} in a way that can be differentiated ({because})",
-                    graph.title(loss),
-                    graph.title(value)
-                );
-            }
-        }
-    }
-    Ok(Gradient { graph: builder.finish()?, values, coverage })
+    let values = wrt.iter().filter_map(|value| cotangents[value.index()]).collect();
+    Ok(Gradient { graph: builder.finish()?, values, cotangents, coverage })
 }
 
 /// Shapes agree if no axis has two different known lengths.
@@ -302,7 +387,7 @@ fn compatible(a: &[crate::dim::Dim], b: &[crate::dim::Dim]) -> bool {
 }
 
 /// For each value, whether it depends on one of `wrt` through floating point values.
-fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Vec<bool> {
+pub(crate) fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Vec<bool> {
     let mut depends = vec![false; graph.values().len()];
     for value in wrt {
         depends[value.index()] = true;

@@ -1,10 +1,14 @@
 //! What all methods have in common: settings, how an explanation is made ready, and how it runs for many samples.
 
+mod forward;
 mod graph;
 mod variants;
 
-pub(crate) use graph::GraphExplainer;
-pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph};
+pub(crate) use forward::{
+    Forward, ForwardSample, filters_of_samples, scores_of_samples, unchanged, value_of,
+};
+pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
+pub(crate) use graph::{GraphExplainer, zero_warning};
 pub(crate) use variants::{Combine, Combined, Sample, VariantExplainer, Varied};
 
 use crate::attribution::Attribution;
@@ -17,6 +21,7 @@ use crate::losses::WeightedLoss;
 use crate::methods::MethodEntry;
 use crate::model::{Model, TensorRef};
 use crate::parts::Cut;
+use crate::rules::InputBounds;
 use crate::target::Filters;
 use crate::tensor::Tensor;
 use crate::timings::Timings;
@@ -41,6 +46,8 @@ pub struct Settings {
     /// How many bytes of memory a run may take, weights and inputs aside; default: 256 MiB. Samples beyond that are
     /// explained in parts, with the same result. One sample is explained whatever it takes.
     pub memory_bytes: Option<usize>,
+    /// The lowest and highest values that the model's input can have, where they are known from its preprocessing.
+    pub input_bounds: Option<InputBounds>,
     /// The seed of whatever is random: the same seed gives the same bytes.
     pub seed: u64,
     /// Who is told how far a long explanation has come.
@@ -67,9 +74,9 @@ impl Settings {
     /// What is computed in: modifiers with a pole at a gradient of 0 show where it is exactly 0, or where ties were, so that
     /// they get the direct convolution.
     pub(crate) fn arithmetic(&self) -> Precision {
-        match (self.precision, &self.grad_modifier) {
-            (Precision::F32, GradModifier::Invert | GradModifier::SmallValues) => Precision::F32Direct,
-            (precision, _) => precision,
+        match self.precision {
+            Precision::F32 if self.grad_modifier.has_pole() => Precision::F32Direct,
+            precision => precision,
         }
     }
 }

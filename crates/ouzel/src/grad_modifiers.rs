@@ -1,6 +1,11 @@
 //! Grad modifiers: what is done to a gradient before it becomes a map.
 
+use crate::backprop::{Back, Cotangents};
+use crate::builder::Var;
 use crate::error::{Result, bail};
+use crate::graph::Fact;
+use crate::op::{Custom, Inputs, Op, OpDef};
+use crate::tensor::Tensor;
 use ndarray::ArrayD;
 use std::fmt;
 use std::str::FromStr;
@@ -96,9 +101,59 @@ impl GradModifier {
         }
     }
 
+    /// The modified gradient as nodes of a graph; a user's own function is one that cannot be saved.
+    pub(crate) fn nodes<'b>(&self, gradient: Var<'b>) -> Var<'b> {
+        match self {
+            Self::None => gradient,
+            Self::Absolute => gradient.abs(),
+            Self::Negate => -gradient,
+            Self::Relu => gradient.relu(),
+            Self::Invert => (gradient + EPSILON).reciprocal(),
+            Self::SmallValues => (gradient + EPSILON).reciprocal().abs(),
+            Self::Custom(..) => {
+                gradient.builder().apply(Op::Custom(Custom(Arc::new(self.clone()))), &[gradient])
+            }
+        }
+    }
+
+    /// True if the modifier has a pole at a gradient of 0, and so shows where it is exactly 0.
+    pub(crate) fn has_pole(&self) -> bool {
+        matches!(self, Self::Invert | Self::SmallValues)
+    }
+
     /// True if modified values may be negative, so that a picture of them needs two colours.
     pub fn is_signed(&self) -> bool {
         matches!(self, Self::None | Self::Negate | Self::Invert | Self::Custom(..))
+    }
+}
+
+/// As a node: a function of arrays, which is not differentiated.
+impl OpDef for GradModifier {
+    fn name(&self) -> &str {
+        self.name()
+    }
+
+    fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
+        let x = x.get(0)?;
+        Ok(vec![Fact::new(x.dtype, x.shape.clone())])
+    }
+
+    fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
+        let x = x.get(0)?;
+        let modified = self.apply(x.to_f64());
+        if modified.shape() != x.shape() {
+            bail!(
+                option,
+                "the grad modifier '{self}' returned shape {:?}, expected {:?}",
+                modified.shape(),
+                x.shape()
+            );
+        }
+        Ok(vec![Tensor::from(modified).cast(x.dtype())])
+    }
+
+    fn vjp<'b>(&self, _: &Back<'b>) -> Result<Cotangents<'b>> {
+        bail!(unsupported, "the grad modifier '{self}' is a function of arrays and cannot be differentiated")
     }
 }
 

@@ -1,5 +1,6 @@
 //! The graph: nodes that apply ops to values, append-only and in topological order; facts are inferred on construction.
 
+use crate::builder::{Builder, Var};
 use crate::dim::{Dim, Shape, display_shape, known_shape};
 use crate::error::{Context, Result, bail};
 use crate::op::{Inputs, Op, OpDef};
@@ -460,6 +461,55 @@ impl Graph {
     /// Says why a node is there.
     pub(crate) fn set_provenance(&mut self, id: NodeId, provenance: Provenance) {
         self.nodes[id.index()].provenance = Some(provenance);
+    }
+
+    /// The same graph with other nodes in the place of some; values keep their ids.
+    ///
+    /// `replace` is asked for each node. It may add nodes, of which the last has to give the node's first output; nobody
+    /// may read the others.
+    pub(crate) fn replacing(
+        &self,
+        mut replace: impl for<'b> FnMut(&'b Builder, &Node) -> Result<Option<Var<'b>>>,
+    ) -> Result<Self> {
+        let start = Self { nodes: Vec::new(), ..self.clone() };
+        let mut builder = Builder::new(start);
+        for node in &self.nodes {
+            let other = replace(&builder, node)?.map(Var::id).transpose()?;
+            let mut graph = builder.finish()?;
+            match other {
+                Some(new) => graph.take_over(node, new)?,
+                None => graph.push_again(node.clone()),
+            }
+            builder = Builder::new(graph);
+        }
+        builder.finish()
+    }
+
+    /// Adds a node whose outputs are values of the graph already.
+    fn push_again(&mut self, node: Node) {
+        let id = NodeId(u32::try_from(self.nodes.len()).expect("invariant: fewer than 2^32 nodes"));
+        for output in &node.outputs {
+            self.values[output.index()].source = Source::Node(id);
+        }
+        self.nodes.push(node);
+    }
+
+    /// Lets the node that was added last give the output of another, in the place of its own output `new`.
+    fn take_over(&mut self, old: &Node, new: ValueId) -> Result<()> {
+        let same = |fact: &Fact, other: &Fact| fact.dtype == other.dtype && fact.rank() == other.rank();
+        match (self.nodes.pop(), self.values.pop()) {
+            (Some(node), Some(value))
+                if node.outputs[..] == [new]
+                    && new.index() == self.values.len()
+                    && same(&value.fact, self.fact(old.outputs[0])) =>
+            {
+                self.values[old.outputs[0].index()].fact = value.fact;
+                let outputs = vec![old.outputs[0]];
+                self.push_again(Node { outputs, name: old.name.clone(), ..node });
+                Ok(())
+            }
+            _ => bail!(internal, "what takes the place of {} does not fit", old.title()),
+        }
     }
 
     /// The consumers of each value: pairs of node and input position.

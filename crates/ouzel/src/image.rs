@@ -40,6 +40,7 @@ mod resize;
 mod save;
 mod segments;
 mod text;
+mod upsampling;
 
 pub(crate) use blur::{Border, gaussian_blur};
 pub use colormap::{COLORMAPS, Colormap, ColormapEntry, ColormapKind};
@@ -53,3 +54,4 @@ pub use resize::{Filter, resize_map, resize_rgb8};
 pub use save::{encode_png, save_png, save_whole};
 pub(crate) use segments::Neighbors;
 pub use text::Text;
+pub use upsampling::Upsampling;

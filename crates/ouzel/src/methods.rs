@@ -1,13 +1,27 @@
 //! The explanation methods, one a file, and the list of them that front ends show and choose from.
 
+pub mod ablation_cam;
 pub mod blur_ig;
+pub mod cam;
+pub mod deeplift;
+pub mod eigen_cam;
 pub mod expected_gradients;
+pub mod full_grad;
+mod grad_cam;
+mod grad_cam_plus_plus;
+pub mod guided_grad_cam;
 pub mod guided_ig;
+mod hires_cam;
 pub mod input_x_gradient;
 pub mod integrated_gradients;
+mod layer_cam;
+pub mod lrp;
 pub mod path;
 pub mod saliency;
+pub mod score_cam;
 pub mod smoothgrad;
+pub mod visualize_cam;
+mod xgrad_cam;
 pub mod xrai;
 
 use crate::error::{Context, Result, bail};
@@ -53,6 +67,18 @@ pub const METHODS: &[MethodEntry] = &[
     blur_ig::ENTRY,
     guided_ig::ENTRY,
     xrai::ENTRY,
+    grad_cam::ENTRY,
+    grad_cam_plus_plus::ENTRY,
+    hires_cam::ENTRY,
+    xgrad_cam::ENTRY,
+    layer_cam::ENTRY,
+    eigen_cam::ENTRY,
+    score_cam::ENTRY,
+    ablation_cam::ENTRY,
+    full_grad::ENTRY,
+    guided_grad_cam::ENTRY,
+    lrp::ENTRY,
+    deeplift::ENTRY,
 ];
 
 /// The method of this name, with these options.
@@ -107,7 +133,7 @@ mod tests {
                 OptionKind::Name(names) | OptionKind::Names(names) => names().contains(&option.default),
                 OptionKind::Flag | OptionKind::Toml => true,
                 OptionKind::Text => option.default.parse::<f64>().is_ok(),
-                OptionKind::Tensor | OptionKind::Input | OptionKind::Array => false,
+                OptionKind::Tensor | OptionKind::Tensors | OptionKind::Input | OptionKind::Array => false,
             };
             let spelled_out = (entry.options.iter().filter(describable))
                 .fold(Options::new(), |options, option| options.with(option.name, option.default));

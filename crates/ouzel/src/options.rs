@@ -44,6 +44,8 @@ pub enum OptionKind {
     Names(fn() -> Vec<&'static str>),
     /// A tensor, by name or by a layer's index.
     Tensor,
+    /// Some tensors.
+    Tensors,
     /// A name, or a TOML file.
     Toml,
     /// A name or number, or a picture or array that is prepared as the model's input is.

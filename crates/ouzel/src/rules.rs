@@ -1,13 +1,29 @@
 //! Rules replace the true gradient of some nodes; a rule set says which rule goes to which node.
 
 mod array;
+mod canonical;
+mod catalog;
+pub mod deeplift;
 mod file;
+mod kind;
 mod matcher;
 mod modifier;
+mod presets;
+mod relevance;
+
+#[cfg(test)]
+mod tests;
 
 pub use array::ArrayRule;
+pub use canonical::Canonical;
+pub use catalog::InputBounds;
+pub use file::{Preset, Start};
+pub use kind::Kind;
 pub use matcher::{Matcher, Predicate};
-pub use modifier::{BackpropModifier, Guided, Pass, Rectified, TrueGradient, Zero};
+pub use modifier::{BackpropModifier, Guided, Rectified, TrueGradient, Zero};
+pub use relevance::{
+    BetaSmooth, Change, Move, Numerator, Pass, Product, Relevance, Share, SoftmaxTaylor, Term, Where,
+};
 
 use crate::backprop::{Back, Cotangents};
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! Explanations that are graphs: built by a method, run by the engine as one plan, or saved as an ONNX file.
 
 use super::{Explainer, Method, Settings, Started, Task};
-use crate::attribution::{Attribution, LossValue};
+use crate::attribution::{Attribution, Completeness, LayerMap, LossValue};
 use crate::backprop::Coverage;
 use crate::builder::{Builder, Var};
 use crate::compile::{self, Plan};
@@ -31,6 +31,45 @@ pub struct LossGraph<'m> {
     pub explained: ValueId,
     /// Its channel axis; `None` if it has none.
     pub channel_axis: Option<usize>,
+    /// The input that names the filters of losses that leave them open.
+    target: Option<LateTarget>,
+    /// The input that is explained, or stands for what is, with its channel axis.
+    image: (ValueId, Option<usize>),
+}
+
+impl<'m> LossGraph<'m> {
+    /// Adds losses to the graph of a network.
+    ///
+    /// # Errors
+    /// If a layer or filter does not exist, or if there is no loss.
+    pub(crate) fn new(model: &'m Model, losses: &[WeightedLoss], settings: &Settings) -> Result<Self> {
+        let graph = model.graph();
+        let explained = settings.explained(model)?;
+        let is_input = matches!(graph.value(explained).source, Source::Input);
+        let channel_axis = channel_axis_of(graph.fact(explained), settings.wrt_channel_axis, is_input)?;
+        let image = match is_input {
+            true => (explained, channel_axis),
+            false => (model.main_input(), channel_axis_of(graph.fact(model.main_input()), None, true)?),
+        };
+        let active: Vec<&WeightedLoss> = losses.iter().filter(|loss| loss.weight != 0.0).collect();
+        if active.is_empty() {
+            bail!(option, "there is no loss with a weight other than 0");
+        }
+        let builder = Builder::new(graph.clone());
+        let context = LossContext::new(model, &builder, builder.var(image.0), image.1);
+        let mut values: Vec<Var> = Vec::new();
+        for weighted in &active {
+            let title = || weighted.loss.name();
+            let value = weighted.loss.build(&context).context(title)? * weighted.weight;
+            value.id().context(title)?;
+            values.push(value);
+        }
+        let total = values.iter().copied().reduce(|sum, value| sum + value).expect("invariant: not empty");
+        let total = total.sum().id()?;
+        let target = context.late_target();
+        let losses = values.iter().map(|value| value.id()).collect::<Result<Vec<ValueId>>>()?;
+        Ok(Self { model, graph: builder.finish()?, losses, total, explained, channel_axis, target, image })
+    }
 }
 
 /// A graph with the attribution that a method has added.
@@ -46,8 +85,67 @@ pub struct AttributionGraph {
     pub channel_axis: Option<usize>,
     /// Which rules were used on the way back.
     pub coverage: Coverage,
+    /// For class activation maps: what the map is made of. Its size is filled in when the input's is known.
+    pub layer_map: Option<LayerMap>,
+    /// What was chosen for the reader.
+    pub notes: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
+    /// The sums that say whether the attribution adds up, for methods that promise it.
+    pub sums: Option<Sums>,
+}
+
+impl AttributionGraph {
+    /// An attribution of which nothing else is to be said.
+    pub fn new(graph: Graph, raw: ValueId, tensor: ValueId, channel_axis: Option<usize>) -> Self {
+        Self {
+            graph,
+            raw,
+            tensor,
+            channel_axis,
+            coverage: Coverage::default(),
+            layer_map: None,
+            notes: Vec::new(),
+            warnings: Vec::new(),
+            sums: None,
+        }
+    }
+}
+
+/// The values behind a [`Completeness`]: one number a sample, or one for all of them.
+#[derive(Clone, Debug)]
+pub struct Sums {
+    /// What is shared out.
+    pub expected: ValueId,
+    /// The sum of the attribution.
+    pub found: ValueId,
+    /// The sum that ended in parameters.
+    pub absorbed: Option<ValueId>,
+    /// The sum behind each node that was passed: title, rule, sum.
+    pub layers: Vec<(String, String, ValueId)>,
+}
+
+impl Sums {
+    /// The largest relative gap that rounding and stabilized divisions explain.
+    const TOLERANCE: f64 = 1e-2;
+
+    fn values(&self) -> impl Iterator<Item = ValueId> {
+        [self.expected, self.found].into_iter().chain(self.absorbed).chain(self.layers.iter().map(|it| it.2))
+    }
+
+    /// What the values came out as; takes as many tensors as [`Self::values`] are.
+    fn completeness(&self, values: &mut impl Iterator<Item = Tensor>) -> Completeness {
+        let mut next = || values.next().map_or(Vec::new(), |value| value.to_f64().into_iter().collect());
+        Completeness {
+            expected: next(),
+            found: next(),
+            absorbed: self.absorbed.map_or(Vec::new(), |_| next()),
+            tolerance: Self::TOLERANCE,
+            layers: (self.layers.iter())
+                .map(|(node, rule, _)| (node.clone(), rule.clone(), next().iter().sum()))
+                .collect(),
+        }
+    }
 }
 
 /// A method that is a graph: a few more nodes behind the losses.
@@ -74,12 +172,22 @@ pub struct ExplanationGraph {
     pub losses: Vec<(String, f64, ValueId)>,
     /// The int64 input `[samples, filters]` that names the filters, for losses that leave them open.
     pub(crate) target: Option<LateTarget>,
+    /// The nodes that were brought into another form first: titles, and the form's name.
+    pub rewritten: Vec<(String, String)>,
     /// The nodes that a rule was used on: titles and the rule's name.
     pub matched: Vec<(String, String)>,
     /// The nodes that got their true gradient.
     pub default_gradient: Vec<String>,
+    /// For class activation maps: what the map is made of. Its size is filled in when the input's is known.
+    pub layer_map: Option<LayerMap>,
+    /// The input, and its axes that are neither batch nor channels: what such a map becomes as large as.
+    pub(crate) sides: (ValueId, Vec<usize>),
+    /// What was chosen for the reader.
+    pub notes: Vec<String>,
     /// What the reader of the map should know.
     pub warnings: Vec<String>,
+    /// The sums that say whether the attribution adds up, for methods that promise it.
+    pub sums: Option<Sums>,
 }
 
 impl ExplanationGraph {
@@ -88,52 +196,30 @@ impl ExplanationGraph {
     /// # Errors
     /// If a layer or filter does not exist, or if an op on the way is not supported or has no gradient.
     pub fn new(model: &Model, losses: &[WeightedLoss], method: &dyn GraphMethod) -> Result<Self> {
-        let settings: &Settings = method.settings();
-        let graph = model.graph();
-        let explained = settings.explained(model)?;
-        let is_input = matches!(graph.value(explained).source, Source::Input);
-        let axis = channel_axis(graph.fact(explained), settings.wrt_channel_axis, is_input)?;
-        let image = if is_input { explained } else { model.main_input() };
-        let image_axis = if is_input { axis } else { channel_axis(graph.fact(image), None, true)? };
-
-        let active: Vec<&WeightedLoss> = losses.iter().filter(|loss| loss.weight != 0.0).collect();
-        if active.is_empty() {
-            bail!(option, "there is no loss with a weight other than 0");
-        }
-        let builder = Builder::new(graph.clone());
-        let context = LossContext::new(model, &builder, builder.var(image), image_axis);
-        let mut values: Vec<Var> = Vec::new();
-        for weighted in &active {
-            let title = || weighted.loss.name();
-            let value = weighted.loss.build(&context).context(title)? * weighted.weight;
-            value.id().context(title)?;
-            values.push(value);
-        }
-        let total = values.iter().copied().reduce(|sum, value| sum + value).expect("invariant: not empty");
-        let total = total.sum().id()?;
-        let target = context.late_target();
-        let values = values.iter().map(|value| value.id()).collect::<Result<Vec<ValueId>>>()?;
-        let with_losses = LossGraph {
-            model,
-            graph: builder.finish()?,
-            losses: values.clone(),
-            total,
-            explained,
-            channel_axis: axis,
-        };
-        let AttributionGraph { graph, raw, tensor, channel_axis, coverage, warnings } =
+        let with_losses = LossGraph::new(model, losses, method.settings())?;
+        let values = with_losses.losses.clone();
+        let target = with_losses.target.clone();
+        let (image, image_axis) = with_losses.image;
+        let AttributionGraph { graph, raw, tensor, channel_axis, coverage, layer_map, notes, warnings, sums } =
             method.build(with_losses)?;
+        let rank = graph.fact(image).rank();
         let title = |node: &NodeId| graph.node(*node).title();
-        let described = active.iter().zip(values);
+        let active = losses.iter().filter(|loss| loss.weight != 0.0);
+        let described = active.zip(values);
         Ok(Self {
             raw,
             tensor: graph.value(tensor).name.to_string(),
             channel_axis,
             losses: described.map(|(loss, value)| (loss.loss.name(), loss.weight, value)).collect(),
             target,
+            rewritten: coverage.rewritten,
             matched: coverage.matched.iter().map(|(node, rule)| (title(node), rule.to_string())).collect(),
             default_gradient: coverage.default.iter().map(title).collect(),
+            layer_map,
+            sides: (image, (1..rank).filter(|&axis| Some(axis) != image_axis).collect()),
+            notes,
             warnings,
+            sums,
             graph,
         })
     }
@@ -203,14 +289,21 @@ impl GraphExplainer {
     }
 
     fn made(
-        explanation: ExplanationGraph,
+        mut explanation: ExplanationGraph,
         settings: &Settings,
         task: &Task<'_>,
         mut shapes: Vec<(ValueId, Vec<usize>)>,
     ) -> Result<Box<dyn Explainer>> {
+        if let Some(layer_map) = &mut explanation.layer_map {
+            let (image, axes) = &explanation.sides;
+            let shape = task.shapes.iter().find(|(id, _)| id == image).map(|(_, shape)| shape);
+            layer_map.size =
+                shape.map(|shape| axes.iter().map(|&axis| shape[axis]).collect()).unwrap_or_default();
+        }
         let ExplanationGraph { graph, raw, losses, target, .. } = &explanation;
         let mut wanted = vec![*raw];
         wanted.extend(losses.iter().map(|(_, _, value)| *value));
+        wanted.extend(explanation.sums.iter().flat_map(Sums::values));
         wanted.extend_from_slice(task.also);
         let target_shape = target.as_ref().map(|target| target_shape(graph, target, &shapes)).transpose()?;
         let late = target.as_ref().map(|target| target.input);
@@ -225,39 +318,38 @@ impl GraphExplainer {
         let raw = outputs.next().expect("invariant: one output for each wanted value");
         check_finite(&raw, self.model.graph())?;
         let explanation = &self.explanation;
-        let losses = (explanation.losses.iter().zip(outputs))
+        let losses = (explanation.losses.iter().zip(&mut outputs))
             .map(|((name, weight, _), value)| LossValue {
                 name: name.clone(),
                 weight: *weight,
                 weighted: value.to_f64().into_iter().collect(),
             })
             .collect();
+        let completeness = explanation.sums.as_ref().map(|sums| sums.completeness(&mut outputs));
         let mut warnings = explanation.warnings.clone();
-        if raw.to_f64().iter().all(|&value| value == 0.0) {
-            warnings.push(ALL_ZERO.into());
-        }
+        warnings.extend(zero_warning(&raw, explanation.layer_map.is_some()));
         Ok(Attribution {
-            evaluations: raw.shape().first().copied().unwrap_or(1),
-            completeness: Vec::new(),
             raw,
             tensor: explanation.tensor.clone(),
             channel_axis: explanation.channel_axis,
             losses,
+            measures: Vec::new(),
+            rewritten: explanation.rewritten.clone(),
             matched: explanation.matched.clone(),
             default_gradient: explanation.default_gradient.clone(),
+            layer_map: explanation.layer_map.clone(),
+            notes: explanation.notes.clone(),
             warnings,
+            completeness,
         })
     }
 }
 
-/// What is said of an attribution that shows nothing.
-pub(super) const ALL_ZERO: &str = "the attribution is zero everywhere: usually a saturated softmax or sigmoid (explain \
-                                   the layer before it), dead ReLUs, or a rule that let nothing through";
-
 impl Explainer for GraphExplainer {
     fn start<'e>(&'e self, inputs: &[Tensor]) -> Result<Box<dyn Started + 'e>> {
         let started = self.plan.start(inputs)?;
-        let skipped = 1 + self.explanation.losses.len();
+        let sums = self.explanation.sums.iter().flat_map(Sums::values).count();
+        let skipped = 1 + self.explanation.losses.len() + sums;
         match started.early().iter().skip(skipped).cloned().collect::<Option<Vec<Tensor>>>() {
             Some(also) => Ok(Box::new(GraphStarted { explainer: self, started, also })),
             None => bail!(internal, "a tensor of the model depends on the target"),
@@ -302,8 +394,23 @@ impl Started for GraphStarted<'_> {
     }
 }
 
+/// What is said of an attribution that is zero everywhere.
+pub(crate) fn zero_warning(raw: &Tensor, is_class_activation_map: bool) -> Option<String> {
+    let text = match is_class_activation_map {
+        true => {
+            "the map is zero everywhere: nothing in the layer speaks for the target, or its gradient is zero (a saturated \
+             softmax or sigmoid, dead ReLUs)"
+        }
+        false => {
+            "the attribution is zero everywhere: usually a saturated softmax or sigmoid (explain the layer before it), \
+             dead ReLUs, or a rule that let nothing through"
+        }
+    };
+    raw.to_f64().iter().all(|&value| value == 0.0).then(|| text.into())
+}
+
 /// The channel axis of a tensor: the one asked for, else by the shape of an input, else 1.
-fn channel_axis(fact: &Fact, asked: Option<i64>, is_input: bool) -> Result<Option<usize>> {
+fn channel_axis_of(fact: &Fact, asked: Option<i64>, is_input: bool) -> Result<Option<usize>> {
     let rank = fact.rank();
     match asked {
         Some(axis) => resolve_axis(axis, rank).map(Some).context(|| "the channel axis"),

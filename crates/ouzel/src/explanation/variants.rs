@@ -1,17 +1,12 @@
 //! What methods share that vary a tensor: the explainer of another method, run on batches of variants of each sample.
 
-use super::graph::{ALL_ZERO, check_finite};
-use super::{
-    AttributionGraph, Explainer, GraphExplainer, GraphMethod, LossGraph, Method, Settings, Started, Task,
-    fitting,
-};
-use crate::attribution::{Attribution, Completeness};
-use crate::backprop::Coverage;
+use super::graph::check_finite;
+use super::{Explainer, GraphExplainer, Method, Settings, Started, Task, fitting, unchanged, zero_warning};
+use crate::attribution::{Attribution, Completeness, Measure};
 use crate::compile::Precision;
 use crate::dim::{Bindings, evaluate_shape};
 use crate::error::{Result, bail};
 use crate::graph::{Source, ValueId};
-use crate::methods::MethodEntry;
 use crate::model::{Model, is_channels_last};
 use crate::parts::Cut;
 use crate::rewrite::bind;
@@ -21,53 +16,6 @@ use crate::timings::Timings;
 use ndarray::ArrayD;
 use rayon::prelude::*;
 use std::fmt;
-
-/// What is left of a method without its attribution: the losses, and the explained tensor itself in place of a map.
-#[derive(Clone, Debug)]
-struct LossesAlone {
-    entry: &'static MethodEntry,
-    settings: Settings,
-}
-
-impl Method for LossesAlone {
-    fn entry(&self) -> &'static MethodEntry {
-        self.entry
-    }
-
-    fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    fn settings_mut(&mut self) -> &mut Settings {
-        &mut self.settings
-    }
-
-    fn prepare(&self, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
-        GraphExplainer::boxed(self, task)
-    }
-}
-
-impl GraphMethod for LossesAlone {
-    fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
-        Ok(AttributionGraph {
-            raw: losses.explained,
-            tensor: losses.explained,
-            channel_axis: losses.channel_axis,
-            coverage: Coverage::default(),
-            warnings: Vec::new(),
-            graph: losses.graph,
-        })
-    }
-}
-
-/// The samples of a task as they are: an explainer whose attribution is the tensor that is explained, with the values of
-/// the losses beside it.
-///
-/// # Errors
-/// If a layer or filter does not exist, or if an op on the way is not supported.
-fn unchanged(method: &dyn Method, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
-    LossesAlone { entry: method.entry(), settings: method.settings().clone() }.prepare(task)
-}
 
 /// Which tensor a method varies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,15 +42,15 @@ pub(crate) struct Combined {
     pub(crate) raw: ArrayD<f64>,
     /// Whether it has the channel axis of the explained tensor.
     pub(crate) has_channels: bool,
-    /// For each sample, if it has to add up to something.
-    pub(crate) completeness: Vec<Completeness>,
-    /// What the reader should know.
-    pub(crate) warnings: Vec<String>,
+    /// What it adds up to, if it has to add up to something.
+    pub(crate) completeness: Option<Completeness>,
+    /// How many points of a path there were, if that is to be told.
+    pub(crate) steps: Option<usize>,
 }
 
 impl From<ArrayD<f64>> for Combined {
     fn from(raw: ArrayD<f64>) -> Self {
-        Self { raw, has_channels: true, completeness: Vec::new(), warnings: Vec::new() }
+        Self { raw, has_channels: true, completeness: None, steps: None }
     }
 }
 
@@ -258,9 +206,9 @@ impl Started for VariantStarted<'_> {
         let mut parts = Vec::new();
         for number in 0..samples {
             let mut sample = Sample::new(explainer, &self.inputs, &clean, filters.as_ref(), number, samples)?;
-            let Combined { raw, has_channels, completeness, warnings } =
+            let Combined { raw, has_channels, completeness, steps } =
                 explainer.combine.combine(&mut sample)?;
-            let Sample { template, evaluations, timings, .. } = sample;
+            let Sample { template, evaluations, timings, rows, .. } = sample;
             self.timings.add(&timings);
             let Some(mut part) = template else {
                 bail!(internal, "no variant was explained");
@@ -273,18 +221,19 @@ impl Started for VariantStarted<'_> {
                 part.channel_axis = None;
             }
             part.losses.clear();
-            part.warnings.retain(|warning| warning != ALL_ZERO);
-            part.warnings.extend(warnings);
-            part.evaluations = evaluations;
+            // One variant may be dark, and the whole not.
+            let dark = zero_warning(&Tensor::scalar(0.0f32), part.layer_map.is_some());
+            part.warnings.retain(|warning| Some(warning) != dark.as_ref());
+            let each = |name, number: usize| Measure { name, values: vec![number as f64; rows] };
+            part.measures = vec![each("evaluations", evaluations / rows)];
+            part.measures.extend(steps.map(|steps| each("steps", steps)));
             part.completeness = completeness;
             parts.push(part);
         }
         let mut whole = Attribution::join(parts)?;
         whole.losses = clean.losses;
         check_finite(&whole.raw, explainer.model.graph())?;
-        if whole.raw.to_f64().iter().all(|&value| value == 0.0) {
-            whole.warnings.push(ALL_ZERO.into());
-        }
+        whole.warnings.extend(zero_warning(&whole.raw, whole.layer_map.is_some()));
         Ok(whole)
     }
 
@@ -316,6 +265,9 @@ pub(crate) struct Sample<'e> {
     pub(crate) scores: Option<Vec<f64>>,
     /// What is the same for all variants.
     template: Option<Attribution>,
+    /// How many samples are varied together.
+    rows: usize,
+    /// How many samples and variants were run through the network.
     evaluations: usize,
     expected: usize,
     timings: Timings,
@@ -376,6 +328,7 @@ impl<'e> Sample<'e> {
             input_channel_axis,
             scores,
             inputs: repeated,
+            rows: rows.max(1),
             evaluations: rows,
             own,
             template: None,
@@ -433,7 +386,7 @@ impl<'e> Sample<'e> {
     ) -> Result<()> {
         let VariantExplainer { size, varied, inner, settings, .. } = self.explainer;
         let dtype = self.explainer.dtype(&self.inputs[*varied]);
-        let rows = self.value.shape().first().copied().unwrap_or(1);
+        let rows = self.rows;
         for start in (0..count).step_by(*size) {
             let end = (start + size).min(count);
             let made = |number: usize| Tensor::from(variant(number)).cast(dtype);

@@ -239,7 +239,7 @@ impl Combine for Focus {
         sample.expect(steps + 1);
         sample.explain(steps + 1, &variant, &mut each)?;
         let differences = path::differences(sample.scores.as_ref(), at_start.as_ref());
-        let completeness = path::completeness(&raw, differences, tolerance, steps);
-        Ok(Combined { raw, has_channels: true, completeness, warnings: Vec::new() })
+        let completeness = path::completeness(&raw, differences, tolerance);
+        Ok(Combined { raw, has_channels: true, completeness, steps: Some(steps) })
     }
 }

@@ -176,7 +176,7 @@ impl Combine for Expectation {
         sample.expect(used + self.samples);
         sample.explain(used + self.samples, &variant, &mut each)?;
         let differences = path::differences(sample.scores.as_ref(), at_starts.as_ref());
-        let completeness = path::completeness(&raw, differences, self.tolerance, self.samples.div_ceil(used));
-        Ok(Combined { raw, has_channels: true, completeness, warnings: Vec::new() })
+        let completeness = path::completeness(&raw, differences, self.tolerance);
+        Ok(Combined { raw, has_channels: true, completeness, steps: None })
     }
 }

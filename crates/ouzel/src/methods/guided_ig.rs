@@ -210,8 +210,8 @@ impl Combine for Guided {
             }
         }
         let differences = path::differences(sample.scores.as_ref(), at_starts.as_ref());
-        let completeness = path::completeness(&raw, differences, tolerance, steps);
-        Ok(Combined { raw, has_channels: true, completeness, warnings: Vec::new() })
+        let completeness = path::completeness(&raw, differences, tolerance);
+        Ok(Combined { raw, has_channels: true, completeness, steps: Some(steps) })
     }
 }
 

@@ -177,9 +177,9 @@ impl Steps {
 /// let picture = ndarray::ArrayD::<f32>::from_elem(vec![1, 3, 128, 128], 0.5);
 /// let losses = [WeightedLoss::new(ActivationMaximization::new("animal_logits", 2), -1.0)];
 /// let attribution = IntegratedGradients::default().attribute(&model, &losses, &picture.into())?;
-/// let completeness = attribution.completeness[0];
-/// assert!((completeness.attributed - attribution.raw.to_f64().sum()).abs() < 1e-3);
-/// assert!(completeness.holds() == (completeness.gap().abs() <= completeness.allowed));
+/// let sums = attribution.completeness.expect("integrated gradients add up");
+/// assert!((sums.found[0] - attribution.raw.to_f64().sum()).abs() < 1e-3);
+/// println!("a gap of {} %", 100.0 * sums.relative_gaps()[0]);
 /// # Ok::<(), ouzel::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -361,9 +361,9 @@ impl Integral {
         sample.expect(variants);
         sample.explain(variants, &variant, &mut each)?;
         let differences = path::differences(sample.scores.as_ref(), at_starts.as_ref());
-        let completeness = path::completeness(&attributed, differences, self.tolerance, steps);
+        let completeness = path::completeness(&attributed, differences, self.tolerance);
         let raw = if self.multiply_by_inputs { attributed } else { raw };
-        Ok(Combined { raw, has_channels: true, completeness, warnings: Vec::new() })
+        Ok(Combined { raw, has_channels: true, completeness, steps: Some(steps) })
     }
 }
 
@@ -377,7 +377,7 @@ impl Combine for Integral {
         };
         loop {
             let combined = self.with_steps(sample, &starts, steps)?;
-            if combined.completeness.iter().all(|sample| sample.holds()) || steps >= *AUTO.end() {
+            if combined.completeness.as_ref().is_none_or(|sums| sums.holds()) || steps >= *AUTO.end() {
                 return Ok(combined);
             }
             steps *= 2;

@@ -198,27 +198,19 @@ pub(super) fn starts(
     Ok(starts)
 }
 
-/// How the attributions of each sample compare with the difference of the target.
-///
-/// Beyond the tolerated share of the difference, what rounding can do is allowed.
+/// What the attributions of each sample add up to, beside the difference of the target, if that is known.
 pub(super) fn completeness(
     raw: &ArrayD<f64>,
     differences: Option<Vec<f64>>,
     tolerance: f64,
-    steps: usize,
-) -> Vec<Completeness> {
-    let judge = |row: ndarray::ArrayViewD<'_, f64>, difference: f64| {
-        let size: f64 = row.iter().map(|value| value.abs()).sum();
-        let allowed = tolerance * difference.abs() + 1e-6 * size;
-        Completeness { attributed: row.sum(), difference, allowed, steps }
+) -> Option<Completeness> {
+    let expected = differences?;
+    let (expected, found) = match raw.shape().first() == Some(&expected.len()) {
+        true => (expected, raw.outer_iter().map(|row| row.sum()).collect()),
+        // An inner tensor whose first axis is not that of the samples.
+        false => (vec![expected.iter().sum()], vec![raw.sum()]),
     };
-    match differences {
-        Some(differences) if raw.shape().first() == Some(&differences.len()) => {
-            raw.outer_iter().zip(differences).map(|(row, difference)| judge(row, difference)).collect()
-        }
-        Some(differences) if !differences.is_empty() => vec![judge(raw.view(), differences.iter().sum())],
-        _ => Vec::new(),
-    }
+    Some(Completeness { expected, found, tolerance, ..Completeness::default() })
 }
 
 /// `a - b`, if both are known.

@@ -105,9 +105,10 @@ impl GraphMethod for Saliency {
     fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
         let LossGraph { graph, total, explained, channel_axis, .. } = losses;
         let rules = self.backprop_modifier.rules();
-        let Gradient { graph, values, coverage } = gradient(graph, total, &[explained], rules)?;
+        let Gradient { graph, values, coverage, .. } = gradient(graph, total, &[explained], rules)?;
         let warnings = left_alone(&self.backprop_modifier, &graph, &coverage);
-        Ok(AttributionGraph { raw: values[0], tensor: explained, channel_axis, coverage, warnings, graph })
+        let known = AttributionGraph::new(graph, values[0], explained, channel_axis);
+        Ok(AttributionGraph { coverage, warnings, ..known })
     }
 }
 

@@ -204,7 +204,7 @@ pub enum Noise {
 /// let smooth = Smoothing::smoothgrad(Saliency::default()).samples(4).seed(7);
 /// let attribution = smooth.attribute(&model, &losses, &picture.into())?;
 /// assert_eq!(attribution.raw.shape(), [1, 3, 128, 128]);
-/// assert_eq!(attribution.evaluations, 5);
+/// assert_eq!(attribution.measures[0].values, [5.0]); // evaluations
 /// # Ok::<(), ouzel::Error>(())
 /// ```
 #[derive(Debug)]

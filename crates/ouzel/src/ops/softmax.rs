@@ -26,7 +26,8 @@ impl Normalized {
         Ok(Self { axis: node.int_or("axis", if flattened { 1 } else { -1 })?, flattened })
     }
 
-    fn axes(&self, rank: usize) -> Result<Range<usize>> {
+    /// Those of a tensor of this rank.
+    pub(crate) fn axes(&self, rank: usize) -> Result<Range<usize>> {
         let axis = resolve_axis(self.axis, rank).context(|| "attribute 'axis'")?;
         Ok(axis..if self.flattened { rank } else { axis + 1 })
     }

@@ -1,5 +1,6 @@
 //! Which nodes a row of a rule set is about.
 
+use super::kind::Kind;
 use crate::graph::{Graph, Node};
 use crate::op::OpDef;
 use std::fmt;
@@ -17,12 +18,16 @@ pub enum Matcher {
     Op(String),
     /// Nodes of an op family, such as `activation` or `convolution`.
     Family(String),
+    /// Nodes that play one of these parts.
+    Kind(Vec<Kind>),
     /// Nodes whose name, or the name of whose first output, matches a pattern in which `*` stands for any text.
     Name(String),
     /// The first node, in the order of the graph, that the inner matcher accepts.
     First(Box<Matcher>),
     /// The last node, in the order of the graph, that the inner matcher accepts.
     Last(Box<Matcher>),
+    /// The nodes that the inner matcher accepts and that depend on no other such node: the first of every path.
+    Entry(Box<Matcher>),
     /// Nodes that both accept.
     Both(Box<Matcher>, Box<Matcher>),
     /// Nodes for which a function holds; the text is what reports show.
@@ -43,6 +48,17 @@ impl Matcher {
     /// Nodes whose name, or the name of whose first output, matches a pattern in which `*` stands for any text.
     pub fn name(pattern: impl Into<String>) -> Self {
         Self::Name(pattern.into())
+    }
+
+    /// Nodes that play one of these parts.
+    pub fn kind(kinds: impl IntoIterator<Item = Kind>) -> Self {
+        Self::Kind(kinds.into_iter().collect())
+    }
+
+    /// The nodes that this accepts and that depend on no other such node: the first of every path.
+    #[must_use]
+    pub fn entry(self) -> Self {
+        Self::Entry(Box::new(self))
     }
 
     /// The first node in the order of the graph that this accepts.
@@ -79,6 +95,8 @@ impl Matcher {
                 let output = node.outputs.first().map(|&id| &*graph.value(id).name);
                 wildcard(pattern, &node.name) || output.is_some_and(|name| wildcard(pattern, name))
             }),
+            Self::Kind(kinds) => Kind::of_nodes(graph).iter().map(|kind| kinds.contains(kind)).collect(),
+            Self::Entry(inner) => entries(graph, inner.matches(graph)),
             Self::Where(_, holds) => each(&|node| holds(graph, node)),
             Self::Both(a, b) => {
                 a.matches(graph).into_iter().zip(b.matches(graph)).map(|(a, b)| a && b).collect()
@@ -97,6 +115,19 @@ impl Matcher {
 
 fn only(place: Option<usize>, count: usize) -> Vec<bool> {
     (0..count).map(|index| Some(index) == place).collect()
+}
+
+/// Those of the nodes that depend on no other of them.
+fn entries(graph: &Graph, mut accepted: Vec<bool>) -> Vec<bool> {
+    let mut behind = vec![false; graph.values().len()];
+    for (node, accepted) in graph.nodes().iter().zip(&mut accepted) {
+        let depends = node.inputs.iter().flatten().any(|input| behind[input.index()]);
+        for output in &node.outputs {
+            behind[output.index()] = depends || *accepted;
+        }
+        *accepted &= !depends;
+    }
+    accepted
 }
 
 /// True if `text` is `pattern` with each `*` replaced by any text.
@@ -121,6 +152,11 @@ impl fmt::Display for Matcher {
             Self::Any => f.write_str("any node"),
             Self::Op(name) => f.write_str(name),
             Self::Family(name) => write!(f, "family {name}"),
+            Self::Kind(kinds) => {
+                let names: Vec<String> = kinds.iter().map(Kind::to_string).collect();
+                f.write_str(&names.join(" or "))
+            }
+            Self::Entry(inner) => write!(f, "entry {inner}"),
             Self::Name(pattern) => write!(f, "name {pattern}"),
             Self::First(inner) => write!(f, "first {inner}"),
             Self::Last(inner) => write!(f, "last {inner}"),

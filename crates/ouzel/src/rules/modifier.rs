@@ -70,29 +70,6 @@ impl Rule for TrueGradient {
     }
 }
 
-/// Passes the cotangent on as if the node were not there.
-///
-/// **Errors.** If input and output differ in shape.
-#[derive(Debug)]
-pub struct Pass;
-
-impl Rule for Pass {
-    fn name(&self) -> &str {
-        "pass"
-    }
-
-    fn apply<'b>(&self, back: &Back<'b>) -> Result<Outcome<'b>> {
-        if back.x(0).shape() != back.y(0).shape() {
-            return Err(Error::option(format!(
-                "the rule 'pass' needs an op whose input and output have one shape, found {} and {}",
-                back.x(0).fact(),
-                back.y(0).fact()
-            )));
-        }
-        Ok(Outcome::Applied(back.only_first(back.g(0))))
-    }
-}
-
 /// Lets nothing through: the map shows what reaches the target without these nodes.
 #[derive(Debug)]
 pub struct Zero;
@@ -107,21 +84,6 @@ impl Rule for Zero {
         Ok(Outcome::Applied(back.each_wanted(zeros)))
     }
 }
-
-/// The rules that can be named in a file or on the command line.
-pub(super) fn by_name(name: &str) -> Option<Arc<dyn Rule>> {
-    Some(match name {
-        "guided" => Arc::new(Guided),
-        "rectified" | "relu" | "deconv" => Arc::new(Rectified),
-        "gradient" | "none" => Arc::new(TrueGradient),
-        "pass" => Arc::new(Pass),
-        "zero" => Arc::new(Zero),
-        _ => return None,
-    })
-}
-
-/// The names that [`by_name`] knows, without aliases.
-pub(super) const RULE_NAMES: &[&str] = &["guided", "rectified", "gradient", "pass", "zero"];
 
 /// How an activation function can be named as a rectifier: the name, the op, and a condition on the node.
 struct Rectifier {
@@ -221,11 +183,15 @@ impl BackpropModifier {
         if name == "none" {
             return Ok(Self::none());
         }
-        let Some(rule) = Self::NAMES.contains(&name.as_str()).then(|| by_name(&name)).flatten() else {
-            return Err(Error::option(format!(
-                "unknown backprop modifier '{name}': expected one of {}",
-                Self::NAMES.join(", ")
-            )));
+        let rule: Arc<dyn Rule> = match name.as_str() {
+            "guided" => Arc::new(Guided),
+            "rectified" | "relu" | "deconv" => Arc::new(Rectified),
+            _ => {
+                return Err(Error::option(format!(
+                    "unknown backprop modifier '{name}': expected one of {}",
+                    Self::NAMES.join(", ")
+                )));
+            }
         };
         let found: Result<Vec<&Rectifier>> = rectifiers
             .iter()

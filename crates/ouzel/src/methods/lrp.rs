@@ -1,0 +1,344 @@
+//! Layer-wise relevance propagation: the target's value shared out over the input, layer by layer.
+
+use crate::backprop::{Coverage, Gradient, depends_on, walk};
+use crate::builder::{Builder, Var};
+use crate::error::{Context, Result, bail};
+use crate::explanation::{
+    AttributionGraph, Explainer, GraphExplainer, GraphMethod, LossGraph, Method, Settings, Sums, Task,
+};
+use crate::graph::{Graph, NodeId, ValueId};
+use crate::methods::MethodEntry;
+use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, OptionValue, WRT, WRT_CHANNEL_AXIS};
+use crate::rules::{Canonical, InputBounds, Kind, Preset, RuleSet, Start};
+use std::collections::BTreeMap;
+
+/// What lists of methods say of this one.
+pub(super) const ENTRY: MethodEntry = MethodEntry {
+    name: "lrp",
+    about: "layer-wise relevance propagation: the target's value, shared out layer by layer until the input has it",
+    unit: "units of the target: the map adds up to its value, less what ends in biases (with --start one, parts of 1)",
+    cost: "1 forward and 1 backward pass, and for most rules as much again",
+    source: "Bach et al. 2015, On pixel-wise explanations for non-linear classifier decisions by layer-wise relevance \
+             propagation; the presets name theirs",
+    criticism: "the rules are chosen by hand, and z-plus-like rules converge to one vector whatever the target is \
+                (Sixt et al. 2020, When explanations lie)",
+    options: &[RULES, START, INPUT_RANGE, LAYER_SUMS, GRAD_MODIFIER, WRT, WRT_CHANNEL_AXIS, KEEPDIMS],
+    new: |options| {
+        let preset = match options.value("rules") {
+            Some(OptionValue::Toml(file, text)) => Preset::from_toml(file, text).context(|| file.clone())?,
+            _ => Preset::named(options.text("rules")?.unwrap_or(match options.profile() {
+                "captum" => "epsilon",
+                _ => RULES.default,
+            }))?,
+        };
+        let start = match options.text("start")? {
+            Some(name) => Some(start(name)?),
+            None if options.profile() == "zennit" => Some(Start::One),
+            None => None,
+        };
+        let mut settings = options.settings(Settings::default().grad_modifier)?;
+        settings.input_bounds = match options.text("input_range")? {
+            Some(text) => Some(text.parse()?),
+            None if options.profile() == "zennit" => Some(InputBounds::new(0.0, 1.0)),
+            None => None,
+        };
+        Ok(Box::new(Lrp { preset, start, layer_sums: options.flag("layer_sums")?, settings }))
+    },
+};
+
+/// The rules.
+const RULES: MethodOption = MethodOption::new(
+    "rules",
+    OptionKind::Toml,
+    "NAME|FILE.toml",
+    "epsilon_plus_flat",
+    "which rule goes to which layer: epsilon_plus_flat, epsilon_plus, epsilon_alpha2_beta1, epsilon_alpha2_beta1_flat, \
+     epsilon_gamma_box, epsilon, deep_taylor, excitation_backprop, attnlrp and cp_lrp for transformers, \
+     guided_backprop, deconvnet, beta_smooth, or the rows of a TOML file",
+);
+
+/// What relevance starts from.
+const START: MethodOption = MethodOption::new(
+    "start",
+    OptionKind::Name(|| vec!["value", "one"]),
+    "NAME",
+    "value",
+    "what is shared out: the target's value, as Captum does, or 1, as zennit does",
+);
+
+/// The box rule's bounds.
+const INPUT_RANGE: MethodOption = MethodOption::new(
+    "input_range",
+    OptionKind::Text,
+    "LOW,HIGH",
+    "as the preprocessing says",
+    "the lowest and highest values that the input can have, for the box rule",
+);
+
+/// Relevance by layer.
+const LAYER_SUMS: MethodOption = MethodOption::new(
+    "layer_sums",
+    OptionKind::Flag,
+    "",
+    "no",
+    "report the sum of relevance behind each node: where it is lost",
+);
+
+fn start(name: &str) -> Result<Start> {
+    match name.to_ascii_lowercase().as_str() {
+        "value" => Ok(Start::Value),
+        "one" => Ok(Start::One),
+        _ => bail!(option, "unknown start '{name}': expected one of value, one"),
+    }
+}
+
+/// The target's value, shared out over the input by rules.
+///
+/// **Formula.** From the target on, each node hands what it has received to its inputs, as its rule says; see
+/// [`Relevance`](crate::rules::Relevance). The walk starts with the part that each element has in the losses, times the
+/// element itself; with [`Start::One`] with the former alone.
+///
+/// **Shapes.** The attribution has the shape of the tensor, batch axis included.
+///
+/// **Units.** Target units. [`Attribution::completeness`](crate::Attribution::completeness) says what the map adds up to,
+/// and what biases took.
+///
+/// **Known criticism.** The rules are chosen by hand; z-plus-like rules converge to one vector whatever the target is
+/// (Sixt et al. 2020, "When explanations lie").
+///
+/// **Source.** Bach et al. 2015, "On pixel-wise explanations for non-linear classifier decisions by layer-wise relevance
+/// propagation"; each [`Preset`] names its own.
+///
+/// ```
+/// use ouzel::losses::{ActivationMaximization, WeightedLoss};
+/// use ouzel::{Lrp, Method, Model, rules::Preset};
+/// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/scene_fair.onnx");
+/// let model = Model::load(path)?;
+/// let picture = ndarray::ArrayD::<f32>::from_elem(vec![1, 3, 128, 128], 0.5);
+/// let losses = [WeightedLoss::new(ActivationMaximization::new("animal_logits", 2), -1.0)];
+/// let lrp = Lrp::new(Preset::named("epsilon_plus")?);
+/// let relevance = lrp.attribute(&model, &losses, &picture.into())?;
+/// assert!(relevance.completeness.is_some_and(|it| it.holds()));
+/// # Ok::<(), ouzel::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Lrp {
+    /// The rules, and the form of the network that they are for.
+    pub preset: Preset,
+    /// What the walk starts from; default: what the preset says, else the target's value.
+    pub start: Option<Start>,
+    /// Report the sum of relevance behind each node.
+    pub layer_sums: bool,
+    /// What it shares with other methods.
+    pub settings: Settings,
+}
+
+impl Lrp {
+    /// With a preset's rules.
+    pub fn new(preset: Preset) -> Self {
+        Self { preset, start: None, layer_sums: false, settings: Settings::default() }
+    }
+
+    /// What the walk starts from.
+    #[must_use]
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = Some(start);
+        self
+    }
+
+    /// The lowest and highest values that the input can have: one pair, or one for each channel.
+    #[must_use]
+    pub fn input_bounds(mut self, bounds: InputBounds) -> Self {
+        self.settings.input_bounds = Some(bounds);
+        self
+    }
+
+    /// Report the sum of relevance behind each node.
+    #[must_use]
+    pub fn layer_sums(mut self, report: bool) -> Self {
+        self.layer_sums = report;
+        self
+    }
+}
+
+impl Method for Lrp {
+    fn entry(&self) -> &'static MethodEntry {
+        &ENTRY
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    fn as_graph(&self) -> Option<&dyn GraphMethod> {
+        Some(self)
+    }
+
+    fn prepare(&self, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
+        GraphExplainer::boxed(self, task)
+    }
+}
+
+impl GraphMethod for Lrp {
+    fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
+        let LossGraph { model, graph, total, explained, channel_axis, .. } = losses;
+        let own_nodes = graph.nodes().len() - model.graph().nodes().len();
+        let (graph, rewritten) = canonical(graph, &self.preset.canonical, own_nodes)?;
+        let first_loss_node = graph.nodes().len() - own_nodes;
+        let rules = self.preset.rules(self.settings.input_bounds.as_ref())?;
+        let start = self.preset.start.or(self.start).unwrap_or_default();
+        let Propagated { gradient, relevance, start, arrived, absorbed } =
+            propagate(graph, first_loss_node, total, explained, &rules, start)?;
+        let Gradient { graph, cotangents, mut coverage, .. } = gradient;
+        coverage.rewritten = rewritten;
+        let warnings = fallen_through(&graph, &coverage);
+        // Presets that fix the start are gradients, which add up to nothing in particular; and relevance may get past an
+        // inner tensor.
+        let conserves = self.preset.start.is_none() && graph.producer(explained).is_none();
+        let builder = Builder::new(graph);
+        let mut layers = Vec::new();
+        if self.layer_sums {
+            let rule_of: BTreeMap<NodeId, &str> =
+                coverage.matched.iter().map(|(node, rule)| (*node, &**rule)).collect();
+            let passed =
+                coverage.matched.iter().map(|(node, _)| *node).chain(coverage.default.iter().copied());
+            let mut passed: Vec<NodeId> = passed.collect();
+            passed.sort_unstable_by(|a, b| b.cmp(a));
+            for id in passed {
+                let node = builder.graph().node(id).clone();
+                let behind: Vec<Var> = (node.outputs.iter())
+                    .filter_map(|output| cotangents.get(output.index()).copied().flatten())
+                    .map(|cotangent| builder.var(cotangent))
+                    .collect();
+                let rule = rule_of.get(&id).copied().unwrap_or("gradient").to_owned();
+                layers.push((node.title(), rule, sum(&builder, &behind).id()?));
+            }
+        }
+        let sums =
+            conserves.then_some(Sums { expected: start, found: arrived, absorbed: Some(absorbed), layers });
+        let known = AttributionGraph::new(builder.finish()?, relevance, explained, channel_axis);
+        Ok(AttributionGraph { coverage, warnings, sums, ..known })
+    }
+}
+
+/// Brings all nodes but the last `own_nodes`, which are those of the losses, into canonical forms; says what was done.
+pub(super) fn canonical(
+    mut graph: Graph,
+    forms: &[Canonical],
+    own_nodes: usize,
+) -> Result<(Graph, Vec<(String, String)>)> {
+    let mut rewritten = Vec::new();
+    for form in forms {
+        let (next, done) = form.apply(&graph, graph.nodes().len() - own_nodes)?;
+        rewritten.extend(done.into_iter().map(|title| (title, form.to_string())));
+        graph = next;
+    }
+    Ok((graph, rewritten))
+}
+
+/// Says which nodes got their plain gradient although they do more than move elements.
+fn fallen_through(graph: &Graph, coverage: &Coverage) -> Vec<String> {
+    let kinds = Kind::of_nodes(graph);
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for id in coverage.default.iter().filter(|id| kinds[id.index()] == Kind::Other) {
+        *counts.entry(crate::op::OpDef::name(&graph.node(*id).op)).or_default() += 1;
+    }
+    let warn = |(op, count)| format!("no rule for {count} × {op}: relevance passed by the plain gradient");
+    counts.into_iter().map(warn).collect()
+}
+
+/// A graph with the relevance of a tensor, and the sums that say whether relevance was conserved.
+#[derive(Debug)]
+struct Propagated {
+    gradient: Gradient,
+    /// The relevance of the tensor.
+    relevance: ValueId,
+    /// The sum that the walk started from.
+    start: ValueId,
+    /// The sum that arrived at the tensor, and at other inputs of the graph.
+    arrived: ValueId,
+    /// The sum that ended in biases and other parameters.
+    absorbed: ValueId,
+}
+
+/// Adds the relevance of `explained` for the sum `total` of losses, whose nodes begin at `first_loss_node`.
+///
+/// The losses say how much of each element of a target counts; that times the element is what the walk starts from, or
+/// with [`Start::One`] the former alone.
+fn propagate(
+    graph: Graph,
+    first_loss_node: usize,
+    total: ValueId,
+    explained: ValueId,
+    rules: &RuleSet,
+    start: Start,
+) -> Result<Propagated> {
+    // What the losses read of the model.
+    let depends = depends_on(&graph, &[explained]);
+    let is_of_model = |id: ValueId| {
+        graph.constant(id).is_none() && graph.producer(id).is_none_or(|node| node.index() < first_loss_node)
+    };
+    let mut targets: Vec<ValueId> = (graph.nodes()[first_loss_node..].iter())
+        .flat_map(|node| node.inputs.iter().flatten().copied())
+        .filter(|&id| depends[id.index()] && is_of_model(id))
+        .collect();
+    targets.sort_unstable();
+    targets.dedup();
+    let inputs: Vec<ValueId> = (graph.inputs().iter().copied())
+        .filter(|&input| input != explained && graph.fact(input).dtype.is_float())
+        .collect();
+    let explains_input = graph.producer(explained).is_none();
+
+    let builder = Builder::new(graph);
+    let loss = builder.var(total);
+    let ones = loss.scalar_like(1.0).expand_like(loss).id()?;
+    let counted = walk(builder.finish()?, &[(total, ones)], &targets, &RuleSet::new(), first_loss_node)?;
+    let builder = Builder::new(counted.graph);
+    let mut seeds = Vec::new();
+    let mut started: Vec<Var> = Vec::new();
+    for target in targets {
+        let Some(counts) = counted.cotangents[target.index()] else { continue };
+        let seed = match start {
+            Start::Value => builder.var(counts) * builder.var(target),
+            Start::One => builder.var(counts),
+        };
+        seeds.push((target, seed.id()?));
+        started.push(seed);
+    }
+    if seeds.is_empty() {
+        bail!(target, "the losses do not depend on the tensor that is explained");
+    }
+    let start = sum(&builder, &started).id()?;
+    let others = if explains_input { inputs } else { vec![] };
+    let wrt: Vec<ValueId> = std::iter::once(explained).chain(others).collect();
+    let mut gradient = walk(builder.finish()?, &seeds, &wrt, rules, 0)?;
+    let Some(relevance) = gradient.cotangents[explained.index()] else {
+        bail!(target, "no relevance reaches {}", gradient.graph.title(explained));
+    };
+    let builder = Builder::new(std::mem::take(&mut gradient.graph));
+    let arrived: Vec<Var> = gradient.values.iter().map(|&value| builder.var(value)).collect();
+    let arrived = sum(&builder, &arrived).id()?;
+    let absorbed: Vec<Var> =
+        gradient.coverage.absorbed.iter().map(|(_, value)| builder.var(*value)).collect();
+    let absorbed = match absorbed.is_empty() {
+        true => builder.var(start).scalar_like(0.0),
+        false => sum(&builder, &absorbed),
+    };
+    let absorbed = absorbed.id()?;
+    gradient.graph = builder.finish()?;
+    Ok(Propagated { gradient, relevance, start, arrived, absorbed })
+}
+
+/// The sum of all elements of all values.
+fn sum<'b>(builder: &'b Builder, values: &[Var<'b>]) -> Var<'b> {
+    let sums: Vec<Var> = values.iter().map(|value| value.sum()).collect();
+    match sums[..] {
+        [one] => one,
+        _ => builder.apply(crate::ops::elementwise::Sum, &sums),
+    }
+}
