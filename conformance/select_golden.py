@@ -26,21 +26,47 @@ COVERED = {
     "captum": [
         "Deconvolution",
         "GuidedBackprop",
+        "GuidedGradCam",
         "IntegratedGradients",
+        "LayerGradCam",
         "LayerIntegratedGradients",
         "NoiseTunnel",
         "Saliency",
     ],
-    "keras-vis": ["visualize_saliency", "visualize_saliency_with_losses"],
+    "keras-vis": ["visualize_cam", "visualize_saliency", "visualize_saliency_with_losses"],
+    "pytorch-grad-cam": [
+        "AblationCAM",
+        "EigenCAM",
+        "GradCAM",
+        "GradCAMPlusPlus",
+        "HiResCAM",
+        "LayerCAM",
+        "ScoreCAM",
+        "XGradCAM",
+    ],
     "tf-keras-vis": [
+        "tf-keras-vis Gradcam",
+        "tf-keras-vis GradcamPlusPlus",
+        "tf-keras-vis Layercam",
         "tf-keras-vis Saliency",
         "tf-keras-vis Saliency (SmoothGrad)",
         "tf-keras-vis Saliency with GuidedBackpropagation",
+        "tf-keras-vis Scorecam",
     ],
     "zennit": ["DeconvNet", "GuidedBackprop"],
 }
-ARRAYS = ["input", "result", "raw_gradient", "raw_gradient_float64", "gradient_float64"]
-ARRAYS += ["noise", "segments", "base_attribution"]
+ARRAYS = [
+    "input",
+    "result",
+    "raw_gradient",
+    "raw_gradient_float64",
+    "gradient_float64",
+    "heatmap_before_zoom",
+    "map_before_scaling_layer0",
+    "noise",
+    "segments",
+    "base_attribution",
+]
 # Methods that run a network on many variants: one network shows them.
 VARIED = ["GetSmoothedMask", "IG.GetMask", "IntegratedGradients", "NoiseTunnel", "SmoothGrad", "XRAI"]
 # What the list of a network says besides its cases; the rest names arrays that are left out.
@@ -56,7 +82,7 @@ def kind(tensor):
 def arrays(case):
     """The files of a case."""
     named = [case[key] for key in ARRAYS if key in case]
-    return named + [file for file in [case["arguments"].get("baseline", "")] if file.endswith(".npy")]
+    return named + [file for file in [str(case["arguments"].get("baseline"))] if file.endswith(".npy")]
 
 
 def traits(network, case):
@@ -71,6 +97,11 @@ def traits(network, case):
     yield (network, method) if backprop is None and "target_index" in case else (network, case["peer"], backprop)
     yield method, modifier, backprop, call.get("keepdims")
     yield method, call.get("abs"), call.get("normalize_map")
+    # Of class activation maps: whether the layer was looked for, its size kept, several layers averaged.
+    yield method, call.get("expand_cam"), call.get("max_N"), len(call.get("layers", [])) > 1
+    yield method, call.get("interpolate_mode"), call.get("relu_attributions")
+    if "penultimate_layer_was_default" in call:
+        yield network, method, call["penultimate_layer_was_default"]
     if inner := case.get("gradient_with_respect_to"):
         yield "with respect to", kind(inner), inner["layer"] == "input"
     if target := case.get("target"):

@@ -2,7 +2,7 @@
 
 use crate::checks::Checks;
 use crate::report::{CaseReport, FolderReport, Outcome};
-use crate::{keras, paths, torch};
+use crate::{activation, cam, keras, paths, perturbation, torch};
 use anyhow::{Context, Result};
 use ndarray::ArrayD;
 use ndarray_npy::{ReadNpyError, read_npy};
@@ -59,20 +59,39 @@ const METHODS: &[(&str, &str, Compare)] = &[
     ("PAIR saliency", "GradientSaliency.GetSmoothedMask", paths::pair_smoothed),
     ("PAIR saliency", "GuidedIG.GetMask", paths::guided_ig),
     ("PAIR saliency", "IntegratedGradients.GetMask", paths::pair_integrated_gradients),
+    ("PAIR saliency", "Occlusion.GetMask", perturbation::pair_occlusion),
     ("PAIR saliency", "XRAI.GetMask", paths::xrai),
     ("captum", "Deconvolution", torch::rectified),
     ("captum", "DeepLift", torch::deep_lift),
+    ("captum", "FeatureAblation", perturbation::captum_feature_ablation),
     ("captum", "GuidedBackprop", torch::guided),
+    ("captum", "GuidedGradCam", cam::captum_guided_grad_cam),
     ("captum", "IntegratedGradients", paths::integrated_gradients),
+    ("captum", "LayerGradCam", cam::captum_grad_cam),
     ("captum", "LayerIntegratedGradients", paths::integrated_gradients),
     ("captum", "NoiseTunnel", paths::noise_tunnel),
     ("captum", "LRP", torch::captum_lrp),
+    ("captum", "Occlusion", perturbation::captum_occlusion),
     ("captum", "Saliency", torch::captum_saliency),
+    ("keras-vis", "visualize_activation", activation::visualize_activation),
+    ("keras-vis", "visualize_cam", cam::visualize_cam),
     ("keras-vis", "visualize_saliency", keras::visualize_saliency),
     ("keras-vis", "visualize_saliency_with_losses", keras::visualize_saliency),
+    ("pytorch-grad-cam", "AblationCAM", cam::ablation_cam),
+    ("pytorch-grad-cam", "EigenCAM", cam::eigen_cam),
+    ("pytorch-grad-cam", "GradCAM", cam::grad_cam),
+    ("pytorch-grad-cam", "GradCAMPlusPlus", cam::grad_cam_plus_plus),
+    ("pytorch-grad-cam", "HiResCAM", cam::hires_cam),
+    ("pytorch-grad-cam", "LayerCAM", cam::layer_cam),
+    ("pytorch-grad-cam", "ScoreCAM", cam::score_cam),
+    ("pytorch-grad-cam", "XGradCAM", cam::xgrad_cam),
+    ("tf-keras-vis", "tf-keras-vis Gradcam", cam::tf_grad_cam),
+    ("tf-keras-vis", "tf-keras-vis GradcamPlusPlus", cam::tf_grad_cam_plus_plus),
+    ("tf-keras-vis", "tf-keras-vis Layercam", cam::tf_layer_cam),
     ("tf-keras-vis", "tf-keras-vis Saliency", keras::saliency),
     ("tf-keras-vis", "tf-keras-vis Saliency (SmoothGrad)", paths::tf_smoothgrad),
     ("tf-keras-vis", "tf-keras-vis Saliency with GuidedBackpropagation", keras::guided_saliency),
+    ("tf-keras-vis", "tf-keras-vis Scorecam", cam::tf_score_cam),
     ("zennit", "BetaSmooth", |folder, case| torch::zennit(folder, case, "beta_smooth")),
     ("zennit", "DeconvNet", torch::rectified),
     ("zennit", "EpsilonAlpha2Beta1", |folder, case| torch::zennit(folder, case, "epsilon_alpha2_beta1")),

@@ -119,8 +119,8 @@ struct Arguments {
 }
 
 #[derive(Debug, Deserialize)]
-struct Sensitivity {
-    max_change_of_result: f64,
+pub(crate) struct Sensitivity {
+    pub(crate) max_change_of_result: f64,
 }
 
 /// A call of keras-vis's `visualize_saliency` or `visualize_saliency_with_losses`.
@@ -174,7 +174,7 @@ impl Call {
     }
 }
 
-fn backprop_modifier(name: Option<&str>) -> Result<BackpropModifier> {
+pub(crate) fn backprop_modifier(name: Option<&str>) -> Result<BackpropModifier> {
     Ok(BackpropModifier::named(name.unwrap_or("none"), &[])?)
 }
 

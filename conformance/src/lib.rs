@@ -5,11 +5,14 @@
 //! describes the data; `golden` is the binary that prints the outcome.
 #![forbid(unsafe_code)]
 
+mod activation;
+mod cam;
 mod checks;
 mod folder;
 mod keras;
 mod nodes;
 mod paths;
+mod perturbation;
 mod report;
 mod torch;
 

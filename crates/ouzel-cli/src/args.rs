@@ -36,10 +36,16 @@ pub struct Arguments {
 pub enum Verb {
     /// Draw which parts of an input change the network's answer
     Explain(Box<ExplainArgs>),
+    /// Save the explanation as an ONNX file that any runtime executes
+    Export(Box<ExportArgs>),
     /// List a model's inputs, outputs and layers, what can be explained and what is not supported
     Inspect(InspectArgs),
     /// Run a model forward: the top classes, or every output as a .npy file
     Predict(Box<PredictArgs>),
+    /// Explain one input by several methods and draw the maps side by side
+    Compare(Box<CompareArgs>),
+    /// Draw what filters or classes respond to, made from the network alone
+    Visualize(Box<VisualizeArgs>),
     /// List the explanation methods: options, cost, papers, known criticism
     Methods(MethodsArgs),
     /// Show on networks and pictures inside the program what saliency maps are for
@@ -129,18 +135,25 @@ pub struct TargetArgs {
     /// The axis of the target on which its classes or channels are; -1 for channels-last targets
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     pub channel_axis: i64,
+    /// Which positions of it, for segmentation, detection and sequences: all, predicted, ranges, or a mask
+    /// [default: all]
+    ///
+    /// predicted: where the class is the highest of all. 40:80,10:50: rows 40 to 79, columns 10 to 49; a number alone is one
+    /// place, such as one of many boxes. FILE.npy: where the array, of the target's rows and columns, is not 0.
+    #[arg(long, value_name = "all|predicted|A:B,C:D|FILE.npy", value_hint = ValueHint::FilePath)]
+    pub region: Option<String>,
     /// Explain probabilities, not the logits before a final softmax
     #[arg(long)]
     pub keep_softmax: bool,
     /// Instead of a target: weighted losses, as `[[loss]]` entries of a TOML file
     ///
-    /// kind is activation_maximization (layer, filters, channel_axis), lp_norm (p) or total_variation (beta); each may
+    /// kind is activation_maximization (layer, filters, channel_axis, region), lp_norm (p) or total_variation (beta); each may
     /// have a weight. With keras-vis's signs, activation_maximization with weight -1 raises the activation.
     #[arg(
         long,
         value_name = "FILE.toml",
         value_hint = ValueHint::FilePath,
-        conflicts_with_all = ["layer", "filters", "channel_axis", "keep_softmax"]
+        conflicts_with_all = ["layer", "filters", "channel_axis", "region", "keep_softmax"]
     )]
     pub losses: Option<PathBuf>,
 }
@@ -200,10 +213,11 @@ fn method_argument(option: &'static MethodOption, methods: &[(&str, &str)]) -> A
                 OptionKind::Name(names) => {
                     argument.value_parser(Choice::of(names())).hide_possible_values(true)
                 }
-                // Joined again when they are read.
+                // Lists are joined again when they are read.
                 OptionKind::Names(names) => {
                     argument.value_parser(Choice::of(names())).value_delimiter(',').action(ArgAction::Append)
                 }
+                OptionKind::Tensors => argument.value_delimiter(',').action(ArgAction::Append),
                 OptionKind::Toml | OptionKind::Input | OptionKind::Array => {
                     argument.value_hint(ValueHint::FilePath)
                 }
@@ -215,6 +229,36 @@ fn method_argument(option: &'static MethodOption, methods: &[(&str, &str)]) -> A
 
 const METHOD_HEADING: &str = "Method: how it is explained";
 
+/// The options that follow the name of a method, or of several.
+fn with_method_options(command: clap::Command) -> clap::Command {
+    let profile = Arg::new("profile")
+        .long("profile")
+        .value_name("NAME")
+        .default_value(PROFILES[0])
+        .value_parser(Choice::of(PROFILES.iter().copied()))
+        .help("Whose conventions hold where those of the field's tools differ")
+        .help_heading(METHOD_HEADING);
+    let options = method_options();
+    let options = options.iter().map(|(option, methods)| method_argument(option, methods));
+    command.args(options).arg(profile)
+}
+
+/// The profile, and the options that were typed.
+fn typed_method_options(matches: &ArgMatches) -> (String, BTreeMap<&'static str, String>) {
+    let mut options = BTreeMap::new();
+    for (option, _) in method_options() {
+        let typed = match option.kind {
+            OptionKind::Flag => matches.get_flag(option.name).then(|| "yes".to_owned()),
+            OptionKind::Names(_) | OptionKind::Tensors => matches
+                .get_many::<String>(option.name)
+                .map(|names| names.map(String::as_str).collect::<Vec<_>>().join(",")),
+            _ => matches.get_one::<String>(option.name).cloned(),
+        };
+        options.extend(typed.map(|typed| (option.name, typed)));
+    }
+    (matches.get_one::<String>("profile").cloned().unwrap_or_default(), options)
+}
+
 impl Args for MethodArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
         let method = Arg::new("method")
@@ -224,16 +268,7 @@ impl Args for MethodArgs {
             .value_parser(Choice::of(METHODS.iter().map(|method| method.name)))
             .help("The method; 'ouzel methods' describes them")
             .help_heading(METHOD_HEADING);
-        let profile = Arg::new("profile")
-            .long("profile")
-            .value_name("NAME")
-            .default_value(PROFILES[0])
-            .value_parser(Choice::of(PROFILES.iter().copied()))
-            .help("Whose conventions hold where those of the field's tools differ")
-            .help_heading(METHOD_HEADING);
-        let options = method_options();
-        let options = options.iter().map(|(option, methods)| method_argument(option, methods));
-        command.arg(method).args(options).arg(profile)
+        with_method_options(command.arg(method))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -243,19 +278,79 @@ impl Args for MethodArgs {
 
 impl FromArgMatches for MethodArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
-        let mut options = BTreeMap::new();
-        for (option, _) in method_options() {
-            let typed = match option.kind {
-                OptionKind::Flag => matches.get_flag(option.name).then(|| "yes".to_owned()),
-                OptionKind::Names(_) => matches
-                    .get_many::<String>(option.name)
-                    .map(|names| names.map(String::as_str).collect::<Vec<_>>().join(",")),
-                _ => matches.get_one::<String>(option.name).cloned(),
-            };
-            options.extend(typed.map(|typed| (option.name, typed)));
+        let method = matches.get_one::<String>("method").cloned().unwrap_or_default();
+        let (profile, options) = typed_method_options(matches);
+        Ok(Self { method, profile, options })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Several methods: an option goes to those that have it.
+#[derive(Debug)]
+pub struct ComparedArgs {
+    /// Their names, in the order in which they are shown.
+    pub methods: Vec<String>,
+    profile: String,
+    options: BTreeMap<&'static str, String>,
+}
+
+impl ComparedArgs {
+    /// What was typed of one of them.
+    pub fn of(&self, name: &str) -> MethodArgs {
+        let entry = METHODS.iter().find(|method| method.name == name);
+        let has = |option: &str| entry.is_some_and(|it| it.options.iter().any(|known| known.name == option));
+        let options = self.options.iter().filter(|(option, _)| has(option));
+        MethodArgs {
+            method: name.to_owned(),
+            profile: self.profile.clone(),
+            options: options.map(|(option, typed)| (*option, typed.clone())).collect(),
         }
-        Ok(Self { method: text("method"), profile: text("profile"), options })
+    }
+
+    /// An option that none of them has.
+    pub fn without_method(&self) -> Option<&'static str> {
+        let methods = || METHODS.iter().filter(|method| self.methods.iter().any(|name| name == method.name));
+        let is_known = |name: &str| methods().any(|method| method.options.iter().any(|it| it.name == name));
+        self.options.keys().find(|name| !is_known(name)).copied()
+    }
+}
+
+impl Args for ComparedArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let names = METHODS.iter().map(|method| method.name).chain(["all"]);
+        let methods = Arg::new("methods")
+            .long("methods")
+            .value_name("A,B[,C...]|all")
+            .required(true)
+            .value_delimiter(',')
+            .action(ArgAction::Append)
+            .value_parser(Choice::of(names))
+            .hide_possible_values(true)
+            .help("The methods; 'ouzel methods' describes them. An option goes to those that have it")
+            .help_heading(METHOD_HEADING);
+        with_method_options(command.arg(methods))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ComparedArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut methods: Vec<String> = Vec::new();
+        for name in matches.get_many::<String>("methods").into_iter().flatten() {
+            match name.as_str() {
+                "all" => methods.extend(METHODS.iter().map(|method| method.name.to_owned())),
+                _ => methods.push(name.clone()),
+            }
+        }
+        let (profile, options) = typed_method_options(matches);
+        Ok(Self { methods, profile, options })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -314,16 +409,8 @@ pub struct OutputArgs {
     /// A folder for pictures INPUT-NAME.ouzel.png; it is created
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub out_dir: Option<PathBuf>,
-    /// What the picture shows [default: overlay; heatmap if there is no picture to lay it over]
-    #[arg(long, value_name = "NAME", value_parser = Choice::of(View::NAMES.iter().copied()).try_map(parsed::<View>))]
-    pub view: Option<View>,
-    /// Colors: a name, a name with _r for the reversed map, or hexadecimal colors as in 000,f00,ff0,fff
-    /// [default: inferno; coolwarm for signed maps, red where the target rises]
-    #[arg(long, value_name = "NAME", value_parser = Colors)]
-    pub colormap: Option<Colormap>,
-    /// How opaque the map is where it is strongest, 0 to 1 [default: 0.7]
-    #[arg(long, value_name = "A", value_parser = opacity)]
-    pub alpha: Option<f32>,
+    #[command(flatten)]
+    pub look: LookArgs,
     /// Replace pictures that exist already
     #[arg(long)]
     pub force: bool,
@@ -336,6 +423,21 @@ pub struct OutputArgs {
     /// Everything that is known about the result
     #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
+}
+
+/// What a map looks like.
+#[derive(Args, Debug)]
+pub struct LookArgs {
+    /// What the picture shows [default: overlay; heatmap if there is no picture to lay it over]
+    #[arg(long, value_name = "NAME", value_parser = Choice::of(View::NAMES.iter().copied()).try_map(parsed::<View>))]
+    pub view: Option<View>,
+    /// Colors: a name, a name with _r for the reversed map, or hexadecimal colors as in 000,f00,ff0,fff
+    /// [default: inferno; coolwarm for signed maps, red where the target rises]
+    #[arg(long, value_name = "NAME", value_parser = Colors)]
+    pub colormap: Option<Colormap>,
+    /// How opaque the map is where it is strongest, 0 to 1 [default: 0.7]
+    #[arg(long, value_name = "A", value_parser = opacity)]
+    pub alpha: Option<f32>,
 }
 
 /// How it runs.
@@ -360,6 +462,48 @@ pub struct RunArgs {
     /// Say which rule each node got on the way back
     #[arg(long)]
     pub explain_rules: bool,
+}
+
+/// Options of `export`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  the top class        ouzel export net.onnx -o explainer.onnx
+  a certain class      ouzel export net.onnx -o explainer.onnx --class 20
+  a class a sample     ouzel export net.onnx -o explainer.onnx --class input
+                       (the file gets an int64 input 'target', one class a sample)
+  any size of picture  ouzel export net.onnx -o explainer.onnx --size 480x640
+
+The outputs of the file are the network's own, then 'attribution' (raw and signed, in the input's shape) and 'heatmap' \
+(scaled to 0..1 for each sample: [N,H,W]).")]
+pub struct ExportArgs {
+    /// The network, an ONNX file; '-' for standard input
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// The file that is written; '-' for standard output
+    #[arg(short, long, value_name = "FILE.onnx", value_hint = ValueHint::FilePath)]
+    pub out: PathBuf,
+    /// The version of the ONNX operators, 13 to 23 [default: 17, or the network's if that is newer]
+    #[arg(long, value_name = "N")]
+    pub opset: Option<i64>,
+    /// Height and width, if the model takes any
+    #[arg(long, value_name = "HxW", value_parser = Size::from_str)]
+    pub size: Option<Size>,
+    /// The order of the input's axes [default: nhwc if the last dimension is smaller than dimension 1, else nchw]
+    #[arg(long, value_name = "NAME", value_parser = Choice::of(Layout::NAMES.iter().copied()).try_map(parsed::<Layout>))]
+    pub layout: Option<Layout>,
+    /// The seed of whatever is random; the same seed gives the same bytes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Say nothing but warnings and errors
+    #[arg(long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub method: MethodArgs,
+    #[command(flatten)]
+    pub labels: LabelsArgs,
 }
 
 /// Options of `inspect`.
@@ -402,12 +546,121 @@ pub struct PredictArgs {
     pub quiet: bool,
 }
 
+/// Options of `compare`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  ouzel compare net.onnx cat.jpg --methods saliency,occlusion,rise --out cat.png
+  ouzel compare net.onnx cat.jpg --methods all --class tabby --labels imagenet --out cat.png
+  ouzel compare net.onnx cat.jpg --methods saliency,input_x_gradient --backprop-modifier guided --out cat.png")]
+pub struct CompareArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub method: ComparedArgs,
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    #[command(flatten)]
+    pub labels: LabelsArgs,
+    /// The picture's file
+    #[arg(long, value_name = "FILE.png", value_hint = ValueHint::FilePath)]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub look: LookArgs,
+    /// Everything that is known about the results
+    #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Options of `visualize`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  a class              ouzel visualize net.onnx --filters 7 --out seven.png
+  several, on a sheet  ouzel visualize net.onnx --layer conv3 --filters 0,1,2,3 --out filters.png
+  how it comes about   ouzel visualize net.onnx --filters tabby --labels imagenet --out tabby.gif
+  as keras-vis         ouzel visualize net.onnx --filters 7 --profile keras-vis --input-range 0,1 --out seven.png")]
+pub struct VisualizeArgs {
+    /// The network, an ONNX file; '-' for standard input
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// The tensor whose filters are shown: a tensor's name, a node's name, or a layer's index
+    /// [default: the first output, or the logits if that is a softmax]
+    #[arg(long, value_name = "NAME|INDEX", allow_hyphen_values = true)]
+    pub layer: Option<String>,
+    /// Which classes or channels, a picture each: indices or labels; I+J raises both in one picture; all
+    /// [default: all, at most 16]
+    #[arg(long, visible_alias = "class", value_name = "I[,J...]|LABEL|I+J|all", allow_hyphen_values = true)]
+    pub filters: Vec<String>,
+    /// The axis of the layer on which its classes or channels are; -1 for channels-last layers
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    pub channel_axis: i64,
+    /// Raise probabilities, not the logits before a final softmax
+    #[arg(long)]
+    pub keep_softmax: bool,
+    /// The picture, or an animation of how it comes about
+    #[arg(long, value_name = "FILE.png|FILE.gif", value_hint = ValueHint::FilePath)]
+    pub out: PathBuf,
+    /// How many pictures an animation has
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = at_least_one)]
+    pub frames: usize,
+    /// Everything that is known about the result
+    #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    /// ouzel: waves in decorrelated colors, many points of view; keras-vis: pixels, RMSProp, total variation and norm
+    #[arg(long, value_name = "NAME", default_value = "ouzel", value_parser = Choice::of(["ouzel", "keras-vis"]))]
+    pub profile: String,
+    /// How often the picture is changed [default: 400; keras-vis: 200]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub steps: Option<usize>,
+    /// The largest random shift in each step, as a share of the sides [default: 0.083; keras-vis: 0]
+    #[arg(long, value_name = "F")]
+    pub jitter: Option<f64>,
+    /// The largest random turn in each step, in degrees [default: 12] (ouzel)
+    #[arg(long, value_name = "DEGREES")]
+    pub rotate: Option<f64>,
+    /// The largest random change of scale in each step [default: 0.15] (ouzel)
+    #[arg(long, value_name = "F")]
+    pub scale: Option<f64>,
+    /// The length of the steps [default: 0.05] (ouzel)
+    #[arg(long, value_name = "F")]
+    pub learning_rate: Option<f64>,
+    /// How much weaker waves are the shorter they are, as the power of their frequency [default: 1] (ouzel)
+    #[arg(long, value_name = "P")]
+    pub decay: Option<f64>,
+    /// The weight of the total variation [default: 10] (keras-vis)
+    #[arg(long, value_name = "W")]
+    pub tv_weight: Option<f64>,
+    /// The weight of the L-6 norm [default: 10] (keras-vis)
+    #[arg(long, value_name = "W")]
+    pub lp_norm_weight: Option<f64>,
+    /// The range of the network's input [default: 0,255] (keras-vis)
+    #[arg(long, value_name = "LO,HI", value_delimiter = ',', allow_hyphen_values = true)]
+    pub input_range: Vec<f64>,
+    #[command(flatten)]
+    pub pictures: PictureArgs,
+    #[command(flatten)]
+    pub labels: LabelsArgs,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
 /// Options of `methods`.
 #[derive(Args, Debug)]
 pub struct MethodsArgs {
-    /// Print JSON
+    /// A method to describe with all its options [default: a table of all]
+    #[arg(value_name = "NAME", value_parser = Choice::of(METHODS.iter().map(|method| method.name)), hide_possible_values = true)]
+    pub name: Option<String>,
+    /// Print JSON: everything that is known of the methods
     #[arg(long)]
     pub json: bool,
+    /// Print the table as Markdown
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
 }
 
 /// Options of `demo`.

@@ -2,9 +2,8 @@
 
 use crate::args::BenchArgs;
 use crate::files;
-use crate::job::{FilterChoice, Goal, Method, Run, read_labels};
+use crate::job::{FilterChoice, Goal, Method, Run, array, read_labels};
 use crate::messages::{Messages, usage};
-use crate::npy;
 use crate::report;
 use crate::target::{Chosen, Target};
 use anyhow::{Context, Result, bail};
@@ -14,7 +13,6 @@ use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Instant;
 
 /// Something that can be run again and again.
@@ -31,7 +29,6 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
     }
     let labels = read_labels(&typed.labels)?;
     let run = Run::new(&typed.run)?;
-    let array = |path: &Path| npy::read(&files::read(path)?).with_context(|| files::shown(path));
     let mut method = Method::new(&typed.method, &typed.run, &array)?;
     let messages = Messages::new(typed.run.quiet);
     if let Some(path) = &typed.json {

@@ -16,7 +16,7 @@ use ouzel::{
     Attribution, Explanation, GradModifier, Model, Source as ValueSource, Started, Task, Tensor, ValueId,
 };
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
@@ -37,6 +37,8 @@ struct Session<'m> {
     plan: Option<Rc<Planned>>,
     /// How often each warning came up.
     warned: BTreeMap<String, usize>,
+    /// What has been said of what was chosen.
+    noted: BTreeSet<String>,
 }
 
 /// A plan, and what it is for.
@@ -118,6 +120,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
         load_ms,
         plan: None,
         warned: BTreeMap::new(),
+        noted: BTreeSet::new(),
     };
     let (code, reports) = session.all()?;
     session.messages.finish();
@@ -136,7 +139,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
 }
 
 /// The channel axis of a model's input follows from `--layout`.
-fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<()> {
+pub fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<()> {
     let tensor = match method.wrt() {
         Some(name) => model.find(name)?,
         None => model.main_input(),
@@ -151,7 +154,7 @@ fn set_channel_axis(model: &Model, data: &Data, method: &mut Method) -> Result<(
 }
 
 /// Says what is explained where that is not what was typed.
-fn announce(model: &Model, goal: &Goal, target: &Target<'_>, messages: &Messages) {
+pub fn announce(model: &Model, goal: &Goal, target: &Target<'_>, messages: &Messages) {
     if let (Goal::Target { layer: None, .. }, Some(first)) = (goal, model.output_names().first())
         && let Err(error) = model.find(first.as_str())
     {
@@ -348,6 +351,8 @@ impl Session<'_> {
         report.insert("losses".into(), report::losses(attribution));
         report.insert("measures".into(), report::measures(attribution));
         report.insert("rules".into(), report::rules(attribution));
+        report.insert("cam".into(), report::layer_map(attribution));
+        report.insert("notes".into(), json!(attribution.notes));
         report.insert("completeness".into(), report::completeness(attribution));
         report.insert("warnings".into(), json!(attribution.warnings));
         let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
@@ -391,6 +396,11 @@ impl Session<'_> {
         }
         if self.run.timings {
             self.messages.note(report::timings_text(&timings));
+        }
+        for note in &attribution.notes {
+            if self.noted.insert(note.clone()) {
+                self.messages.note(note.clone());
+            }
         }
         for warning in warnings {
             self.warn(source, warning);

@@ -47,8 +47,7 @@ impl<'m> Reader<'m> {
     /// Reads the arrays that accompany every input.
     pub fn new(model: &'m Model, data: &'m Data, messages: &Messages) -> Result<Self> {
         let named = data.named.iter().map(|typed| named_array(model, typed)).collect::<Result<Vec<_>>>()?;
-        let in_metadata = model.metadata().get("preprocess").and_then(|name| Preset::from_str(name).ok());
-        let preset = data.pictures.preset.or(in_metadata).unwrap_or(Preset::Raw);
+        let (preset, in_metadata) = presets(model, &data.pictures);
         let layout = data.pictures.layout.unwrap_or_else(|| model.input_layout(model.main_input()));
         let is_custom = data.pictures.mean.is_some() || data.pictures.std.is_some();
         let has_pictures = data.sources.iter().any(|source| source.path.extension() != Some("npy".as_ref()));
@@ -158,56 +157,8 @@ impl<'m> Reader<'m> {
 
     /// How a picture is prepared for the model's main input.
     fn preprocess(&self, picture: &Picture) -> Result<Preprocess> {
-        let graph = self.model.graph();
-        let input = self.model.main_input();
-        let shape = &graph.fact(input).shape;
-        let described = || format!("input {} takes {}", graph.title(input), graph.fact(input));
-        let [_, b, c, d] = &shape[..] else {
-            bail!(
-                "{}; a picture needs 4 axes (batch, channels, height and width): give a .npy array instead",
-                described()
-            );
-        };
-        let (channels, height, width) = match self.layout {
-            Layout::Nchw => (b, c, d),
-            Layout::Nhwc => (d, b, c),
-        };
-        let mut preprocess = self.pictures.preprocess().preset(self.preset).layout(self.layout);
-        match channels.known() {
-            Some(1) if self.pictures.channels.is_some() => {
-                bail!("--channels: {}, which has one channel; leave the option out", described())
-            }
-            Some(1) => preprocess.channels = Some(Channels::Grey),
-            Some(3) | None => {}
-            Some(found) => {
-                let other = if self.layout == Layout::Nchw { Layout::Nhwc } else { Layout::Nchw };
-                bail!(
-                    "{}, which as {} has {found} channels; a picture has 1 or 3: try --layout {other}, or give a .npy \
-                     array",
-                    described(),
-                    self.layout
-                )
-            }
-        }
-        let size = |dimension: &Dim, asked: Option<usize>, own: usize, side: &str| {
-            let known = dimension.known().and_then(|length| usize::try_from(length).ok());
-            match (known, asked) {
-                (Some(known), Some(asked)) if known != asked => {
-                    bail!(
-                        "--size: {}, whose {side} is {known}, not {asked}; leave the option out",
-                        described()
-                    )
-                }
-                (Some(known), _) => Ok(known),
-                (None, asked) => Ok(asked.unwrap_or(own)),
-            }
-        };
-        let asked = self.pictures.size;
-        preprocess.size = Some(Size::new(
-            size(height, asked.map(|size| size.height), picture.height(), "height")?,
-            size(width, asked.map(|size| size.width), picture.width(), "width")?,
-        ));
-        Ok(preprocess)
+        let own = Size::new(picture.height(), picture.width());
+        preprocess(self.model, self.pictures, self.preset, self.layout, own)
     }
 
     /// The samples of an array as pictures, if they look like some.
@@ -234,6 +185,75 @@ impl<'m> Reader<'m> {
             None => Backdrop::None,
         }
     }
+}
+
+/// The values that the model takes, as typed or as its metadata says.
+fn presets(model: &Model, pictures: &Pictures) -> (Preset, Option<Preset>) {
+    let in_metadata = model.metadata().get("preprocess").and_then(|name| Preset::from_str(name).ok());
+    (pictures.preset.or(in_metadata).unwrap_or(Preset::Raw), in_metadata)
+}
+
+/// How pictures that are made for the model, of this size where nothing says another, become its input.
+pub fn preprocess_of(model: &Model, pictures: &Pictures, own: Size) -> Result<Preprocess> {
+    let layout = pictures.layout.unwrap_or_else(|| model.input_layout(model.main_input()));
+    preprocess(model, pictures, presets(model, pictures).0, layout, own)
+}
+
+/// How pictures are prepared for a model's main input; `own` is the size where neither model nor options say one.
+fn preprocess(
+    model: &Model,
+    pictures: &Pictures,
+    preset: Preset,
+    layout: Layout,
+    own: Size,
+) -> Result<Preprocess> {
+    let graph = model.graph();
+    let input = model.main_input();
+    let shape = &graph.fact(input).shape;
+    let described = || format!("input {} takes {}", graph.title(input), graph.fact(input));
+    let [_, b, c, d] = &shape[..] else {
+        bail!(
+            "{}; a picture needs 4 axes (batch, channels, height and width): give a .npy array instead",
+            described()
+        );
+    };
+    let (channels, height, width) = match layout {
+        Layout::Nchw => (b, c, d),
+        Layout::Nhwc => (d, b, c),
+    };
+    let mut preprocess = pictures.preprocess().preset(preset).layout(layout);
+    match channels.known() {
+        Some(1) if pictures.channels.is_some() => {
+            bail!("--channels: {}, which has one channel; leave the option out", described())
+        }
+        Some(1) => preprocess.channels = Some(Channels::Grey),
+        Some(3) | None => {}
+        Some(found) => {
+            let other = if layout == Layout::Nchw { Layout::Nhwc } else { Layout::Nchw };
+            bail!(
+                "{}, which as {} has {found} channels; a picture has 1 or 3: try --layout {other}, or give a .npy \
+                     array",
+                described(),
+                layout
+            )
+        }
+    }
+    let size = |dimension: &Dim, asked: Option<usize>, own: usize, side: &str| {
+        let known = dimension.known().and_then(|length| usize::try_from(length).ok());
+        match (known, asked) {
+            (Some(known), Some(asked)) if known != asked => {
+                bail!("--size: {}, whose {side} is {known}, not {asked}; leave the option out", described())
+            }
+            (Some(known), _) => Ok(known),
+            (None, asked) => Ok(asked.unwrap_or(own)),
+        }
+    };
+    let asked = pictures.size;
+    preprocess.size = Some(Size::new(
+        size(height, asked.map(|size| size.height), own.height, "height")?,
+        size(width, asked.map(|size| size.width), own.width, "width")?,
+    ));
+    Ok(preprocess)
 }
 
 /// An array as an input takes it: whole numbers become floating point ones where those are wanted.

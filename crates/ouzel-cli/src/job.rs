@@ -7,9 +7,10 @@ use crate::npy;
 use anyhow::{Context, Result};
 use ouzel::image::{Channels, Colormap, Fit, Labels, Layout, Preprocess, Preset, Size, View};
 use ouzel::losses::{self, WeightedLoss};
-use ouzel::{METHODS, OptionKind, OptionValue, Options, Precision, Tensor};
+use ouzel::{METHODS, OptionKind, OptionValue, Options, Precision, Region, Tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// What is explained.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub enum Goal {
         filters: Option<FilterChoice>,
         /// Its channel axis.
         channel_axis: i64,
+        /// Which of its positions.
+        region: Region,
         /// Explain probabilities, not the logits before them.
         keep_softmax: bool,
     },
@@ -109,6 +112,11 @@ impl Method {
     }
 }
 
+/// The array in a `.npy` file.
+pub fn array(path: &Path) -> Result<Tensor> {
+    npy::read(&files::read(path)?).with_context(|| files::shown(path))
+}
+
 /// What was typed as a method's option, its file read.
 fn option_value(
     name: &str,
@@ -126,14 +134,20 @@ fn option_value(
             OptionValue::Array(text.to_owned(), input(Path::new(text)).with_context(of)?)
         }
         Some(OptionKind::Array) => {
-            let bytes = files::read(Path::new(text)).with_context(of)?;
-            OptionValue::Array(
-                text.to_owned(),
-                npy::read(&bytes).with_context(|| format!("{} {text}", of()))?,
-            )
+            OptionValue::Array(text.to_owned(), array(Path::new(text)).with_context(of)?)
         }
         _ => OptionValue::Text(text.to_owned()),
     })
+}
+
+/// The region as typed: its name, its ranges, or the file of a mask.
+fn region(text: &str) -> Result<Region> {
+    let path = Path::new(text);
+    if files::is_stream(path) || text.to_ascii_lowercase().ends_with(".npy") {
+        let bytes = files::read(path).context("--region")?;
+        return Ok(Region::Mask(npy::read(&bytes).with_context(|| format!("--region {text}"))?));
+    }
+    Region::from_str(text).map_err(|error| wrong_option("--region", &error))
 }
 
 impl Goal {
@@ -144,6 +158,7 @@ impl Goal {
                 layer: typed.layer.clone(),
                 filters: FilterChoice::new(&typed.filters)?,
                 channel_axis: typed.channel_axis,
+                region: typed.region.as_deref().map_or(Ok(Region::All), region)?,
                 keep_softmax: typed.keep_softmax,
             },
             Some(path) => {
@@ -380,9 +395,9 @@ impl Output {
             has_picture: typed.out.is_some() || typed.out_dir.is_some() || named().next().is_none(),
             out: typed.out.clone(),
             out_dir: typed.out_dir.clone(),
-            view: typed.view,
-            colormap: typed.colormap.clone(),
-            alpha: typed.alpha,
+            view: typed.look.view,
+            colormap: typed.look.colormap.clone(),
+            alpha: typed.look.alpha,
             force: typed.force,
             npy: typed.npy.clone(),
             raw_npy: typed.raw_npy.clone(),

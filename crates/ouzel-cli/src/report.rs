@@ -106,6 +106,7 @@ impl<'t> Scored<'t> {
         let mut json = json!({
             "layer": self.target.layer,
             "channel_axis": self.target.channel_axis,
+            "region": self.target.region.to_string(),
             "softmax_skipped": self.target.instead_of.is_some(),
             "filters": match self.chosen {
                 Chosen::All => "all".into(),
@@ -173,6 +174,7 @@ pub fn options(method: &Method, goal: &Goal, run: &Run) -> Value {
             OptionKind::Flag => typed.is_some().into(),
             OptionKind::Names(_) => typed.unwrap_or(option.default).split(',').collect(),
             OptionKind::Tensor => json!(typed),
+            OptionKind::Tensors => typed.map(|typed| typed.split(',').collect::<Value>()).into(),
             _ => typed.unwrap_or(option.default).into(),
         };
         json.insert(option.name.into(), value);
@@ -216,6 +218,18 @@ pub fn measures(attribution: &Attribution) -> Value {
         (measure.name.to_owned(), per_sample(values))
     });
     Value::Object(measures.collect())
+}
+
+/// What a class activation map was made of; null for other maps.
+pub fn layer_map(attribution: &Attribution) -> Value {
+    attribution.layer_map.as_ref().map_or(Value::Null, |map| {
+        json!({
+            "layers": map.layers,
+            "upsampling": map.upsampling.map(|upsampling| upsampling.name()),
+            "rectified_before": map.rectify,
+            "size": map.size,
+        })
+    })
 }
 
 /// Which nodes a backprop modifier was used on.

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use ndarray::{Array2, ArrayView2, Axis};
 use ouzel::image::Labels;
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
-use ouzel::{Filters, Model, Tensor, ValueId, top};
+use ouzel::{Filters, Model, Region, Tensor, ValueId, top};
 
 /// A target on a model.
 pub struct Target<'m> {
@@ -16,6 +16,8 @@ pub struct Target<'m> {
     pub layer: String,
     /// Its channel axis as typed.
     pub channel_axis: i64,
+    /// Which of its positions count.
+    pub region: Region,
     /// The softmax output whose logits are explained in its place.
     pub instead_of: Option<ValueId>,
     /// What its filters are called.
@@ -79,7 +81,9 @@ impl Scores {
 impl<'m> Target<'m> {
     /// Finds the target of a goal; `None` if losses take its place.
     pub fn new(model: &'m Model, goal: &Goal, labels: Option<&Labels>) -> Result<Option<Self>> {
-        let Goal::Target { layer, filters, channel_axis, keep_softmax } = goal else { return Ok(None) };
+        let Goal::Target { layer, filters, channel_axis, region, keep_softmax } = goal else {
+            return Ok(None);
+        };
         let (value, instead_of) = match layer {
             Some(layer) => (model.find(layer.as_str())?, None),
             None => match model.default_target(*keep_softmax)? {
@@ -95,6 +99,7 @@ impl<'m> Target<'m> {
             value,
             layer: if name.is_empty() { layer.clone().unwrap_or_default() } else { name },
             channel_axis: *channel_axis,
+            region: region.clone(),
             instead_of,
             labels,
             filters: FilterChoice::All,
@@ -134,9 +139,9 @@ impl<'m> Target<'m> {
 
     /// The scores, out of the tensors of [`Self::reported`].
     pub fn scores(&self, values: &[Tensor]) -> Result<Scores> {
-        let scores = self.model.scores_of(self.value, self.channel_axis, &values[0])?;
+        let scores = self.model.scores_in(self.value, self.channel_axis, &self.region, &values[0])?;
         let probabilities = self.instead_of.and_then(|output| {
-            let found = self.model.scores_of(output, self.channel_axis, values.get(1)?).ok()?;
+            let found = self.model.scores_in(output, self.channel_axis, &self.region, values.get(1)?).ok()?;
             (found.dim() == scores.dim()).then_some(found)
         });
         Ok(Scores { values: scores, probabilities })
@@ -160,7 +165,7 @@ impl<'m> Target<'m> {
     }
 
     /// Indices from indices and labels.
-    fn listed(&self, typed: &[String]) -> Result<Vec<usize>> {
+    pub fn listed(&self, typed: &[String]) -> Result<Vec<usize>> {
         let mut filters = Vec::new();
         for text in typed {
             // A label may have a comma in it.
@@ -207,9 +212,25 @@ impl<'m> Target<'m> {
             FilterChoice::Listed(typed) => Filters::Late(self.listed(typed)?.len()),
             FilterChoice::Top(_) => Filters::Late(1),
         };
-        let layer = self.layer.as_str().into();
-        let loss = ActivationMaximization { layer, filters, channel_axis: self.channel_axis };
-        Ok(WeightedLoss::new(loss, -1.0))
+        Ok(WeightedLoss::new(self.activation(filters), -1.0))
+    }
+
+    /// The loss that a file explains: filters that were named are part of it, the highest-scoring one is not.
+    pub fn saved_loss(&self) -> Result<WeightedLoss> {
+        let filters = match &self.filters {
+            FilterChoice::All => Filters::All,
+            FilterChoice::Listed(typed) => Filters::List(self.listed(typed)?),
+            FilterChoice::Top(_) => Filters::Late(1),
+        };
+        Ok(WeightedLoss::new(self.activation(filters), -1.0))
+    }
+
+    /// The activation of filters; its weight says whether it is raised or lowered.
+    pub fn activation(&self, filters: Filters) -> ActivationMaximization {
+        let mut activation =
+            ActivationMaximization::new(self.layer.as_str(), filters).region(self.region.clone());
+        activation.channel_axis = self.channel_axis;
+        activation
     }
 
     /// What a filter is called, if it has a label.

@@ -59,14 +59,14 @@ fn methods() {
     let methods = dir.ouzel("methods --json").succeeds().json();
     assert_eq!(methods[0]["name"], "saliency");
     assert!(methods[0]["options"].as_array().unwrap().iter().any(|option| option["name"] == "grad_modifier"));
-    assert!(dir.ouzel("methods").succeeds().text().starts_with("saliency\n"));
+    assert!(dir.ouzel("methods").succeeds().text().starts_with("saliency "));
 }
 
 #[test]
 fn the_command_line_explains_itself() {
     let dir = Dir::new();
     let help = dir.ouzel("--help").succeeds().text();
-    for verb in ["explain", "inspect", "predict", "methods", "demo", "bench"] {
+    for verb in ["explain", "compare", "visualize", "inspect", "predict", "methods", "demo", "bench"] {
         assert!(help.contains(verb), "{help}");
     }
     let help = dir.ouzel("explain --help").succeeds().text();

@@ -123,11 +123,11 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
-    /// The best order for so many groups, inputs and outputs of a group.
-    fn best(groups: usize, inputs: usize, outputs: usize) -> Packing {
-        if groups > 1 && inputs == 1 && outputs == 1 {
+    /// The best order for so many inputs and outputs of a group.
+    fn best(shape: &ConvolutionShape, inputs: usize, outputs: usize, is_gradient: bool) -> Packing {
+        if shape.groups > 1 && inputs == 1 && outputs == 1 {
             Packing::Depthwise
-        } else if few::suits(groups, inputs, outputs) {
+        } else if few::suits(shape, inputs, outputs, is_gradient) {
             Packing::FewOutputs
         } else {
             Packing::Blocks
@@ -138,7 +138,7 @@ impl Packing {
     fn len(self, depth: usize, inputs: usize, outputs: usize) -> usize {
         match self {
             Packing::Blocks => packed_width(outputs) * depth,
-            Packing::FewOutputs => few::packed_tap(inputs, outputs) * (depth / inputs),
+            Packing::FewOutputs => few::weights_len(depth / inputs, inputs, outputs),
             Packing::Depthwise => depth,
             Packing::Winograd => winograd::weights_len(inputs, outputs),
         }
@@ -161,7 +161,8 @@ pub(crate) struct Pass {
 /// [`Convolution::transposed`].
 ///
 /// Every output element is added up over the taps in row-major order (in falling order for the gradient) and over the input channels,
-/// in chains of multiply-adds of at most 256, whatever the batch, the number of threads and the position.
+/// in chains of multiply-adds of at most 256, whatever the batch, the number of threads and the position. Convolutions to very few channels
+/// begin a chain for each tap.
 ///
 /// ```
 /// use ouzel_kernels::{Convolution, ConvolutionShape, Epilogue, Level, View};
@@ -197,7 +198,7 @@ impl Convolution {
         check_weights(shape, weights);
         let (inputs, outputs) = (shape.input_channels / shape.groups, shape.output_channels / shape.groups);
         let count = shape.taps();
-        let packing = Packing::best(shape.groups, inputs, outputs);
+        let packing = Packing::best(shape, inputs, outputs, false);
         Convolution::with_weights(shape, packing, |group, output, input, tap| {
             weights[((group * outputs + output) * inputs + input) * count + tap]
         })
@@ -213,6 +214,9 @@ impl Convolution {
         let (inputs, outputs) = (shape.input_channels / shape.groups, shape.output_channels / shape.groups);
         let mut convolution = Convolution::without_weights(shape);
         convolution.packing = packing;
+        if packing == Packing::FewOutputs {
+            convolution.passes[0].taps = [0, 1, 2].map(|axis| few::offsets(shape, axis, false));
+        }
         let length = shape.groups * packing.len(shape.taps() * inputs, inputs.max(1), outputs);
         convolution.weights = Packed::zeros(length);
         pack(convolution.weights.as_mut_slice(), packing, shape, &taps, inputs, outputs, weight);
@@ -276,7 +280,26 @@ impl Convolution {
         // The gradient maps the output channels of the convolution to its input channels.
         let (inputs, outputs) = (shape.output_channels / shape.groups, shape.input_channels / shape.groups);
         let count = shape.taps();
-        let packing = Packing::best(shape.groups, inputs, outputs);
+        let packing = Packing::best(shape, inputs, outputs, true);
+        let weight = |group: usize, output: usize, input: usize, tap: usize| {
+            weights[((group * inputs + input) * outputs + output) * count + tap]
+        };
+        if packing == Packing::FewOutputs {
+            let mut packed = Packed::zeros(packing.len(count * inputs, inputs, outputs));
+            let taps = [0, 1, 2].map(|axis| forward_taps(shape, axis));
+            pack(packed.as_mut_slice(), packing, shape, &taps, inputs, outputs, weight);
+            let taps = [0, 1, 2].map(|axis| few::offsets(shape, axis, true));
+            return Convolution {
+                input_channels: shape.output_channels,
+                output_channels: shape.input_channels,
+                groups: 1,
+                packing,
+                input_step: [1; 3],
+                output_step: shape.stride,
+                passes: vec![Pass { start: [0; 3], taps, weights: 0 }],
+                weights: packed,
+            };
+        }
         let length = shape.groups * packing.len(count * inputs, inputs, outputs);
         let mut packed = Packed::zeros(length);
         let mut begin = 0;
@@ -289,9 +312,7 @@ impl Convolution {
             let depth = taps.iter().map(|taps| taps.len()).product::<usize>() * inputs;
             let end = begin + shape.groups * packing.len(depth, inputs.max(1), outputs);
             let part = &mut packed.as_mut_slice()[begin..end];
-            pack(part, packing, shape, &taps, inputs, outputs, |group, output, input, tap| {
-                weights[((group * inputs + input) * outputs + output) * count + tap]
-            });
+            pack(part, packing, shape, &taps, inputs, outputs, weight);
             passes.push(Pass { start, taps: taps.map(offsets), weights: begin });
             begin = end;
         }
@@ -405,7 +426,7 @@ impl Convolution {
         assert_eq!(input_view.channels, self.input_channels, "channels of the input");
         assert_eq!(output_view.channels, self.output_channels, "channels of the output");
         assert_eq!(input_view.batch, output_view.batch, "batches of input and output");
-        let finish = Finish::new(epilogue, output, output_view);
+        let finish = Finish::new(level, epilogue, output, output_view);
         if output_view.pixels() == 0 || self.output_channels == 0 {
             return;
         }
@@ -415,7 +436,8 @@ impl Convolution {
         match self.packing {
             Packing::Depthwise => return depthwise::run(&work),
             Packing::Winograd => return winograd::run(&work),
-            Packing::Blocks | Packing::FewOutputs => {}
+            Packing::FewOutputs => return few::run(&work),
+            Packing::Blocks => {}
         }
         let total: usize = self.passes.iter().map(|pass| work.plan(pass).tasks).sum();
         let run = |mut index: usize| {
@@ -484,14 +506,18 @@ fn pack(
             return;
         }
         Packing::FewOutputs => {
-            let taps = packed.chunks_exact_mut(few::packed_tap(inputs, outputs));
-            for (tap, row) in order.iter().zip(taps) {
-                for input in 0..inputs {
-                    for output in 0..outputs {
-                        row[(input / few::CHUNK * outputs + output) * few::CHUNK + input % few::CHUNK] =
-                            weight(0, output, input, *tap);
-                    }
+            let lanes = few::lanes(order.len(), outputs);
+            let mut places = vec![None; lanes];
+            for (index, tap) in order.iter().enumerate() {
+                for output in 0..outputs {
+                    places[few::lane(index, output, outputs)] = Some((output, *tap));
                 }
+            }
+            for (block, packed) in packed.chunks_mut(BLOCK * inputs).enumerate() {
+                let places = &places[block * BLOCK..lanes.min((block + 1) * BLOCK)];
+                interleave(packed, block_width(lanes - block * BLOCK), places.len(), |lane, input| {
+                    places[lane].map_or(0.0, |(output, tap)| weight(0, output, input, tap))
+                });
             }
             return;
         }
@@ -606,10 +632,7 @@ impl<'a> Work<'a> {
         let inputs = self.convolution.input_channels / self.convolution.groups;
         let depth = (pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs).max(8);
         let blocks = self.blocks();
-        let tile_pixels = match self.convolution.packing {
-            Packing::FewOutputs => few::tile_pixels(self.level.lanes()),
-            _ => self.level.tile_pixels(),
-        };
+        let tile_pixels = self.level.tile_pixels();
         let tiles = pixels.div_ceil(tile_pixels);
         let work = pixels.saturating_mul(depth).saturating_mul(blocks);
         let task = (work / (8 * self.threads)).max(LEAST_WORK);
@@ -788,27 +811,6 @@ impl Kernel for Task<'_> {
         let outputs = convolution.output_channels / convolution.groups;
         let blocks = outputs.div_ceil(BLOCK);
         let depth = plan.pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs;
-        if convolution.packing == Packing::FewOutputs {
-            let length = Packing::FewOutputs.len(depth, inputs, outputs);
-            let weights = &work.weights[plan.pass.weights..plan.pass.weights + length];
-            let mut sums = [[0.0; BLOCK]; MOST_PIXELS];
-            for tile in tile.iter() {
-                // SAFETY: as for `tile::accumulate` and `Finish::tile` below; there is one group and one block.
-                unsafe {
-                    few::accumulate(
-                        simd,
-                        work.input,
-                        &tile.patches,
-                        weights,
-                        tile.pixels,
-                        outputs,
-                        &mut sums,
-                    );
-                    work.finish.tile(simd, &sums, &tile.output[..tile.pixels], 0, outputs);
-                }
-            }
-            return;
-        }
         let group_weights = packed_width(outputs) * depth;
         let first_block = run * plan.blocks_per_run;
         let mut sums = [[0.0; BLOCK]; MOST_PIXELS];

@@ -115,7 +115,7 @@ impl Dense {
         let (from, to) =
             (View::packed(1, [1, 1, rows], self.outputs), View::packed(1, [1, 1, rows], self.inputs));
         from.check(gradient.len(), "gradient");
-        let finish = Finish::new(epilogue, input_gradient, &to);
+        let finish = Finish::new(level, epilogue, input_gradient, &to);
         if rows == 0 || self.inputs == 0 {
             return;
         }

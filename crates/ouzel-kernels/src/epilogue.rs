@@ -1,6 +1,7 @@
 //! What happens to a result while it is still in registers: bias, addition, activation, gates.
 
-use crate::function;
+use crate::level::{Kernel, Level};
+use crate::program::{self, Operand, Pixels, Place, Program, Setting};
 use crate::shared::Shared;
 use crate::tile::{BLOCK, HALF_BLOCK};
 use crate::vector::Simd;
@@ -39,8 +40,6 @@ pub enum Activation {
     },
     /// x where x > 0, else slope · x
     LeakyRelu(f32),
-    /// x · sigmoid(x)
-    Silu,
 }
 
 /// Which elements, seen before the activation, get a set bit in the recorded mask.
@@ -78,8 +77,23 @@ pub struct Gate<'a> {
     pub before_addend: bool,
 }
 
+/// An elementwise program that goes on with a result before it is stored.
+///
+/// Its first result is the output of the kernel; if the value that it begins with is needed too, it stores that as well.
+#[derive(Debug)]
+pub struct Tail<'a> {
+    /// What is computed.
+    pub program: &'a Program,
+    /// The shape of the output as operands are broadcast to it; channels and number of pixels are those of the output.
+    pub shape: View,
+    /// What the program reads; [`Operand::Value`] is what the epilogue has made so far.
+    pub operands: &'a [Operand<'a>],
+    /// Where the program's second result goes, if it has one.
+    pub second: Option<(&'a mut [f32], View)>,
+}
+
 /// What to do with each element of a result before it is stored, in this order:
-/// bias, gate if it comes before the addend, addend, record, activation, gate otherwise.
+/// bias, gate if it comes before the addend, addend, record, activation, gate otherwise, tail.
 ///
 /// ```
 /// use ouzel_kernels::{Activation, Epilogue};
@@ -99,11 +113,14 @@ pub struct Epilogue<'a> {
     pub activation: Option<Activation>,
     /// A gate.
     pub gate: Option<Gate<'a>>,
+    /// What follows.
+    pub tail: Option<Tail<'a>>,
 }
 
 /// An epilogue that has been checked against its output and can be used by many threads.
 #[derive(Clone, Copy)]
 pub(crate) struct Finish<'a> {
+    level: Level,
     output: Shared<'a, f32>,
     view: View,
     words: usize,
@@ -112,11 +129,17 @@ pub(crate) struct Finish<'a> {
     record: Option<(Shared<'a, u16>, RecordRule)>,
     activation: Option<Activation>,
     gate: Option<Gate<'a>>,
+    tail: Option<Setting<'a>>,
 }
 
 impl<'a> Finish<'a> {
     /// Checks that all parts fit together.
-    pub(crate) fn new(epilogue: Epilogue<'a>, output: &'a mut [f32], view: &View) -> Finish<'a> {
+    pub(crate) fn new(
+        level: Level,
+        epilogue: Epilogue<'a>,
+        output: &'a mut [f32],
+        view: &View,
+    ) -> Finish<'a> {
         view.check(output.len(), "output");
         let words = mask_words(view.channels);
         let mask_len = view.pixels().checked_mul(words).expect("a mask is too long");
@@ -142,8 +165,20 @@ impl<'a> Finish<'a> {
             let enough = gate.mask.len() >= mask_len || gate.rule == GateRule::Rectified;
             assert!(enough, "gate mask has {} words, needs {mask_len}", gate.mask.len());
         }
+        let output = Shared::new(output);
+        let tail = epilogue.tail.map(|tail| {
+            assert!(
+                tail.shape.pixels() == view.pixels() && tail.shape.channels == view.channels,
+                "the shape of a tail, {:?}, differs from output {view:?}",
+                tail.shape
+            );
+            let second = tail.second.map(|(data, view)| Place::Full(Shared::new(data), view));
+            let places = std::iter::once(Place::Full(output, *view)).chain(second);
+            tail.program.setting(&tail.shape, tail.operands, places)
+        });
         Finish {
-            output: Shared::new(output),
+            level,
+            output,
             view: *view,
             words,
             bias: epilogue.bias,
@@ -151,6 +186,7 @@ impl<'a> Finish<'a> {
             record: epilogue.record.map(|(mask, rule)| (Shared::new(mask), rule)),
             activation: epilogue.activation,
             gate: epilogue.gate,
+            tail,
         }
     }
 
@@ -212,12 +248,40 @@ impl<'a> Finish<'a> {
         channel: usize,
         count: usize,
     ) {
-        let mut value = value;
-        let whole = count >= S::LANES;
         let count = count.min(S::LANES);
+        if self.tail.is_some() {
+            let mut sums = [[0.0; BLOCK]];
+            simd.store(value, &mut sums[0]);
+            // SAFETY: passed on.
+            return unsafe { self.go_on(&sums, &[pixel], channel, count) };
+        }
+        // SAFETY: passed on.
+        let value = unsafe { self.value(simd, value, pixel, channel, count) };
         let position = pixel * self.view.pixel_stride + self.view.channel_offset + channel;
         // SAFETY: the elements belong to these channels of this pixel, which the caller promises to be ours alone.
         let output = unsafe { self.output.part(position, count) };
+        if count == S::LANES {
+            simd.store(value, output);
+        } else {
+            simd.store_partial(value, output);
+        }
+    }
+
+    /// Finishes at most one vector, without the tail: `count` channels from `channel` on of a pixel.
+    ///
+    /// # Safety
+    /// As for `vector`.
+    #[inline(always)]
+    unsafe fn value<S: Simd>(
+        &self,
+        simd: S,
+        value: S::Floats,
+        pixel: usize,
+        channel: usize,
+        count: usize,
+    ) -> S::Floats {
+        let mut value = value;
+        let whole = count == S::LANES;
         if let Some(bias) = self.bias {
             let bias = &bias[channel..channel + count];
             value = simd.add(value, if whole { simd.load(bias) } else { simd.load_partial(bias) });
@@ -229,7 +293,11 @@ impl<'a> Finish<'a> {
         }
         if let Some(addend) = &self.addend {
             let addend: &[f32] = match addend {
-                Addend::Output => output,
+                Addend::Output => {
+                    let position = pixel * self.view.pixel_stride + self.view.channel_offset + channel;
+                    // SAFETY: the elements belong to these channels of this pixel, which the caller promises to be ours alone.
+                    unsafe { self.output.part(position, count) }
+                }
                 Addend::Tensor(data, view) => {
                     let position = pixel * view.pixel_stride + view.channel_offset + channel;
                     &data[position..position + count]
@@ -260,10 +328,17 @@ impl<'a> Finish<'a> {
         {
             value = self.apply_gate(simd, gate, value, pixel, channel);
         }
-        if whole {
-            simd.store(value, output);
-        } else {
-            simd.store_partial(value, output);
+        value
+    }
+
+    /// Finishes and stores as `tile` does, tail included; compiled once for all kernels.
+    ///
+    /// # Safety
+    /// As for `tile`.
+    #[inline(always)]
+    unsafe fn go_on(&self, sums: &[[f32; BLOCK]], pixels: &[usize], channel: usize, channels: usize) {
+        if let Some(tail) = &self.tail {
+            self.level.run(GoOn { finish: self, tail, sums, pixels, channel, channels });
         }
     }
 
@@ -280,6 +355,10 @@ impl<'a> Finish<'a> {
         channel: usize,
         channels: usize,
     ) {
+        if self.tail.is_some() {
+            // SAFETY: passed on.
+            return unsafe { self.go_on(sums, pixels, channel, channels) };
+        }
         // SAFETY: passed on.
         unsafe {
             match channels {
@@ -396,6 +475,25 @@ impl<'a> Finish<'a> {
         }
     }
 
+    /// Finishes and stores whole pixels that follow each other.
+    ///
+    /// # Safety
+    /// As for `vector`, for each of the pixels.
+    #[inline(always)]
+    pub(crate) unsafe fn pixels<S: Simd>(&self, simd: S, values: &[f32], first: usize) {
+        let Finish { view, bias, addend, record, activation, gate, tail, .. } = self;
+        let is_bare = bias.is_none() && addend.is_none() && record.is_none() && activation.is_none();
+        if is_bare && gate.is_none() && tail.is_none() && view.pixel_stride == view.channels {
+            // SAFETY: passed on.
+            unsafe { self.output.part(first * view.channels, values.len()) }.copy_from_slice(values);
+            return;
+        }
+        for (n, values) in values.chunks_exact(view.channels).enumerate() {
+            // SAFETY: passed on.
+            unsafe { self.row(simd, values, first + n, 0) };
+        }
+    }
+
     /// Finishes and stores `values.len()` channels from `channel` on of a pixel.
     ///
     /// # Safety
@@ -403,12 +501,59 @@ impl<'a> Finish<'a> {
     #[inline(always)]
     pub(crate) unsafe fn row<S: Simd>(&self, simd: S, values: &[f32], pixel: usize, channel: usize) {
         let mut done = 0;
+        if self.tail.is_some() {
+            for part in values.chunks(BLOCK) {
+                let mut sums = [[0.0; BLOCK]];
+                sums[0][..part.len()].copy_from_slice(part);
+                // SAFETY: passed on.
+                unsafe { self.go_on(&sums, &[pixel], channel + done, part.len()) };
+                done += part.len();
+            }
+            return;
+        }
         while done < values.len() {
             let rest = &values[done..];
             let value = if rest.len() >= S::LANES { simd.load(rest) } else { simd.load_partial(rest) };
             // SAFETY: passed on.
             unsafe { self.vector(simd, value, pixel, channel + done, rest.len()) };
             done += S::LANES;
+        }
+    }
+}
+
+/// A tile that a tail goes on with. Made where the caller has promised what `Finish::tile` asks for.
+struct GoOn<'a> {
+    finish: &'a Finish<'a>,
+    tail: &'a Setting<'a>,
+    sums: &'a [[f32; BLOCK]],
+    pixels: &'a [usize],
+    channel: usize,
+    channels: usize,
+}
+
+impl Kernel for GoOn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let GoOn { finish, tail, sums, pixels, channel, channels } = self;
+        let most = program::BLOCK / BLOCK;
+        for (sums, pixels) in sums.chunks(most).zip(pixels.chunks(most)) {
+            // Room for a last vector that is only begun.
+            let mut values = [0.0; program::BLOCK + WORD];
+            for (p, (sums, pixel)) in sums.iter().zip(pixels).enumerate() {
+                for lane in (0..channels).step_by(S::LANES) {
+                    let count = S::LANES.min(channels - lane);
+                    // SAFETY: passed on.
+                    let value = unsafe {
+                        finish.value(simd, simd.load(&sums[lane..]), *pixel, channel + lane, count)
+                    };
+                    simd.store(value, &mut values[p * channels + lane..]);
+                }
+            }
+            let block = program::Block { pixels: Pixels::List(pixels), channel, count: channels };
+            // SAFETY: passed on; no result of a tail is a mask.
+            unsafe { tail.go_on(simd, block, &values) };
         }
     }
 }
@@ -438,12 +583,6 @@ fn activate<S: Simd>(simd: S, activation: Option<Activation>, value: S::Floats) 
         Some(Activation::LeakyRelu(slope)) => {
             let positive = simd.greater(value, simd.splat(0.0));
             simd.select(positive, value, simd.multiply(value, simd.splat(slope)))
-        }
-        Some(Activation::Silu) => {
-            let mut lanes = [0.0; WORD];
-            simd.store(value, &mut lanes);
-            lanes[..S::LANES].iter_mut().for_each(|lane| *lane = function::silu(simd, *lane));
-            simd.load(&lanes)
         }
     }
 }

@@ -1,151 +1,234 @@
-//! Convolution to very few channels, such as the gradient of a picture: vectors run along the input channels instead.
+//! Convolution to very few channels, such as the gradient of a picture: each input pixel is multiplied with the weights of all taps at
+//! once, as in a 1×1 convolution to many channels, and each output pixel gathers what is its own.
 
-use crate::tile::{Patches, Sums, ZEROS};
+use crate::convolution::{ConvolutionShape, Pass, Work};
+use crate::level::Kernel;
+use crate::packed::Packed;
+use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, block_width, packed_width};
 use crate::vector::Simd;
+use rayon::prelude::*;
+use std::cell::Cell;
 
 /// Most output channels that are few.
 pub(crate) const MOST_OUTPUTS: usize = 4;
 
-/// Input channels that the weights are packed by: `[tap][chunk of inputs][output][input within the chunk]`, absent inputs zero.
-pub(crate) const CHUNK: usize = 16;
+/// Input channels below which this is not worth it.
+const LEAST_INPUTS: usize = 16;
 
-/// Whether a convolution is better done in this way.
-pub(crate) fn suits(groups: usize, inputs: usize, outputs: usize) -> bool {
-    groups == 1 && outputs <= MOST_OUTPUTS && (CHUNK..=ZEROS.len()).contains(&inputs)
+/// Multiply-adds of a block of channels below which a task is not worth sharing out.
+const LEAST_WORK: usize = 20_000;
+
+/// Whether a convolution, or the gradient of one, is better done in this way. Input positions must follow each other one by one.
+pub(crate) fn suits(shape: &ConvolutionShape, inputs: usize, outputs: usize, is_gradient: bool) -> bool {
+    shape.groups == 1
+        && outputs <= MOST_OUTPUTS
+        && inputs >= LEAST_INPUTS
+        && shape.taps() > 1
+        && (shape.kernel[0], shape.stride[0], shape.padding[0]) == (1, 1, 0)
+        && (is_gradient || shape.stride == [1; 3])
 }
 
-/// How many floats the weights of one tap take.
-pub(crate) fn packed_tap(inputs: usize, outputs: usize) -> usize {
-    inputs.next_multiple_of(CHUNK) * outputs
+/// Which lane of which block holds a tap and output: those of one tap are together.
+pub(crate) fn lane(tap: usize, output: usize, outputs: usize) -> usize {
+    let taps = BLOCK / outputs;
+    tap / taps * BLOCK + tap % taps * outputs + output
 }
 
-/// How many pixels a tile has at most on a level with so many lanes.
-pub(crate) fn tile_pixels(lanes: usize) -> usize {
-    if lanes == 16 { 6 } else { 2 }
+/// How many lanes all taps take.
+pub(crate) fn lanes(taps: usize, outputs: usize) -> usize {
+    lane(taps - 1, outputs - 1, outputs) + 1
 }
 
-/// Adds up a tile: each lane is one chain of multiply-adds over the taps and chunks, and the lanes are added pairwise at last.
-///
-/// # Safety
-/// For each of the pixels, each tap that `patches` says is inside, and each channel, the index that `Patches` defines must lie within
-/// `input`.
-#[inline(always)]
-pub(crate) unsafe fn accumulate<S: Simd>(
-    simd: S,
-    input: &[f32],
-    patches: &Patches,
-    weights: &[f32],
-    pixels: usize,
-    outputs: usize,
-    sums: &mut Sums,
-) {
-    macro_rules! by_outputs {
-        ($pixels:literal) => {
-            // SAFETY: passed on.
-            unsafe {
-                match outputs {
-                    1 => tile::<S, $pixels, 1>(simd, input, patches, weights, sums),
-                    2 => tile::<S, $pixels, 2>(simd, input, patches, weights, sums),
-                    3 => tile::<S, $pixels, 3>(simd, input, patches, weights, sums),
-                    _ => tile::<S, $pixels, 4>(simd, input, patches, weights, sums),
-                }
-            }
-        };
+/// How many floats the packed weights take: those of a 1×1 convolution.
+pub(crate) fn weights_len(taps: usize, inputs: usize, outputs: usize) -> usize {
+    packed_width(lanes(taps, outputs)) * inputs
+}
+
+/// For each tap of an axis, how far its output lies from the first output of an input position: input position i reaches the output
+/// `i * step + offset`.
+pub(crate) fn offsets(shape: &ConvolutionShape, axis: usize, is_gradient: bool) -> Vec<isize> {
+    let distance = |tap: usize| (tap * shape.dilation[axis]) as isize - shape.padding[axis] as isize;
+    (0..shape.kernel[axis]).map(|tap| if is_gradient { distance(tap) } else { -distance(tap) }).collect()
+}
+
+/// Runs the only pass of such a convolution.
+pub(crate) fn run(work: &Work) {
+    let (view, pass) = (work.output_view, &work.convolution.passes[0]);
+    let rows = view.batch * view.size[0] * view.size[1];
+    let taps = pass.taps[1].len() * pass.taps[2].len();
+    let row = view.size[2].saturating_mul(taps * work.convolution.input_channels);
+    // Neighbouring tasks compute the products of some rows both, so they should not be too small.
+    let rows_per_task = rows.div_ceil(4 * work.threads).max(LEAST_WORK.div_ceil(row.max(1))).max(1);
+    let tasks = rows.div_ceil(rows_per_task);
+    let run = |task: usize| {
+        let (first, last) = (task * rows_per_task, rows.min((task + 1) * rows_per_task));
+        work.level.run(Rows { work, pass, first, last });
+    };
+    match tasks {
+        0 | 1 => (0..tasks).for_each(run),
+        _ => (0..tasks).into_par_iter().with_max_len(1).for_each(run),
     }
-    match pixels {
-        1 => by_outputs!(1),
-        2 => by_outputs!(2),
-        3 if S::LANES == 16 => by_outputs!(3),
-        4 if S::LANES == 16 => by_outputs!(4),
-        5 if S::LANES == 16 => by_outputs!(5),
-        6 if S::LANES == 16 => by_outputs!(6),
-        _ => unreachable!("a tile of this level has fewer pixels"),
-    }
 }
 
-/// A tile of exactly P pixels and O outputs.
-///
-/// # Safety
-/// As for `accumulate`.
-#[inline(always)]
-unsafe fn tile<S: Simd, const P: usize, const O: usize>(
-    simd: S,
-    input: &[f32],
-    patches: &Patches,
-    weights: &[f32],
-    sums: &mut Sums,
-) {
-    let channels = patches.channels;
-    assert!(channels <= ZEROS.len(), "invariant: a row of zeros for all channels");
-    let all_inside = patches.inside == [true; 3];
-    let mut acc = [[simd.splat(0.0); O]; P];
-    let mut chunks = weights.chunks_exact(CHUNK * O);
-    for z in patches.taps[0] {
-        for y in patches.taps[1] {
-            for x in patches.taps[2] {
-                let shift = patches.shift(*z, *y, *x);
-                if S::PORTABLE {
-                    let mut rows = [&ZEROS[..channels]; P];
-                    for p in 0..P {
-                        if patches.is_inside(p, *z, *y, *x) {
-                            rows[p] = &input[shift.wrapping_add(patches.base[p])..][..channels];
-                        }
-                    }
-                    for channel in (0..channels).step_by(CHUNK) {
-                        let chunk = chunks.next().expect("invariant: weights for each tap and chunk");
-                        for part in (channel..channels.min(channel + CHUNK)).step_by(S::LANES) {
-                            for p in 0..P {
-                                let value = simd.load_partial(&rows[p][part..channels.min(part + S::LANES)]);
-                                for o in 0..O {
-                                    let w = simd.load(&chunk[o * CHUNK + part - channel..]);
-                                    acc[p][o] = simd.multiply_add(value, w, acc[p][o]);
-                                }
-                            }
-                        }
-                    }
-                    continue;
-                }
-                let mut rows = [input.as_ptr().wrapping_add(shift); P];
-                for p in 0..P {
-                    rows[p] = rows[p].wrapping_add(patches.base[p]);
-                }
-                if !all_inside {
-                    for p in 0..P {
-                        if !patches.is_inside(p, *z, *y, *x) {
-                            rows[p] = ZEROS.as_ptr();
-                        }
-                    }
-                }
-                for channel in (0..channels).step_by(CHUNK) {
-                    let chunk = chunks.next().expect("invariant: weights for each tap and chunk");
-                    for part in (0..CHUNK.min(channels - channel)).step_by(S::LANES) {
-                        let mut w = [simd.splat(0.0); O];
-                        for o in 0..O {
-                            w[o] = simd.load(&chunk[o * CHUNK + part..o * CHUNK + part + S::LANES]);
-                        }
-                        let count = channels - channel - part;
-                        for p in 0..P {
-                            let from = rows[p].wrapping_add(channel + part);
-                            // SAFETY: `count` channels follow, all of which the caller promises to lie within the input if the tap
-                            // is inside; else there are at least as many zeros as channels.
-                            let value = unsafe {
-                                match count >= S::LANES {
-                                    true => simd.load_pointer(from),
-                                    false => simd.load_partial(std::slice::from_raw_parts(from, count)),
-                                }
-                            };
-                            for o in 0..O {
-                                acc[p][o] = simd.multiply_add(value, w[o], acc[p][o]);
-                            }
-                        }
-                    }
-                }
-            }
+thread_local! {
+    /// Products and sums of a thread; what they hold between tasks does not matter.
+    static SCRATCH: Cell<Packed> = Cell::default();
+}
+
+/// Some rows of output pixels, counted over all samples.
+struct Rows<'a> {
+    work: &'a Work<'a>,
+    pass: &'a Pass,
+    first: usize,
+    last: usize,
+}
+
+/// A tap that reaches the outputs of one phase of a row.
+#[derive(Clone, Copy)]
+struct Tap {
+    /// Where its products with the input position 0 begin, wrapping around.
+    products: usize,
+    /// The input position that it joins to the first output of the phase.
+    shift: isize,
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Rows { work, pass, first, last } = self;
+        let convolution = work.convolution;
+        let outputs = convolution.output_channels;
+        let (from, to) = (work.input_view.size, work.output_view.size);
+        let [_, step_y, step_x] = convolution.output_step.map(|step| step as isize);
+        let (taps_y, taps_x) = (&pass.taps[1], &pass.taps[2]);
+        let lanes = lanes(taps_y.len() * taps_x.len(), outputs);
+        let least = taps_y.iter().copied().min().unwrap_or(0);
+        let most = taps_y.iter().copied().max().unwrap_or(0);
+        // The products of as many rows as one output row is gathered from, each block by itself, with room for a last tile.
+        let ring = ((most - least) / step_y) as usize + 1;
+        let block_len = (from[2] + MOST_PIXELS) * BLOCK;
+        let row_len = lanes.div_ceil(BLOCK) * block_len;
+        let sums_len = to[2] * outputs;
+        let mut scratch = SCRATCH.take();
+        let needed = ring * row_len + sums_len;
+        if scratch.as_slice().len() < needed {
+            scratch = Packed::zeros(needed);
         }
+        let (products, sums) = scratch.as_mut_slice()[..needed].split_at_mut(ring * row_len);
+        let mut taps = Vec::with_capacity(taps_y.len() * taps_x.len());
+        let mut next = 0;
+        for row in first..last {
+            let (plane, y) = (row / to[1], (row % to[1]) as isize);
+            // Planes of the output that have none of the input stay zero.
+            let (sample, z) = (plane / to[0], plane % to[0]);
+            let rows = if z < from[0] { from[1] as isize } else { 0 };
+            if row == first || y == 0 {
+                next = ceil(y - most, step_y).max(0);
+            }
+            let end = ((y - least).div_euclid(step_y) + 1).min(rows);
+            while next < end {
+                let from_row = (sample * from[0] + z) * from[1] + next as usize;
+                let slot = next as usize % ring * row_len;
+                multiply(simd, work, from_row, lanes, &mut products[slot..][..row_len]);
+                next += 1;
+            }
+            for phase in 0..step_x.min(to[2] as isize) {
+                taps.clear();
+                for (index_y, offset_y) in taps_y.iter().enumerate() {
+                    let (at_y, rest) = ((y - offset_y).div_euclid(step_y), (y - offset_y).rem_euclid(step_y));
+                    if rest != 0 || at_y < 0 || at_y >= rows {
+                        continue;
+                    }
+                    for (index_x, offset_x) in taps_x.iter().enumerate() {
+                        if (phase - offset_x).rem_euclid(step_x) == 0 {
+                            let shift = (phase - offset_x).div_euclid(step_x);
+                            let lane = lane(index_y * taps_x.len() + index_x, 0, outputs);
+                            let start =
+                                at_y as usize % ring * row_len + lane / BLOCK * block_len + lane % BLOCK;
+                            taps.push(Tap {
+                                products: start.wrapping_add((shift as usize).wrapping_mul(BLOCK)),
+                                shift,
+                            });
+                        }
+                    }
+                }
+                let mut x = phase as usize;
+                let mut place = 0;
+                while x < to[2] {
+                    let mut sum = [0.0; MOST_OUTPUTS];
+                    for tap in &taps {
+                        if ((place as isize + tap.shift) as usize) < from[2] {
+                            let start = tap.products.wrapping_add(place * BLOCK);
+                            let terms: &[f32; MOST_OUTPUTS] =
+                                products[start..].first_chunk().expect("invariant: room behind the products");
+                            for (sum, term) in sum.iter_mut().zip(terms) {
+                                *sum += term;
+                            }
+                        }
+                    }
+                    sums[x * outputs..(x + 1) * outputs].copy_from_slice(&sum[..outputs]);
+                    x += step_x as usize;
+                    place += 1;
+                }
+            }
+            // SAFETY: each row belongs to one task.
+            unsafe { work.finish.pixels(simd, sums, row * to[2]) };
+        }
+        SCRATCH.set(scratch);
     }
-    for p in 0..P {
-        for o in 0..O {
-            sums[p][o] = simd.sum(acc[p][o]);
+}
+
+/// a / b, rounded up; b is positive.
+#[inline(always)]
+fn ceil(a: isize, b: isize) -> isize {
+    (a + b - 1).div_euclid(b)
+}
+
+/// The products of a row of input pixels with all taps: `products[block][pixel][lane]`.
+#[inline(always)]
+fn multiply<S: Simd>(simd: S, work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
+    let (view, inputs) = (work.input_view, work.convolution.input_channels);
+    let count = view.size[2];
+    let tiles = count.div_ceil(work.level.tile_pixels());
+    let block_len = (count + MOST_PIXELS) * BLOCK;
+    let mut patches = Patches {
+        base: [0; MOST_PIXELS],
+        at: [[0; MOST_PIXELS]; 3],
+        inside: [true; 3],
+        taps: [&[0]; 3],
+        size: [1; 3],
+        steps: [0; 3],
+        channels: inputs,
+        contiguous: true,
+        next: 0,
+    };
+    for (block, products) in products.chunks_exact_mut(block_len).enumerate() {
+        let rest = lanes - block * BLOCK;
+        let width = block_width(rest);
+        let weights = &work.weights[block * BLOCK * inputs..][..width * inputs];
+        let (sums, _) = products.as_chunks_mut::<BLOCK>();
+        // All tiles differ by at most one pixel in size.
+        for n in 0..tiles {
+            let (first, last) = (count * n / tiles, count * (n + 1) / tiles);
+            for (p, base) in patches.base.iter_mut().enumerate().take(last - first) {
+                *base = (row * count + first + p) * view.pixel_stride + view.channel_offset;
+            }
+            let (sums, _) = sums[first..].split_first_chunk_mut().expect("invariant: room for a whole tile");
+            // SAFETY: the pixels exist, and the check of the view has found their channels to lie within the input.
+            unsafe {
+                tile::accumulate(
+                    simd,
+                    work.input,
+                    &patches,
+                    weights,
+                    width,
+                    last - first,
+                    rest.min(BLOCK),
+                    sums,
+                );
+            }
         }
     }
 }

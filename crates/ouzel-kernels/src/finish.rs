@@ -35,7 +35,7 @@ pub fn finish(
         input_view.pixels() == output_view.pixels() && input_view.channels == output_view.channels,
         "input {input_view:?} differs from output {output_view:?}"
     );
-    let finish = Finish::new(epilogue, output, output_view);
+    let finish = Finish::new(level, epilogue, output, output_view);
     let pixels = output_view.pixels();
     let pixels_per_task = (LEAST_WORK / output_view.channels.max(1)).clamp(1, pixels.max(1));
     let tasks = pixels.div_ceil(pixels_per_task);

@@ -18,8 +18,28 @@ pub(crate) fn exp<S: Simd>(simd: S, x: f32) -> f32 {
     // Beyond these the result is infinite or zero; a comparison that fails keeps what is not a number.
     let x = if x > 90.0 { 90.0 } else { x };
     let x = if x < -105.0 { -105.0 } else { x };
-    let shifted = simd.multiply_add_one(x, std::f32::consts::LOG2_E, ROUNDING);
+    let (p, shifted) = exp_parts(simd, x);
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);
+    // In two steps, because 2ⁿ alone may be out of range where the result is not.
+    let n = n.clamp(-252, 254);
+    let half = n >> 1;
+    p * power_of_two(half) * power_of_two(n - half)
+}
+
+/// e to the power of x for -86 <= x <= 88; the nearest of these where x is none of them.
+#[inline(always)]
+fn exp_within<S: Simd>(simd: S, x: f32) -> f32 {
+    let x = if x > 88.0 { 88.0 } else { x };
+    let x = if x < -86.0 { -86.0 } else { x };
+    let (p, shifted) = exp_parts(simd, x);
+    // The bits of the integer move to those of the exponent, all others out.
+    p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()))
+}
+
+/// p and an integer n in the low bits of a float, such that e to the power of x is p · 2ⁿ.
+#[inline(always)]
+fn exp_parts<S: Simd>(simd: S, x: f32) -> (f32, f32) {
+    let shifted = simd.multiply_add_one(x, std::f32::consts::LOG2_E, ROUNDING);
     let rounded = shifted - ROUNDING;
     // ln 2 in two parts, the first with enough zeros at its end that its product is exact.
     let r = simd.multiply_add_one(rounded, -0.693_359_4, x);
@@ -28,11 +48,7 @@ pub(crate) fn exp<S: Simd>(simd: S, x: f32) -> f32 {
     for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = simd.multiply_add_one(p, r, coefficient);
     }
-    let p = simd.multiply_add_one(p, r * r, r) + 1.0;
-    // In two steps, because 2ⁿ alone may be out of range where the result is not.
-    let n = n.clamp(-252, 254);
-    let half = n >> 1;
-    p * power_of_two(half) * power_of_two(n - half)
+    (simd.multiply_add_one(p, r * r, r) + 1.0, shifted)
 }
 
 /// The natural logarithm.
@@ -77,20 +93,20 @@ pub(crate) fn tanh<S: Simd>(simd: S, x: f32) -> f32 {
         p = simd.multiply_add_one(p, square, coefficient);
     }
     let small = simd.multiply_add_one(p * square, x, x);
-    let large = (1.0 - 2.0 / (exp(simd, 2.0 * x.abs()) + 1.0)).copysign(x);
+    let large = (1.0 - 2.0 / (exp_within(simd, 2.0 * x.abs()) + 1.0)).copysign(x);
     if x.abs() < 0.625 { small } else { large }
 }
 
 /// 1 / (1 + e⁻ˣ)
 #[inline(always)]
 pub(crate) fn sigmoid<S: Simd>(simd: S, x: f32) -> f32 {
-    1.0 / (1.0 + exp(simd, -x))
+    1.0 / (1.0 + exp_within(simd, -x))
 }
 
 /// x · sigmoid(x)
 #[inline(always)]
 pub(crate) fn silu<S: Simd>(simd: S, x: f32) -> f32 {
-    x / (1.0 + exp(simd, -x))
+    x / (1.0 + exp_within(simd, -x))
 }
 
 /// The derivative of x · sigmoid(x).
@@ -120,7 +136,7 @@ pub(crate) fn erf<S: Simd>(simd: S, x: f32) -> f32 {
         p = simd.multiply_add_one(p, t, coefficient);
     }
     let p = simd.multiply_add_one(p, t, -t);
-    let large = (1.0 - exp(simd, p)).copysign(x);
+    let large = (1.0 - exp_within(simd, p)).copysign(x);
     if x.abs() > 0.927_734_4 { large } else { small }
 }
 

@@ -7,7 +7,8 @@
 //!  3. describes where tensors lie with [`View`]s: channels last, with a pixel stride and a channel offset, so that concatenation and
 //!     slicing along channels need no copies;
 //!  4. runs kernels on slices, each with an [`Epilogue`] that adds a bias or a residual, applies an activation, remembers one bit an
-//!     element, or selects by such bits, all before the result leaves the registers.
+//!     element, or selects by such bits, all before the result leaves the registers, and that may go on with an elementwise program
+//!     ([`Tail`]).
 //!
 //! A convolution with a Relu, and its way back with guided backpropagation:
 //!
@@ -105,7 +106,7 @@ mod winograd;
 pub use axis::AxisMatrix;
 pub use convolution::{Convolution, ConvolutionShape};
 pub use dense::Dense;
-pub use epilogue::{Activation, Addend, Epilogue, Gate, GateRule, RecordRule, mask_words};
+pub use epilogue::{Activation, Addend, Epilogue, Gate, GateRule, RecordRule, Tail, mask_words};
 pub use finish::finish;
 pub use layout::{MOST_AXES, StridedCopy, to_channels_first, to_channels_last};
 pub use level::{Level, LevelError};

@@ -216,15 +216,17 @@ trait Gather: Copy + Sync {
     /// The source at a position of the walk, if it is one.
     fn source(&self, batch: usize, at: [usize; 3], position: [usize; 3]) -> Option<Source>;
 
-    /// Combines the sources for at most one vector of channels, `count` from `channel` on, with the sums and places so far.
-    fn vector<S: Simd>(
+    /// Combines the sources for N vectors of channels, `count` from `channel` on, with the sums and places so far. `count` is less than
+    /// what N vectors hold only where N is 1.
+    fn vectors<S: Simd, const N: usize>(
         &self,
         simd: S,
         sources: &[Source],
         channel: usize,
         count: usize,
-        sums: (S::Floats, S::Floats),
-    ) -> (S::Floats, S::Floats);
+        sums: &mut [S::Floats; N],
+        places: &mut [S::Floats; N],
+    );
 
     /// What the sums begin with.
     fn start(&self) -> f32 {
@@ -293,12 +295,12 @@ impl<G: Gather> Kernel for Rows<'_, G> {
     fn run<S: Simd>(self, simd: S) {
         let Rows { gather, view, finish, rows, channels } = self;
         let size = view.size;
+        let mut sources = [Source { pixel: 0, place: 0, divisor: 1.0 }; MOST_SOURCES];
         for row in rows.0..rows.1 {
             let (plane, y) = (row / size[1], row % size[1]);
             let (batch, z) = (plane / size[0], plane % size[0]);
             for x in 0..size[2] {
                 let (pixel, at) = (row * size[2] + x, [z, y, x]);
-                let mut sources = [Source { pixel: 0, place: 0, divisor: 1.0 }; MOST_SOURCES];
                 let begin = gather.walk(at);
                 let mut walk = begin;
                 let listed = list(&gather, batch, at, &mut walk, &mut sources);
@@ -309,16 +311,8 @@ impl<G: Gather> Kernel for Rows<'_, G> {
                     let count = BLOCK.min(channels.1 - channel);
                     let (mut sums, mut places) = ([0.0; BLOCK], [0.0; BLOCK]);
                     if complete {
-                        block(
-                            simd,
-                            &gather,
-                            &sources[..listed],
-                            channel,
-                            count,
-                            true,
-                            &mut sums,
-                            &mut places,
-                        );
+                        let listed = &sources[..listed];
+                        block(simd, &gather, listed, channel, count, true, &mut sums, &mut places);
                     } else {
                         let mut walk = begin;
                         let mut first = true;
@@ -327,16 +321,8 @@ impl<G: Gather> Kernel for Rows<'_, G> {
                             if listed == 0 && !first {
                                 break;
                             }
-                            block(
-                                simd,
-                                &gather,
-                                &sources[..listed],
-                                channel,
-                                count,
-                                first,
-                                &mut sums,
-                                &mut places,
-                            );
+                            let listed = &sources[..listed];
+                            block(simd, &gather, listed, channel, count, first, &mut sums, &mut places);
                             first = false;
                         }
                     }
@@ -389,35 +375,77 @@ fn block<S: Simd, G: Gather>(
     sums: &mut [f32; BLOCK],
     places: &mut [f32; BLOCK],
 ) {
-    // The first source's place stands until a greater value is found, so that even minus infinity has one.
-    let place = sources.first().map_or(NO_POSITION, |source| source.place);
-    let start = (gather.start(), f32::from(place));
-    for lane in (0..count).step_by(S::LANES) {
-        let before = match first {
-            true => (simd.splat(start.0), simd.splat(start.1)),
-            false => (simd.load(&sums[lane..]), simd.load(&places[lane..])),
-        };
-        let after = gather.vector(simd, sources, channel + lane, S::LANES.min(count - lane), before);
-        simd.store(after.0, &mut sums[lane..]);
-        simd.store(after.1, &mut places[lane..]);
+    let mut done = 0;
+    macro_rules! vectors {
+        ($n:literal, $count:expr) => {{
+            some::<S, G, $n>(simd, gather, sources, channel, done, $count, first, sums, places);
+            done += $count;
+        }};
+    }
+    // Many vectors at a time, so that each source is looked at once for all of them.
+    while count - done >= 4 * S::LANES {
+        vectors!(4, 4 * S::LANES);
+    }
+    while count - done >= 2 * S::LANES {
+        vectors!(2, 2 * S::LANES);
+    }
+    while done < count {
+        vectors!(1, S::LANES.min(count - done));
     }
 }
 
-/// Loads at most one vector: `count` channels from `channel` on of a pixel.
+/// Combines the listed sources for `count` channels, `done` channels into a block that begins with `channel`.
 #[inline(always)]
-fn load<S: Simd>(
+fn some<S: Simd, G: Gather, const N: usize>(
+    simd: S,
+    gather: &G,
+    sources: &[Source],
+    channel: usize,
+    done: usize,
+    count: usize,
+    first: bool,
+    sums: &mut [f32; BLOCK],
+    places: &mut [f32; BLOCK],
+) {
+    // The first source's place stands until a greater value is found, so that even minus infinity has one.
+    let place = sources.first().map_or(NO_POSITION, |source| source.place);
+    let mut now = ([simd.splat(gather.start()); N], [simd.splat(f32::from(place)); N]);
+    if !first {
+        for n in 0..N {
+            let lane = done + n * S::LANES;
+            (now.0[n], now.1[n]) = (simd.load(&sums[lane..]), simd.load(&places[lane..]));
+        }
+    }
+    gather.vectors(simd, sources, channel + done, count, &mut now.0, &mut now.1);
+    for n in 0..N {
+        let lane = done + n * S::LANES;
+        simd.store(now.0[n], &mut sums[lane..]);
+        simd.store(now.1[n], &mut places[lane..]);
+    }
+}
+
+/// Loads N vectors, or a part of one: `count` channels from `channel` on of a pixel.
+#[inline(always)]
+fn load<S: Simd, const N: usize>(
     simd: S,
     data: &[f32],
     view: &View,
     pixel: usize,
     channel: usize,
     count: usize,
-) -> S::Floats {
+) -> [S::Floats; N] {
     let start = pixel * view.pixel_stride + view.channel_offset + channel;
-    match count == S::LANES {
-        true => simd.load(&data[start..start + S::LANES]),
-        false => simd.load_partial(&data[start..start + count]),
+    let from = &data[start..start + count];
+    let mut values = [simd.splat(0.0); N];
+    match count == N * S::LANES {
+        true => {
+            for n in 0..N {
+                values[n] = simd.load(&from[n * S::LANES..]);
+            }
+        }
+        false => values[0] = simd.load_partial(from),
     }
+    values
 }
 
 /// Index of a pixel, over all samples.
@@ -471,7 +499,7 @@ pub fn max_pool(
         let needed = output_view.pixels() * output_view.channels;
         assert!(positions.len() >= needed, "{} positions for {needed} elements", positions.len());
     }
-    let finish = Finish::new(epilogue, output, output_view);
+    let finish = Finish::new(level, epilogue, output, output_view);
     let positions = positions.map(Shared::new);
     run(level, MaxPool { window, input, view: input_view, positions }, elements, output_view, finish);
 }
@@ -497,21 +525,22 @@ impl Gather for MaxPool<'_> {
     }
 
     #[inline(always)]
-    fn vector<S: Simd>(
+    fn vectors<S: Simd, const N: usize>(
         &self,
         simd: S,
         sources: &[Source],
         channel: usize,
         count: usize,
-        sums: (S::Floats, S::Floats),
-    ) -> (S::Floats, S::Floats) {
-        let (mut best, mut best_place) = sums;
+        sums: &mut [S::Floats; N],
+        places: &mut [S::Floats; N],
+    ) {
         for source in sources {
-            let value = load(simd, self.input, self.view, source.pixel, channel, count);
+            let values: [S::Floats; N] = load(simd, self.input, self.view, source.pixel, channel, count);
             let place = simd.splat(f32::from(source.place));
-            (best, best_place) = simd.greatest_with_place(value, place, best, best_place);
+            for n in 0..N {
+                (sums[n], places[n]) = simd.greatest_with_place(values[n], place, sums[n], places[n]);
+            }
         }
-        (best, best_place)
     }
 
     fn start(&self) -> f32 {
@@ -552,7 +581,7 @@ pub fn max_pool_gradient(
     );
     let needed = gradient_view.pixels() * gradient_view.channels;
     assert!(positions.len() >= needed, "{} positions for {needed} elements", positions.len());
-    let finish = Finish::new(epilogue, input_gradient, input_view);
+    let finish = Finish::new(level, epilogue, input_gradient, input_view);
     let gather = MaxPoolGradient { window, gradient, view: gradient_view, positions };
     run(level, gather, 2, input_view, finish);
 }
@@ -578,30 +607,33 @@ impl Gather for MaxPoolGradient<'_> {
     }
 
     #[inline(always)]
-    fn vector<S: Simd>(
+    fn vectors<S: Simd, const N: usize>(
         &self,
         simd: S,
         sources: &[Source],
         channel: usize,
         count: usize,
-        sums: (S::Floats, S::Floats),
-    ) -> (S::Floats, S::Floats) {
-        let (mut sum, places) = sums;
+        sums: &mut [S::Floats; N],
+        _: &mut [S::Floats; N],
+    ) {
         for source in sources {
-            let value = load(simd, self.gradient, self.view, source.pixel, channel, count);
+            let values: [S::Floats; N] = load(simd, self.gradient, self.view, source.pixel, channel, count);
             let start = source.pixel * self.view.channels + channel;
             let found = &self.positions[start..start + count];
-            let value = match count == S::LANES {
-                true => simd.where_place(found, source.place, value),
+            match count == N * S::LANES {
+                true => {
+                    for n in 0..N {
+                        let value = simd.where_place(&found[n * S::LANES..], source.place, values[n]);
+                        sums[n] = simd.add(sums[n], value);
+                    }
+                }
                 false => {
                     let mut filled = [NO_POSITION; WORD];
                     filled[..count].copy_from_slice(found);
-                    simd.where_place(&filled, source.place, value)
+                    sums[0] = simd.add(sums[0], simd.where_place(&filled, source.place, values[0]));
                 }
-            };
-            sum = simd.add(sum, value);
+            }
         }
-        (sum, places)
     }
 }
 
@@ -631,7 +663,7 @@ pub fn average_pool(
     epilogue: Epilogue,
 ) {
     check(window, (input_view, input.len()), (output_view, output.len()));
-    let finish = Finish::new(epilogue, output, output_view);
+    let finish = Finish::new(level, epilogue, output, output_view);
     let elements =
         window.kernel.iter().zip(&input_view.size).map(|(kernel, size)| kernel.min(size)).product();
     run(level, AveragePool { window, count, input, view: input_view }, elements, output_view, finish);
@@ -668,19 +700,25 @@ impl Gather for AveragePool<'_> {
     }
 
     #[inline(always)]
-    fn vector<S: Simd>(
+    fn vectors<S: Simd, const N: usize>(
         &self,
         simd: S,
         sources: &[Source],
         channel: usize,
         count: usize,
-        sums: (S::Floats, S::Floats),
-    ) -> (S::Floats, S::Floats) {
-        let mut sum = simd.splat(0.0);
+        sums: &mut [S::Floats; N],
+        _: &mut [S::Floats; N],
+    ) {
+        let mut listed = [simd.splat(0.0); N];
         for source in sources {
-            sum = simd.add(sum, load(simd, self.input, self.view, source.pixel, channel, count));
+            let values: [S::Floats; N] = load(simd, self.input, self.view, source.pixel, channel, count);
+            for n in 0..N {
+                listed[n] = simd.add(listed[n], values[n]);
+            }
         }
-        (simd.add(sums.0, sum), sums.1)
+        for n in 0..N {
+            sums[n] = simd.add(sums[n], listed[n]);
+        }
     }
 
     #[inline(always)]
@@ -704,7 +742,7 @@ pub fn average_pool_gradient(
     epilogue: Epilogue,
 ) {
     check(window, (input_view, input_gradient.len()), (gradient_view, gradient.len()));
-    let finish = Finish::new(epilogue, input_gradient, input_view);
+    let finish = Finish::new(level, epilogue, input_gradient, input_view);
     let gather = AveragePoolGradient { window, count, gradient, view: gradient_view, size: input_view.size };
     run(level, gather, 2, input_view, finish);
 }
@@ -733,19 +771,21 @@ impl Gather for AveragePoolGradient<'_> {
     }
 
     #[inline(always)]
-    fn vector<S: Simd>(
+    fn vectors<S: Simd, const N: usize>(
         &self,
         simd: S,
         sources: &[Source],
         channel: usize,
         count: usize,
-        sums: (S::Floats, S::Floats),
-    ) -> (S::Floats, S::Floats) {
-        let (mut sum, places) = sums;
+        sums: &mut [S::Floats; N],
+        _: &mut [S::Floats; N],
+    ) {
         for source in sources {
-            let value = load(simd, self.gradient, self.view, source.pixel, channel, count);
-            sum = simd.add(sum, simd.divide(value, simd.splat(source.divisor)));
+            let values: [S::Floats; N] = load(simd, self.gradient, self.view, source.pixel, channel, count);
+            let divisor = simd.splat(source.divisor);
+            for n in 0..N {
+                sums[n] = simd.add(sums[n], simd.divide(values[n], divisor));
+            }
         }
-        (sum, places)
     }
 }

@@ -7,6 +7,7 @@ use crate::shared::Shared;
 use crate::vector::Simd;
 use crate::view::View;
 use rayon::prelude::*;
+use std::cell::Cell;
 
 /// A register of a program, below [`MOST_REGISTERS`].
 pub type Register = u8;
@@ -163,6 +164,10 @@ pub enum Operand<'a> {
     PerPixel(&'a [f32]),
     /// A bit mask as large as the results, see [`mask_words`], read as 1 or 0.
     Bits(&'a [u16]),
+    /// What the first result held before.
+    Before,
+    /// What a kernel has computed, for programs that are part of its epilogue ([`Tail`](crate::Tail)).
+    Value,
 }
 
 /// Where a program stores.
@@ -197,8 +202,8 @@ pub struct Program {
     results: usize,
 }
 
-/// Elements of a block, and so of a register.
-const BLOCK: usize = 256;
+/// Most elements of a block, and so those of a register.
+pub(crate) const BLOCK: usize = 256;
 
 /// Lanes that are computed at once.
 const LANES: usize = 16;
@@ -250,15 +255,48 @@ impl Program {
         Program { instructions, ..program }
     }
 
+    /// Number of instructions.
+    #[allow(clippy::len_without_is_empty, reason = "a program without instructions is of no use")]
+    pub fn len(&self) -> usize {
+        self.instructions.len()
+    }
+
     /// Runs the program on every element of tensors of the shape of `shape` (its stride and offset do not matter).
     ///
     /// # Panics
     /// If there are too few operands or targets, or one does not fit the shape.
     pub fn run(&self, level: Level, shape: &View, operands: &[Operand], targets: &mut [Target]) {
+        let is_value = |operand: &Operand| matches!(operand, Operand::Value);
+        assert!(!operands.iter().any(is_value), "a program by itself has no value of a kernel to read");
+        let setting = self.setting(shape, operands, targets.iter_mut().map(Place::of));
+        let (pixels, channels) = (setting.pixels, shape.channels);
+        if pixels == 0 || channels == 0 {
+            return;
+        }
+        // A block is some whole pixels, or a part of one.
+        let parts = channels.div_ceil(BLOCK);
+        let pixels_per_block = (BLOCK / channels).max(1);
+        let blocks = pixels.div_ceil(pixels_per_block) * parts;
+        let tasks = blocks.div_ceil(BLOCKS_PER_TASK);
+        let run = |task: usize| {
+            let blocks = (task * BLOCKS_PER_TASK, blocks.min((task + 1) * BLOCKS_PER_TASK));
+            level.run(Task { setting: &setting, parts, pixels_per_block, blocks });
+        };
+        match tasks {
+            1 => run(0),
+            _ => (0..tasks).into_par_iter().for_each(run),
+        }
+    }
+
+    /// Checks that everything that the program reads and writes is there and of this shape.
+    pub(crate) fn setting<'a>(
+        &'a self,
+        shape: &View,
+        operands: &'a [Operand<'a>],
+        targets: impl Iterator<Item = Place<'a>>,
+    ) -> Setting<'a> {
         let (pixels, channels) = (shape.pixels(), shape.channels);
         assert!(operands.len() >= self.operands, "{} operands of {}", operands.len(), self.operands);
-        assert!(targets.len() >= self.results, "{} targets of {}", targets.len(), self.results);
-        assert!(targets.len() <= MOST_RESULTS, "{} targets are more than {MOST_RESULTS}", targets.len());
         let mask_len = pixels.checked_mul(mask_words(channels)).expect("a mask is too long");
         let check_view = |view: &View, len: usize, what: &str| {
             view.check(len, what);
@@ -273,7 +311,7 @@ impl Program {
                     check_view(view, data.len(), "operand");
                     continue;
                 }
-                Operand::Scalar(_) => continue,
+                Operand::Scalar(_) | Operand::Before | Operand::Value => continue,
                 Operand::PerChannel(data) => (data.len(), channels),
                 Operand::PerSampleChannel(data) => (data.len(), shape.batch * channels),
                 Operand::PerPixel(data) => (data.len(), pixels),
@@ -282,70 +320,98 @@ impl Program {
             assert!(found >= needed, "an operand has {found} elements, needs {needed}");
         }
         let mut places = [Place::None; MOST_RESULTS];
-        for (place, target) in places.iter_mut().zip(targets) {
-            *place = match target {
-                Target::Full(data, view) => {
-                    check_view(view, data.len(), "target");
-                    Place::Full(Shared::new(data), *view)
-                }
-                Target::Bits(mask) => {
+        let mut count = 0;
+        for target in targets {
+            assert!(count < MOST_RESULTS, "more targets than {MOST_RESULTS}");
+            match &target {
+                Place::None => {}
+                Place::Full(data, view) => check_view(view, data.len(), "target"),
+                Place::Bits(mask) => {
                     assert!(mask.len() >= mask_len, "a target has {} words, needs {mask_len}", mask.len());
-                    Place::Bits(Shared::new(mask))
                 }
-            };
+            }
+            places[count] = target;
+            count += 1;
         }
-        if pixels == 0 || channels == 0 {
-            return;
-        }
-        // A block is some whole pixels, or a part of one.
-        let parts = channels.div_ceil(BLOCK);
-        let pixels_per_block = (BLOCK / channels).max(1);
-        let blocks = pixels.div_ceil(pixels_per_block) * parts;
-        let tasks = blocks.div_ceil(BLOCKS_PER_TASK);
-        let work = Work { program: self, shape, pixels, operands, places, parts, pixels_per_block };
-        let run = |task: usize| {
-            let blocks = (task * BLOCKS_PER_TASK, blocks.min((task + 1) * BLOCKS_PER_TASK));
-            level.run(Task { work: &work, blocks });
-        };
-        match tasks {
-            1 => run(0),
-            _ => (0..tasks).into_par_iter().for_each(run),
-        }
+        assert!(count >= self.results, "{count} targets of {}", self.results);
+        Setting { program: self, shape: *shape, pixels, operands, places }
     }
 }
 
 /// A target that threads share.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+pub(crate) enum Place<'a> {
     None,
     Full(Shared<'a, f32>, View),
     Bits(Shared<'a, u16>),
 }
 
-struct Work<'a> {
+impl<'a> Place<'a> {
+    fn of(target: &'a mut Target) -> Place<'a> {
+        match target {
+            Target::Full(data, view) => Place::Full(Shared::new(data), *view),
+            Target::Bits(mask) => Place::Bits(Shared::new(mask)),
+        }
+    }
+}
+
+/// A program with all that it reads and writes.
+#[derive(Clone, Copy)]
+pub(crate) struct Setting<'a> {
     program: &'a Program,
-    shape: &'a View,
+    shape: View,
     pixels: usize,
     operands: &'a [Operand<'a>],
     places: [Place<'a>; MOST_RESULTS],
-    /// Blocks of one pixel, if it is larger than a block.
-    parts: usize,
-    pixels_per_block: usize,
 }
 
 /// Some blocks.
 struct Task<'a> {
-    work: &'a Work<'a>,
+    setting: &'a Setting<'a>,
+    /// Blocks of one pixel, if it is larger than a block.
+    parts: usize,
+    pixels_per_block: usize,
     blocks: (usize, usize),
 }
 
-/// The elements of a block: `count` channels from `channel` on of `pixels` pixels from `pixel` on.
+/// The pixels of a block.
 #[derive(Clone, Copy)]
-struct Block {
-    pixel: usize,
-    pixels: usize,
-    channel: usize,
-    count: usize,
+pub(crate) enum Pixels<'a> {
+    /// The first one, and how many follow each other.
+    Row(usize, usize),
+    /// Each by its index.
+    List(&'a [usize]),
+}
+
+impl Pixels<'_> {
+    #[inline(always)]
+    fn count(self) -> usize {
+        match self {
+            Pixels::Row(_, count) => count,
+            Pixels::List(pixels) => pixels.len(),
+        }
+    }
+
+    #[inline(always)]
+    fn at(self, place: usize) -> usize {
+        match self {
+            Pixels::Row(first, _) => first + place,
+            Pixels::List(pixels) => pixels[place],
+        }
+    }
+}
+
+/// The elements of a block: `count` channels from `channel` on of some pixels, together at most `BLOCK`.
+#[derive(Clone, Copy)]
+pub(crate) struct Block<'a> {
+    pub(crate) pixels: Pixels<'a>,
+    pub(crate) channel: usize,
+    pub(crate) count: usize,
+}
+
+thread_local! {
+    /// The registers of the programs of a thread; what they hold between programs does not matter.
+    static REGISTERS: Cell<Option<Box<Registers>>> = const { Cell::new(None) };
 }
 
 impl Kernel for Task<'_> {
@@ -353,49 +419,81 @@ impl Kernel for Task<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Task { work, blocks } = self;
-        let channels = work.shape.channels;
-        let mut registers: Registers = [[0.0; BLOCK]; MOST_REGISTERS];
+        let Task { setting, parts, pixels_per_block, blocks } = self;
+        let channels = setting.shape.channels;
+        let mut registers = REGISTERS.take().unwrap_or_else(new_registers);
         for index in blocks.0..blocks.1 {
-            let pixel = index / work.parts * work.pixels_per_block;
-            let channel = index % work.parts * BLOCK;
+            let pixel = index / parts * pixels_per_block;
+            let channel = index % parts * BLOCK;
             let block = Block {
-                pixel,
-                pixels: work.pixels_per_block.min(work.pixels - pixel),
+                pixels: Pixels::Row(pixel, pixels_per_block.min(setting.pixels - pixel)),
                 channel,
                 count: BLOCK.min(channels - channel),
             };
-            let length = (block.pixels * block.count).next_multiple_of(LANES);
-            for instruction in &work.program.instructions {
-                match *instruction {
-                    Instruction::Load { to, operand } => {
-                        load(work, &work.operands[operand], block, &mut registers[usize::from(to)]);
+            // SAFETY: each block belongs to one task. It begins at a multiple of 16 channels and ends at one or at the last channel.
+            unsafe { setting.execute(simd, block, &[], &mut registers) };
+        }
+        REGISTERS.set(Some(registers));
+    }
+}
+
+fn new_registers() -> Box<Registers> {
+    Box::new([[0.0; BLOCK]; MOST_REGISTERS])
+}
+
+impl Setting<'_> {
+    /// Runs the program on some pixels, `values[pixel][channel]` being what a kernel has computed for them; as many pixels at a time as
+    /// a block holds.
+    ///
+    /// # Safety
+    /// No other thread may be at work on these channels of these pixels; and as for `execute`, if a result is a mask.
+    #[inline(always)]
+    pub(crate) unsafe fn go_on<S: Simd>(&self, simd: S, block: Block, values: &[f32]) {
+        let mut registers = REGISTERS.take().unwrap_or_else(new_registers);
+        // SAFETY: passed on.
+        unsafe { self.execute(simd, block, values, &mut registers) };
+        REGISTERS.set(Some(registers));
+    }
+
+    /// Runs the program on a block.
+    ///
+    /// # Safety
+    /// No other thread may be at work on the block. If a result is a mask, the block must begin at a multiple of 16 channels and end at
+    /// one or at the last channel.
+    #[inline(always)]
+    unsafe fn execute<S: Simd>(&self, simd: S, block: Block, values: &[f32], registers: &mut Registers) {
+        let elements = block.pixels.count() * block.count;
+        let length = elements.next_multiple_of(LANES);
+        for instruction in &self.program.instructions {
+            match *instruction {
+                Instruction::Load { to, operand } => {
+                    let to = &mut registers[usize::from(to)];
+                    match &self.operands[operand] {
+                        Operand::Value => to[..elements].copy_from_slice(&values[..elements]),
+                        Operand::Before => load_result(&self.places[0], block, to),
+                        operand => load(self, operand, block, to),
                     }
-                    Instruction::LoadResult { to, result } => {
-                        load_result(&work.places[result], block, &mut registers[usize::from(to)]);
-                    }
-                    Instruction::Constant { to, value } => registers[usize::from(to)][..length].fill(value),
-                    Instruction::Unary { to, function, a } => {
-                        unary(simd, function, &mut registers, to, a, length)
-                    }
-                    Instruction::Binary { to, function, a, b } => {
-                        binary(function, &mut registers, to, a, b, length);
-                    }
-                    Instruction::Select { to, condition, a, b } => {
-                        let [condition, a, b, to] = [condition, a, b, to].map(usize::from);
-                        for start in (0..length).step_by(LANES) {
-                            let [condition, a, b] =
-                                [condition, a, b].map(|register| lanes(&registers[register], start));
-                            let result = &mut registers[to][start..start + LANES];
-                            for lane in 0..LANES {
-                                result[lane] = if condition[lane] != 0.0 { a[lane] } else { b[lane] };
-                            }
+                }
+                Instruction::LoadResult { to, result } => {
+                    load_result(&self.places[result], block, &mut registers[usize::from(to)]);
+                }
+                Instruction::Constant { to, value } => registers[usize::from(to)][..length].fill(value),
+                Instruction::Unary { to, function, a } => unary(simd, function, registers, to, a, length),
+                Instruction::Binary { to, function, a, b } => binary(function, registers, to, a, b, length),
+                Instruction::Select { to, condition, a, b } => {
+                    let [condition, a, b, to] = [condition, a, b, to].map(usize::from);
+                    for start in (0..length).step_by(LANES) {
+                        let [condition, a, b] =
+                            [condition, a, b].map(|register| lanes(&registers[register], start));
+                        let result = &mut registers[to][start..start + LANES];
+                        for lane in 0..LANES {
+                            result[lane] = if condition[lane] != 0.0 { a[lane] } else { b[lane] };
                         }
                     }
-                    Instruction::Store { result, from } => {
-                        // SAFETY: each block belongs to one task.
-                        unsafe { store(work, &work.places[result], block, &registers[usize::from(from)]) };
-                    }
+                }
+                Instruction::Store { result, from } => {
+                    // SAFETY: passed on.
+                    unsafe { store(self, &self.places[result], block, &registers[usize::from(from)]) };
                 }
             }
         }
@@ -411,51 +509,57 @@ fn lanes(register: &[f32; BLOCK], start: usize) -> [f32; LANES] {
 
 /// Loads a block of an operand.
 #[inline(always)]
-fn load(work: &Work, operand: &Operand, block: Block, to: &mut [f32; BLOCK]) {
-    let Block { pixel, pixels, channel, count } = block;
+fn load(setting: &Setting, operand: &Operand, block: Block, to: &mut [f32; BLOCK]) {
+    let Block { pixels, channel, count } = block;
+    let rows = to.chunks_exact_mut(count).enumerate().take(pixels.count());
     match operand {
         Operand::Full(data, view) => load_view(data, view, block, to),
         Operand::Scalar(value) => to.fill(*value),
         Operand::PerChannel(data) => {
-            for row in to.chunks_exact_mut(count).take(pixels) {
+            for (_, row) in rows {
                 row.copy_from_slice(&data[channel..channel + count]);
             }
         }
         Operand::PerSampleChannel(data) => {
-            let sample = work.pixels / work.shape.batch;
-            for (index, row) in to.chunks_exact_mut(count).enumerate().take(pixels) {
-                let start = (pixel + index) / sample * work.shape.channels + channel;
+            let sample = setting.pixels / setting.shape.batch;
+            for (index, row) in rows {
+                let start = pixels.at(index) / sample * setting.shape.channels + channel;
                 row.copy_from_slice(&data[start..start + count]);
             }
         }
         Operand::PerPixel(data) => {
-            for (index, row) in to.chunks_exact_mut(count).enumerate().take(pixels) {
-                row.fill(data[pixel + index]);
+            for (index, row) in rows {
+                row.fill(data[pixels.at(index)]);
             }
         }
         Operand::Bits(mask) => {
-            let words = mask_words(work.shape.channels);
-            for (index, row) in to.chunks_exact_mut(count).enumerate().take(pixels) {
-                let mask = &mask[(pixel + index) * words + channel / WORD..];
-                for (word, part) in mask.iter().zip(row.chunks_mut(WORD)) {
+            let words = mask_words(setting.shape.channels);
+            let shift = channel % WORD;
+            for (index, row) in rows {
+                let mask = &mask[pixels.at(index) * words..][..words][channel / WORD..];
+                for (place, part) in row.chunks_mut(WORD).enumerate() {
+                    let next = mask.get(place + 1).copied().unwrap_or(0);
+                    let bits = (u32::from(mask[place]) | u32::from(next) << WORD) >> shift;
                     for (lane, value) in part.iter_mut().enumerate() {
-                        *value = f32::from(*word >> lane & 1);
+                        *value = (bits >> lane & 1) as f32;
                     }
                 }
             }
         }
+        // Neither is read from a tensor of its own.
+        Operand::Before | Operand::Value => {}
     }
 }
 
 #[inline(always)]
 fn load_view(data: &[f32], view: &View, block: Block, to: &mut [f32; BLOCK]) {
-    let Block { pixel, pixels, channel, count } = block;
-    let start = pixel * view.pixel_stride + view.channel_offset + channel;
-    if view.pixel_stride == count {
-        return to[..pixels * count].copy_from_slice(&data[start..start + pixels * count]);
+    let Block { pixels, channel, count } = block;
+    if let (Pixels::Row(first, number), true) = (pixels, view.pixel_stride == count) {
+        let start = first * view.pixel_stride + view.channel_offset + channel;
+        return to[..number * count].copy_from_slice(&data[start..start + number * count]);
     }
-    for (index, row) in to.chunks_exact_mut(count).enumerate().take(pixels) {
-        let start = start + index * view.pixel_stride;
+    for (index, row) in to.chunks_exact_mut(count).enumerate().take(pixels.count()) {
+        let start = pixels.at(index) * view.pixel_stride + view.channel_offset + channel;
         row.copy_from_slice(&data[start..start + count]);
     }
 }
@@ -465,8 +569,8 @@ fn load_view(data: &[f32], view: &View, block: Block, to: &mut [f32; BLOCK]) {
 fn load_result(place: &Place, block: Block, to: &mut [f32; BLOCK]) {
     match place {
         Place::Full(data, view) => {
-            for (index, row) in to.chunks_exact_mut(block.count).enumerate().take(block.pixels) {
-                let start = (block.pixel + index) * view.pixel_stride + view.channel_offset + block.channel;
+            for (index, row) in to.chunks_exact_mut(block.count).enumerate().take(block.pixels.count()) {
+                let start = block.pixels.at(index) * view.pixel_stride + view.channel_offset + block.channel;
                 // SAFETY: the elements belong to this block, and each block to one task.
                 row.copy_from_slice(unsafe { data.part(start, block.count) });
             }
@@ -478,25 +582,26 @@ fn load_result(place: &Place, block: Block, to: &mut [f32; BLOCK]) {
 /// Stores a block.
 ///
 /// # Safety
-/// No other thread may be at work on the block.
+/// As for `Setting::execute`.
 #[inline(always)]
-unsafe fn store(work: &Work, place: &Place, block: Block, from: &[f32; BLOCK]) {
-    let Block { pixel, pixels, channel, count } = block;
+unsafe fn store(setting: &Setting, place: &Place, block: Block, from: &[f32; BLOCK]) {
+    let Block { pixels, channel, count } = block;
+    let rows = from.chunks_exact(count).enumerate().take(pixels.count());
     match place {
         Place::None => {}
         Place::Full(data, view) => {
-            for (index, row) in from.chunks_exact(count).enumerate().take(pixels) {
-                let start = (pixel + index) * view.pixel_stride + view.channel_offset + channel;
+            for (index, row) in rows {
+                let start = pixels.at(index) * view.pixel_stride + view.channel_offset + channel;
                 // SAFETY: the elements belong to this block, which the caller promises to be ours alone.
                 unsafe { data.part(start, count) }.copy_from_slice(row);
             }
         }
         Place::Bits(mask) => {
-            let words = mask_words(work.shape.channels);
-            for (index, row) in from.chunks_exact(count).enumerate().take(pixels) {
-                let start = (pixel + index) * words + channel / WORD;
-                // SAFETY: a block begins at a multiple of 16 channels and ends at one or at the last channel, so that its words
-                // belong to it alone, and the caller promises that the block does to us.
+            let words = mask_words(setting.shape.channels);
+            for (index, row) in rows {
+                let start = pixels.at(index) * words + channel / WORD;
+                // SAFETY: the caller promises that the block begins at a multiple of 16 channels and ends at one or at the last
+                // channel, so that its words belong to it alone, and that the block does to us.
                 let mask = unsafe { mask.part(start, count.div_ceil(WORD)) };
                 for (word, part) in mask.iter_mut().zip(row.chunks(WORD)) {
                     *word = part

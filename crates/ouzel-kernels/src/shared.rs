@@ -29,6 +29,11 @@ impl<'a, T> Shared<'a, T> {
         Shared { pointer: slice.as_mut_ptr(), length: slice.len(), lifetime: PhantomData }
     }
 
+    /// Number of elements.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
     /// The elements `start .. start + length`, which panics if they are out of bounds.
     ///
     /// # Safety

@@ -125,7 +125,6 @@ fn finish_naively(
                 value * slope
             }
         }
-        Some(Activation::Silu) => value / (1.0 + (-value).exp()),
     };
     if let Some((rule, set, false)) = gate {
         value = apply_gate(value, rule, set);
@@ -180,10 +179,41 @@ fn check(
             finish_naively(expected[index], bias.as_ref().map(|bias| bias[channel]), addend, activation, gate)
         })
         .collect();
+    // A tail multiplies by a factor of the sample and channel, adds what was there, selects, and hands on what it began with.
+    use Instruction::{Binary as Two, Load, Select, Store};
+    let program = Program::new(vec![
+        Load { to: 0, operand: 0 },
+        Load { to: 1, operand: 1 },
+        Two { to: 2, function: Binary::Multiply, a: 0, b: 1 },
+        Load { to: 1, operand: 2 },
+        Two { to: 2, function: Binary::Add, a: 2, b: 1 },
+        Load { to: 3, operand: 3 },
+        Load { to: 1, operand: 4 },
+        Select { to: 2, condition: 3, a: 2, b: 1 },
+        Store { result: 0, from: 2 },
+        Store { result: 1, from: 0 },
+    ]);
+    let factors = random.integers(to.batch * to.channels);
+    let operands = [
+        Operand::Value,
+        Operand::PerSampleChannel(&factors),
+        Operand::Full(&other, addend_view),
+        Operand::Bits(&mask),
+        Operand::Before,
+    ];
+    let with_tail = random.coin();
     for level in Level::available() {
         let mut recorded = vec![u16::MAX; words];
         let mut output = before.clone();
+        let mut second = vec![f32::NAN; addend_view.len()];
+        let tail = with_tail.then(|| Tail {
+            program: &program,
+            shape: *to,
+            operands: &operands,
+            second: Some((&mut second, addend_view)),
+        });
         let epilogue = Epilogue {
+            tail,
             bias: bias.as_deref(),
             addend,
             record: record.map(|rule| (&mut recorded[..], rule)),
@@ -194,7 +224,18 @@ fn check(
         let result = gather(&output, to);
         for (index, (pre, value)) in finished.iter().enumerate() {
             let (pixel, channel) = (index / to.channels, index % to.channels);
-            assert_eq!(result[index], *value, "{name} at {}: pixel {pixel}, channel {channel}", level.name());
+            let factor = factors[pixel / (to.pixels() / to.batch) * to.channels + channel];
+            let expected = match with_tail {
+                false => *value,
+                true if bit(&mask, to.channels, pixel, channel) => value * factor + packed_other[index],
+                true => packed_before[index],
+            };
+            assert_eq!(
+                result[index],
+                expected,
+                "{name} at {}: pixel {pixel}, channel {channel}, tail {with_tail}",
+                level.name()
+            );
             if let Some(rule) = record {
                 let set = match rule {
                     RecordRule::Positive => *pre > 0.0,
@@ -208,6 +249,10 @@ fn check(
                     level.name()
                 );
             }
+        }
+        if with_tail {
+            let values: Vec<f32> = finished.iter().map(|(_, value)| *value).collect();
+            assert_eq!(gather(&second, &addend_view), values, "{name} at {}: second result", level.name());
         }
         // Nothing outside of the view is touched.
         for (index, (value, before)) in output.iter().zip(&before).enumerate() {
@@ -425,27 +470,6 @@ fn gates_select_and_never_multiply() {
         let input = [f32::INFINITY, 2.0, f32::NAN, -3.0];
         convolution.run(level, &input, &view, &mut output, &view, Epilogue { gate, ..Epilogue::default() });
         assert_eq!(output, [0.0, 2.0, 0.0, -3.0]);
-    }
-}
-
-#[test]
-fn silu_is_close_to_its_formula() {
-    let convolution = Convolution::forward(&ConvolutionShape::new(1, 1, [1, 1, 1]), &[1.0]);
-    let x: Vec<f32> = (-400..=400).map(|n| n as f32 * 0.25).collect();
-    let view = View::packed(1, [1, 1, x.len()], 1);
-    for level in Level::available() {
-        let mut y = vec![0.0; x.len()];
-        let epilogue = Epilogue { activation: Some(Activation::Silu), ..Epilogue::default() };
-        convolution.run(level, &x, &view, &mut y, &view, epilogue);
-        for (x, y) in x.iter().zip(&y) {
-            let expected = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
-            let error = (f64::from(*y) - expected).abs();
-            assert!(
-                error <= 5e-7 * expected.abs().max(1e-30),
-                "silu({x}) = {y}, expected {expected}, at {}",
-                level.name()
-            );
-        }
     }
 }
 

@@ -111,6 +111,31 @@ impl Builder {
         self.var(id)
     }
 
+    /// Adds a constant as it is.
+    pub(crate) fn add_constant(&self, name: &str, constant: Constant) -> ValueId {
+        self.graph.borrow_mut().add_constant(name, constant)
+    }
+
+    /// Adds a node with a name.
+    pub(crate) fn add_node(&self, name: &str, op: Op, inputs: &[Option<ValueId>]) -> Result<NodeId> {
+        let mut graph = self.graph.borrow_mut();
+        let node = graph.add_node(name, op, inputs)?;
+        if let Some(provenance) = &*self.provenance.borrow() {
+            graph.set_provenance(node, provenance.clone());
+        }
+        Ok(node)
+    }
+
+    /// Names a value.
+    pub(crate) fn set_name(&self, id: ValueId, name: &str) {
+        self.graph.borrow_mut().set_name(id, name);
+    }
+
+    /// Names the nodes from the one of this index on.
+    pub(crate) fn name_nodes_from(&self, first: usize, name: &str) {
+        self.graph.borrow_mut().name_nodes_from(first, name);
+    }
+
     /// A constant of rank 0.
     pub fn scalar(&self, value: f64, dtype: DType) -> Var<'_> {
         let id = self.graph.borrow_mut().add_constant("", Constant::scalar(value, dtype));
@@ -431,6 +456,13 @@ impl<'b> Var<'b> {
     pub fn slice(self, axis: usize, start: i64, end: i64) -> Var<'b> {
         let vector = |value: i64| self.builder.integers([value]);
         self.builder.apply(Slice, &[self, vector(start), vector(end), vector(axis as i64)])
+    }
+
+    /// The elements of an axis from the last to the first.
+    pub fn reversed(self, axis: usize) -> Var<'b> {
+        let vector = |value: i64| self.builder.integers([value]);
+        let far = i64::from(i32::MIN);
+        self.builder.apply(Slice, &[self, vector(-1), vector(far), vector(axis as i64), vector(-1)])
     }
 
     /// Inserts axes of length 1 at these places of the result.

@@ -4,7 +4,7 @@ use crate::dim::{Bindings, known_shape};
 use crate::error::{Result, bail};
 use crate::evaluate::{evaluate, in_float64};
 use crate::graph::{Graph, ValueId};
-use crate::rewrite::{bind, simplify};
+use crate::rewrite::{bind, simplify, simplify_with};
 use crate::run::{Program, Stage, Times};
 use crate::tensor::{DType, Tensor};
 use crate::timings::{StepTime, Timings};
@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use step::Access;
 
 mod anchor;
+mod expression;
 mod fuse;
+mod gates;
 pub(crate) mod layout;
 pub(crate) mod lower;
 pub(crate) mod memory;
@@ -26,6 +28,7 @@ mod order;
 pub(crate) mod pack;
 mod pointwise;
 mod reduce;
+mod spell;
 mod stage;
 pub(crate) mod step;
 #[cfg(test)]
@@ -127,7 +130,9 @@ impl Plan {
         }
         // Widened before anything is folded, so that no constant is computed in float32.
         let simple = match precision {
-            Precision::F32 | Precision::F32Direct => simplify(graph, outputs, &bindings)?,
+            Precision::F32 | Precision::F32Direct => {
+                simplify_with(graph, outputs, &bindings, &spell::spell_out)?
+            }
             Precision::F64 => simplify(&in_float64(graph)?, outputs, &bindings)?,
         };
         let inputs = inputs.iter().map(|(id, _)| simple.kept(*id)).collect::<Result<Vec<_>>>()?;

@@ -1,6 +1,7 @@
 //! Dimensions: numbers, or integer expressions over symbols that are bound when the input is known.
 
 use crate::error::{Result, bail};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Add, Mul, Neg, Sub};
@@ -145,6 +146,17 @@ impl Dim {
             Some(_) => other.clone(),
             None => Self::atom(Atom::Minimum(Box::new(self.clone()), Box::new(other.clone()))),
         }
+    }
+
+    /// How two dimensions compare, where that is the same whatever the symbols stand for.
+    pub(crate) fn compare(&self, other: &Dim) -> Option<Ordering> {
+        let difference = self - other;
+        let certain = match &difference.0 {
+            Form::Number(_) => true,
+            // Symbols may be 0, so that only a number beside them tells for sure.
+            Form::Sum(terms) => terms.contains_key(&vec![]),
+        };
+        difference.sign().filter(|_| certain).map(|sign| sign.cmp(&0))
     }
 
     /// The sign, where it is the same whatever the symbols stand for; symbols are never negative.
@@ -395,5 +407,15 @@ mod tests {
         assert_eq!(n().minimum(&Dim::from(5i64)).to_string(), "min(n, 5)");
         assert_eq!((&n() + &Dim::symbol("m")).minimum(&n()), n());
         assert_eq!(n().minimum(&Dim::from(0i64)), Dim::from(0i64));
+    }
+
+    #[test]
+    fn lengths_compare_where_they_always_do() {
+        let more = &n() + &Dim::from(2i64);
+        assert_eq!(n().compare(&Dim::from(-1i64)), Some(Ordering::Greater));
+        assert_eq!(n().compare(&more), Some(Ordering::Less));
+        assert_eq!(more.compare(&more), Some(Ordering::Equal));
+        assert_eq!(n().compare(&Dim::from(0i64)), None);
+        assert_eq!(n().compare(&Dim::from(5i64)), None);
     }
 }

@@ -1,25 +1,31 @@
 //! What all methods have in common: settings, how an explanation is made ready, and how it runs for many samples.
 
+mod export;
 mod forward;
 mod graph;
+mod perturbation;
 mod variants;
 
-pub(crate) use forward::{
-    Forward, ForwardSample, filters_of_samples, scores_of_samples, unchanged, value_of,
-};
+pub use export::{Export, NamedBy};
+pub(crate) use forward::{Forward, filters_of_samples, scores_of_samples, value_of};
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
-pub(crate) use graph::{GraphExplainer, zero_warning};
-pub(crate) use variants::{Combine, Combined, Sample, VariantExplainer, Varied};
+pub(crate) use graph::{GraphExplainer, channel_axis_of, zero_warning};
+pub use perturbation::Fill;
+pub(crate) use perturbation::{
+    FILL_VALUE, Perturbation, PerturbationExplainer, Perturbed, Sample, SampleShape, Scorer,
+};
+pub(crate) use variants::{Combine, Combined, VariantExplainer, Varied, VariedSample};
 
 use crate::attribution::Attribution;
 use crate::compile::Precision;
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::grad_modifiers::GradModifier;
 use crate::graph::ValueId;
 use crate::input::Input;
 use crate::losses::WeightedLoss;
 use crate::methods::MethodEntry;
 use crate::model::{Model, TensorRef};
+use crate::onnx::OnnxFile;
 use crate::parts::Cut;
 use crate::rules::InputBounds;
 use crate::target::Filters;
@@ -94,7 +100,7 @@ impl Progress {
     }
 
     /// So much is done.
-    pub(crate) fn report(&self, done: usize, all: usize) {
+    pub fn report(&self, done: usize, all: usize) {
         if let Some(report) = &self.0 {
             report(done, all);
         }
@@ -191,6 +197,40 @@ pub trait Method: fmt::Debug + Send + Sync {
         let explain =
             |(explainer, inputs): (&dyn Explainer, Vec<Tensor>)| explainer.start(&inputs)?.explain(None);
         explanation.join(parts.map(explain).collect::<Result<_>>()?)
+    }
+
+    /// The explanation as an ONNX file that any runtime executes: a network whose outputs are the model's own, then
+    /// `attribution`, raw and signed, and `heatmap`, scaled to 0…1 for each sample. Filters that the losses leave open
+    /// with [`Filters::Late`] are named as [`Export::named_by`] says.
+    ///
+    /// Weights are those of the model, stored once under their names; a batch that is dynamic stays so.
+    ///
+    /// ```
+    /// use ouzel::losses::{ActivationMaximization, WeightedLoss};
+    /// use ouzel::{Export, Filters, Method, Model, Saliency};
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/scene_fair.onnx");
+    /// let model = Model::load(path)?;
+    /// let top = [WeightedLoss::new(ActivationMaximization::new("animal_logits", Filters::Late(1)), -1.0)];
+    /// let file = Saliency::default().to_onnx(&model, &top, &Export::default())?;
+    /// assert!(file.output_names().eq(["animal", "tree", "attribution", "heatmap"]));
+    /// let bytes = file.to_bytes()?; // or file.save("explainer.onnx")?
+    /// let explainer = Model::from_bytes(bytes)?;
+    /// assert_eq!(explainer.metadata()["ouzel.method"], "saliency");
+    /// # Ok::<(), ouzel::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the method is not a graph of ops, if a layer or filter does not exist, if an op on the way is not supported or
+    /// has no gradient, or if it cannot be said in the file's operator set; the message names the node.
+    fn to_onnx(&self, model: &Model, losses: &[WeightedLoss], export: &Export) -> Result<OnnxFile> {
+        match self.as_graph() {
+            Some(method) => export::to_onnx(method, model, losses, export),
+            None => bail!(
+                unsupported,
+                "{} is more than a graph of ops, so that it cannot be saved as an ONNX file",
+                self.entry().name
+            ),
+        }
     }
 
     /// What is done to the attribution before it becomes a map.

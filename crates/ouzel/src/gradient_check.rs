@@ -3,9 +3,10 @@
 use crate::backprop::gradient;
 use crate::builder::Builder;
 use crate::dim::Dim;
+use crate::error::Result;
 use crate::evaluate::evaluate;
 use crate::graph::{Constant, Fact, Graph, ValueId};
-use crate::onnx::{Attribute, NodeReader};
+use crate::onnx::{Attribute, Function, NodeReader};
 use crate::op::{Op, OpDef};
 use crate::rules::RuleSet;
 use crate::tensor::{DType, Tensor};
@@ -98,23 +99,27 @@ impl Sample {
 }
 
 impl Sample {
-    /// The op, and its inputs in float32: each with whether it was drawn, or left out.
+    /// The op, and its inputs in float32.
     pub(crate) fn in_float32(&self) -> (Op, Vec<Option<(Tensor, bool)>>) {
-        let mut random = Random(11);
-        let narrow = |tensor: &Tensor| match tensor.dtype() {
-            DType::F64 => tensor.cast(DType::F32),
-            _ => tensor.clone(),
-        };
-        let inputs = self.inputs.iter().map(|input| match input {
-            SampleInput::Absent => None,
-            SampleInput::Given(tensor) => Some((narrow(tensor), false)),
-            SampleInput::Drawn(shape, domain) => {
-                Some((narrow(&Tensor::from(domain.draw(shape, &mut random))), true))
-            }
-        });
-        let inputs = inputs.collect();
-        (self.op.clone(), inputs)
+        (self.op.clone(), in_float32(&self.inputs))
     }
+}
+
+/// Inputs in float32: each with whether it was drawn, or left out.
+fn in_float32(inputs: &[SampleInput]) -> Vec<Option<(Tensor, bool)>> {
+    let mut random = Random(11);
+    let narrow = |tensor: &Tensor| match tensor.dtype() {
+        DType::F64 => tensor.cast(DType::F32),
+        _ => tensor.clone(),
+    };
+    let inputs = inputs.iter().map(|input| match input {
+        SampleInput::Absent => None,
+        SampleInput::Given(tensor) => Some((narrow(tensor), false)),
+        SampleInput::Drawn(shape, domain) => {
+            Some((narrow(&Tensor::from(domain.draw(shape, &mut random))), true))
+        }
+    });
+    inputs.collect()
 }
 
 /// The outputs of an op on given inputs; what is inferred of them must agree.
@@ -176,6 +181,26 @@ impl FunctionSample {
     /// The same, all of whose axes must be known.
     pub(crate) fn of_known_size(self) -> Self {
         Self { dynamic: false, ..self }
+    }
+
+    /// Its inputs in float32.
+    pub(crate) fn in_float32(&self) -> Vec<Option<(Tensor, bool)>> {
+        in_float32(&self.inputs)
+    }
+
+    /// Adds the nodes that the function stands for.
+    pub(crate) fn add(
+        &self,
+        function: Function,
+        graph: &mut Graph,
+        inputs: &[Option<ValueId>],
+    ) -> Result<Vec<ValueId>> {
+        let attributes = self.attributes.iter();
+        let attributes = attributes.map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let mut node = NodeReader::new(graph, 22, attributes.collect(), inputs.to_vec(), 1);
+        let outputs = function(&mut node)?;
+        node.finish()?;
+        Ok(outputs)
     }
 }
 
@@ -308,12 +333,7 @@ fn every_function_has_the_right_gradient() {
             for symbolic in if sample.dynamic { vec![false, true] } else { vec![false] } {
                 let title = format!("{name} {:?} (symbolic batch: {symbolic})", sample.attributes);
                 let problem = Problem::with(&title, &sample.inputs, symbolic, &mut random, |graph, ids| {
-                    let attributes = sample.attributes.iter();
-                    let attributes = attributes.map(|(name, value)| ((*name).to_owned(), value.clone()));
-                    let mut node = NodeReader::new(graph, 22, attributes.collect(), ids.to_vec(), 1);
-                    let outputs = function(&mut node)?;
-                    node.finish()?;
-                    Ok(outputs)
+                    sample.add(*function, graph, ids)
                 });
                 let Some(problem) = problem.filter(|problem| !problem.inputs.is_empty()) else { continue };
                 if let Some(derivative) = problem.check(&mut random, &format!("{title}, first order")) {

@@ -67,7 +67,6 @@ impl Fact {
         let mut fact = Self::new(tensor.dtype(), shape);
         if tensor.len() <= CONTENT_LIMIT {
             fact.content = match tensor.dtype() {
-                DType::Bool => None,
                 DType::U64
                     if tensor.to_integers().is_ok_and(|values| values.iter().any(|value| *value < 0)) =>
                 {
@@ -533,12 +532,18 @@ fn infer(op: &Op, facts: &[Option<&Fact>]) -> Result<Vec<Fact>> {
         && let Some(contents) = contents_by_running(op, facts).or_else(|| contents_by_moving(op, facts))
     {
         for (fact, content) in outputs.iter_mut().zip(contents) {
-            if fact.content.is_none() && fact.dtype != DType::Bool {
+            // Of a symbol it is not known whether it is true.
+            if fact.content.is_none() && (fact.dtype != DType::Bool || is_truth(&content)) {
                 fact.content = content;
             }
         }
     }
     Ok(outputs)
+}
+
+/// True for the truth values 0 and 1.
+fn is_truth(content: &Option<Content>) -> bool {
+    matches!(content, Some(Content::Integers(dims)) if dims.iter().all(|dim| dim.is(0) || dim.is(1)))
 }
 
 fn is_small(fact: &Fact) -> bool {

@@ -51,7 +51,7 @@ pub use normalize::{EPSILON, Normalize, Scale, clip_percentile, min_max, per_sam
 pub use preprocess::{Channels, Fit, Geometry, Layout, Prepared, Preprocess, Preset, Region, Size};
 pub use render::{Blend, Render, View, overlay};
 pub use resize::{Filter, resize_map, resize_rgb8};
-pub use save::{encode_png, save_png, save_whole};
+pub use save::{encode_gif, encode_png, save_png, save_whole};
 pub(crate) use segments::Neighbors;
 pub use text::Text;
 pub use upsampling::Upsampling;

@@ -7,7 +7,7 @@ use crate::graph::{Fact, ValueId};
 use crate::model::{Model, TensorRef};
 use crate::ops::layout::Size;
 use crate::ops::scatter::GatherND;
-use crate::target::{Filters, TargetAxes};
+use crate::target::{Filters, Region, TargetAxes};
 use crate::tensor::DType;
 use std::cell::RefCell;
 use std::fmt;
@@ -160,7 +160,7 @@ impl WeightedLoss {
 /// Raises the activation of filters when it is lowered.
 ///
 /// **Formula.** `-Σ over filters of mean over positions of y`; for [`Filters::All`] the negated mean over the whole
-/// tensor.
+/// tensor. The positions are those of the [`Region`].
 ///
 /// **Shapes.** The layer is `[n]`, `[n, classes]` or `[n, …]` with channels on `channel_axis`.
 ///
@@ -176,12 +176,21 @@ pub struct ActivationMaximization {
     pub filters: Filters,
     /// The layer's channel axis.
     pub channel_axis: i64,
+    /// Which of its positions.
+    pub region: Region,
 }
 
 impl ActivationMaximization {
     /// Filters of a layer whose channel axis is 1.
     pub fn new(layer: impl Into<TensorRef>, filters: impl Into<Filters>) -> Self {
-        Self { layer: layer.into(), filters: filters.into(), channel_axis: 1 }
+        Self { layer: layer.into(), filters: filters.into(), channel_axis: 1, region: Region::All }
+    }
+
+    /// Which of the layer's positions.
+    #[must_use]
+    pub fn region(mut self, region: Region) -> Self {
+        self.region = region;
+        self
     }
 }
 
@@ -214,9 +223,14 @@ impl Loss for ActivationMaximization {
         let per_sample = |y: Var<'b>| if axes.batch.is_none() { y.unsqueeze([0]) } else { y };
         let raised = match &self.filters {
             Filters::All => {
-                let mut axes_of_sample = axes.positions.clone();
-                axes_of_sample.extend(axes.channel);
-                per_sample(y.reduce_mean(axes_of_sample, false))
+                if self.region.is_all() {
+                    let mut axes_of_sample = axes.positions.clone();
+                    axes_of_sample.extend(axes.channel);
+                    per_sample(y.reduce_mean(axes_of_sample, false))
+                } else {
+                    let mean = self.region.mean(&axes, y, y)?;
+                    per_sample(mean.reduce_mean((axes.batch.map_or(0, |_| 1))..y.rank(), false))
+                }
             }
             Filters::List(list) => {
                 list.iter().try_for_each(|&filter| check(filter))?;
@@ -224,17 +238,34 @@ impl Loss for ActivationMaximization {
                     bail!(target, "no filter is named for layer '{}'", self.layer);
                 }
                 match axes.channel {
-                    None => per_sample(y) * list.len() as f64,
+                    None if self.region.is_all() => per_sample(y) * list.len() as f64,
+                    None => bail!(
+                        target,
+                        "layer '{}' has no positions for the region {}",
+                        self.layer,
+                        self.region
+                    ),
                     Some(channel) => {
                         let indices = list.iter().map(|&filter| filter as i64).collect();
-                        let chosen = y.gather(channel, indices).reduce_mean(axes.positions.clone(), true);
+                        let chosen = self.region.mean(&axes, y, y.gather(channel, indices))?;
                         per_sample(chosen.reduce_sum((axes.batch.map_or(0, |_| 1))..y.rank(), false))
                     }
                 }
             }
             Filters::Late(count) => {
                 let scores = match (axes.batch, axes.channel) {
-                    (Some(_), Some(_)) => y.reduce_mean(axes.positions.clone(), false),
+                    (Some(_), Some(_)) if self.region.is_all() => {
+                        y.reduce_mean(axes.positions.clone(), false)
+                    }
+                    (Some(_), Some(_)) => self.region.mean(&axes, y, y)?.squeeze(axes.positions.clone()),
+                    _ if !self.region.is_all() => {
+                        bail!(
+                            target,
+                            "layer '{}' has no positions for the region {}",
+                            self.layer,
+                            self.region
+                        )
+                    }
                     (Some(_), None) => y.unsqueeze([1]),
                     (None, Some(_)) => y.unsqueeze([0]),
                     (None, None) => y.unsqueeze([0, 1]),
@@ -266,7 +297,7 @@ impl Loss for ActivationMaximization {
                     }
                 }
                 let weights = context.builder().constant(chosen).cast(y.dtype());
-                let weighted = y.reduce_mean(axes.positions.clone(), true) * weights;
+                let weighted = self.region.mean(&axes, y, y)? * weights;
                 per_sample(weighted.reduce_sum((axes.batch.map_or(0, |_| 1))..y.rank(), false))
             }
         };
@@ -420,7 +451,8 @@ where
 ///
 /// Every `[[loss]]` has a `kind` and a `weight` (default 1; with keras-vis's signs -1 raises an activation).
 /// `activation_maximization` has a `layer` (name or index), `filters` (one index, a list,
-/// or `"all"`, which is the default) and a `channel_axis` (default 1); `lp_norm` has `p` (default 6; `inf` is allowed); `total_variation` has
+/// or `"all"`, which is the default), a `channel_axis` (default 1) and a `region` (`"predicted"`, or ranges such as
+/// `"40:80,10:50"`; default all positions); `lp_norm` has `p` (default 6; `inf` is allowed); `total_variation` has
 /// `beta` (default 2).
 ///
 /// # Errors
@@ -438,7 +470,7 @@ pub fn from_toml(text: &str) -> Result<Vec<WeightedLoss>> {
 
 /// The form of a file of losses.
 mod file {
-    use super::{ActivationMaximization, Filters, LpNorm, TensorRef, TotalVariation, WeightedLoss};
+    use super::{ActivationMaximization, Filters, LpNorm, Region, TensorRef, TotalVariation, WeightedLoss};
     use serde::Deserialize;
 
     #[derive(Deserialize)]
@@ -457,6 +489,8 @@ mod file {
             filters: Option<Chosen>,
             #[serde(default = "one")]
             channel_axis: i64,
+            #[serde(default)]
+            region: Area,
             #[serde(default = "unit")]
             weight: f64,
         },
@@ -490,6 +524,16 @@ mod file {
         6.0
     }
 
+    /// `"predicted"`, or a text of ranges.
+    #[derive(Default)]
+    pub(super) struct Area(Region);
+
+    impl<'de> Deserialize<'de> for Area {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            String::deserialize(deserializer)?.parse().map(Self).map_err(serde::de::Error::custom)
+        }
+    }
+
     #[derive(Deserialize)]
     #[serde(untagged)]
     pub(super) enum Layer {
@@ -514,7 +558,7 @@ mod file {
     impl Row {
         pub(super) fn into_loss(self) -> WeightedLoss {
             match self {
-                Self::ActivationMaximization { layer, filters, channel_axis, weight } => {
+                Self::ActivationMaximization { layer, filters, channel_axis, region, weight } => {
                     let layer = match layer {
                         Layer::Name(name) => TensorRef::Name(name),
                         Layer::Index(index) => TensorRef::Index(index),
@@ -524,7 +568,8 @@ mod file {
                         Some(Chosen::Many(filters)) => filters.into(),
                         Some(Chosen::Word(All::All)) | None => Filters::All,
                     };
-                    WeightedLoss::new(ActivationMaximization { layer, filters, channel_axis }, weight)
+                    let loss = ActivationMaximization { layer, filters, channel_axis, region: region.0 };
+                    WeightedLoss::new(loss, weight)
                 }
                 Self::LpNorm { p, weight } => WeightedLoss::new(LpNorm { p }, weight),
                 Self::TotalVariation { beta, weight } => WeightedLoss::new(TotalVariation { beta }, weight),

@@ -6,6 +6,7 @@ pub mod cam;
 pub mod deeplift;
 pub mod eigen_cam;
 pub mod expected_gradients;
+pub mod feature_ablation;
 pub mod full_grad;
 mod grad_cam;
 mod grad_cam_plus_plus;
@@ -14,9 +15,13 @@ pub mod guided_ig;
 mod hires_cam;
 pub mod input_x_gradient;
 pub mod integrated_gradients;
+#[cfg(test)]
+mod laws;
 mod layer_cam;
 pub mod lrp;
+pub mod occlusion;
 pub mod path;
+pub mod rise;
 pub mod saliency;
 pub mod score_cam;
 pub mod smoothgrad;
@@ -79,6 +84,9 @@ pub const METHODS: &[MethodEntry] = &[
     guided_grad_cam::ENTRY,
     lrp::ENTRY,
     deeplift::ENTRY,
+    occlusion::ENTRY,
+    rise::ENTRY,
+    feature_ablation::ENTRY,
 ];
 
 /// The method of this name, with these options.

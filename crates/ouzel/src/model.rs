@@ -1,15 +1,16 @@
 //! A model: the graph of an ONNX file, and how its tensors are named.
 
 use crate::compile::{Plan, Precision};
-use crate::dim::{Dim, known_shape};
+use crate::dim::{Bindings, Dim, known_shape};
 use crate::error::{Context, Error, Result, bail};
 use crate::graph::{Graph, Source, ValueId};
 use crate::image::Layout;
 use crate::input::Input;
-use crate::onnx::{self, Imported, Layer, LayerState, ParsedModel};
+use crate::onnx::{self, Imported, Layer, LayerState, ModelSource, ParsedModel};
 use crate::op::OpDef;
 use crate::parts::Cut;
-use crate::target::TargetAxes;
+use crate::rewrite;
+use crate::target::{Region, TargetAxes};
 use crate::tensor::Tensor;
 use ndarray::Array2;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -80,6 +81,8 @@ struct Inner {
     opset: i64,
     producer: String,
     metadata: BTreeMap<String, String>,
+    name: String,
+    source: ModelSource,
 }
 
 /// What `inspect` says of a node of the file.
@@ -109,7 +112,7 @@ impl Model {
     /// Weights stay in the file until they are needed.
     ///
     /// # Errors
-    /// If the file cannot be read or is not an ONNX model of opset 1 to 23.
+    /// If the file cannot be read or is not an ONNX model of opset 1 to 27.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         Self::load_fixed(path, &[])
     }
@@ -145,7 +148,7 @@ impl Model {
     }
 
     fn new(title: String, parsed: &ParsedModel, fixed: &[(&str, Tensor)]) -> Result<Self> {
-        let Imported { graph, layers, outputs, values, opset, producer, metadata } =
+        let Imported { graph, layers, outputs, values, opset, producer, metadata, name, source } =
             onnx::import(parsed, fixed)?;
         if graph.values().len() == 0 {
             bail!(model, "the model has neither inputs nor constants");
@@ -154,8 +157,30 @@ impl Model {
         for (index, layer) in layers.iter().enumerate().filter(|(_, layer)| !layer.name.is_empty()) {
             nodes.entry(layer.name.clone()).or_insert(index);
         }
-        let inner = Inner { title, graph, layers, outputs, values, nodes, opset, producer, metadata };
+        let inner =
+            Inner { title, graph, layers, outputs, values, nodes, opset, producer, metadata, name, source };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A model whose tensors are the named values of a graph.
+    #[cfg(test)]
+    pub(crate) fn of_graph(graph: Graph) -> Self {
+        let values = graph.values().map(|(id, value)| (value.name.to_string(), id)).collect();
+        let outputs = graph.outputs.iter().map(|id| graph.value(*id).name.to_string()).collect();
+        let inner = Inner {
+            title: "a graph".into(),
+            graph,
+            layers: vec![],
+            outputs,
+            values,
+            nodes: HashMap::new(),
+            opset: 0,
+            producer: String::new(),
+            metadata: BTreeMap::new(),
+            name: String::new(),
+            source: ModelSource::empty(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// How messages speak of the model: its path.
@@ -181,6 +206,19 @@ impl Model {
     /// The file's metadata.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.inner.metadata
+    }
+
+    /// The name that the file gives the graph.
+    pub fn graph_name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The SHA-256 of the model's file, in hexadecimal; of weights in other files nothing is known by it.
+    ///
+    /// # Errors
+    /// If the file cannot be read any more.
+    pub fn sha256(&self) -> Result<String> {
+        self.inner.source.sha256()
     }
 
     /// The inputs, without initializers.
@@ -377,6 +415,51 @@ impl Model {
     }
 }
 
+/// Sizes that the file leaves open.
+impl Model {
+    /// The same model for inputs whose axes have these lengths, where they are not known already; `None` leaves an axis
+    /// open.
+    ///
+    /// # Errors
+    /// If an axis has another length, or shapes inside the network do not fit; the message names the node.
+    pub fn with_lengths(&self, input: ValueId, lengths: &[Option<usize>]) -> Result<Self> {
+        let graph = self.graph();
+        let fact = graph.fact(input);
+        let mut bindings = Bindings::new();
+        for (axis, (dim, length)) in fact.shape.iter().zip(lengths).enumerate() {
+            let Some(length) = length.map(|length| length as i64) else { continue };
+            match (dim.known(), dim.as_symbol()) {
+                (Some(known), _) if known != length => bail!(
+                    input,
+                    "axis {axis} of the input {} has the length {known}, not {length}",
+                    graph.title(input)
+                ),
+                (None, Some(symbol)) => {
+                    bindings.insert(symbol.clone(), length);
+                }
+                _ => {}
+            }
+        }
+        let bound = rewrite::bound(graph, &bindings).context(|| self.title().to_owned())?;
+        let old = &*self.inner;
+        let values = old.values.iter().map(|(name, id)| Ok((name.clone(), bound.kept(*id)?)));
+        let inner = Inner {
+            values: values.collect::<Result<_>>()?,
+            graph: bound.graph.clone(),
+            title: old.title.clone(),
+            layers: old.layers.clone(),
+            outputs: old.outputs.clone(),
+            nodes: old.nodes.clone(),
+            opset: old.opset,
+            producer: old.producer.clone(),
+            metadata: old.metadata.clone(),
+            name: old.name.clone(),
+            source: old.source.clone(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
 /// The prediction.
 impl Model {
     /// Computes tensors of the model.
@@ -425,9 +508,23 @@ impl Model {
     /// # Errors
     /// If `channel_axis` does not exist.
     pub fn scores_of(&self, tensor: ValueId, channel_axis: i64, values: &Tensor) -> Result<Array2<f64>> {
+        self.scores_in(tensor, channel_axis, &Region::All, values)
+    }
+
+    /// The same scores, as means over the positions of a region.
+    ///
+    /// # Errors
+    /// If `channel_axis` does not exist, or the tensor has no such positions.
+    pub fn scores_in(
+        &self,
+        tensor: ValueId,
+        channel_axis: i64,
+        region: &Region,
+        values: &Tensor,
+    ) -> Result<Array2<f64>> {
         let batch = self.graph().fact(self.main_input()).shape.first().cloned();
         let axes = TargetAxes::new(self.graph().fact(tensor), channel_axis, batch.as_ref())?;
-        Ok(axes.scores(values.to_f64()))
+        axes.scores(values.to_f64(), region)
     }
 
     /// The output that a tensor becomes without its elements losing their meaning: the tensor itself, or what an

@@ -1,20 +1,29 @@
-//! ONNX files: reading them into graphs.
+//! ONNX files: reading them into graphs, and writing graphs.
 
 mod body;
+mod export;
 mod foreign;
 mod functions;
 mod import;
+mod lower;
 mod old;
-mod proto;
+pub(crate) mod proto;
 mod reader;
+#[cfg(test)]
+mod round_trip;
 mod stored;
 mod wire;
+mod writer;
 
+pub use export::OnnxFile;
 #[cfg(test)]
-pub(crate) use functions::{LIST as FUNCTIONS, samples as function_samples};
+pub(crate) use functions::{Function, LIST as FUNCTIONS, samples as function_samples};
 pub(crate) use import::{Imported, Layer, LayerState, import};
+pub use lower::{Lowered, Lowering};
+pub(crate) use lower::{known_length, known_shape_of};
 #[cfg(test)]
 pub(crate) use reader::Attribute;
 pub use reader::NodeReader;
-pub(crate) use stored::dtype_of_code;
+pub(crate) use stored::{Source as ModelSource, dtype_of_code};
 pub(crate) use wire::{ParsedModel, read_bytes, read_path, read_reader, read_tensor};
+pub use writer::NodeWriter;

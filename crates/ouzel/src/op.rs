@@ -3,7 +3,7 @@
 use crate::backprop::{Back, Cotangents};
 use crate::error::{Error, Result, bail};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
 use crate::ops;
 use crate::tensor::Tensor;
 use std::fmt;
@@ -72,6 +72,22 @@ pub trait OpDef: fmt::Debug + Send + Sync {
     /// # Errors
     /// If the gradient needs a size that is not known yet, or does not exist.
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>>;
+
+    /// Writes the attributes of a node of an ONNX file; its inputs are there already.
+    ///
+    /// # Errors
+    /// If the file's operator set does not have the op, or not with these attributes.
+    fn write(&self, _node: &mut NodeWriter) -> Result<()> {
+        Ok(())
+    }
+
+    /// The same in other ops, where ONNX does not have this one, or not in the operator set of the file.
+    ///
+    /// # Errors
+    /// If it cannot be said in other ops.
+    fn lower<'b>(&self, _node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        Ok(None)
+    }
 
     /// The inputs whose elements appear in the outputs unchanged, for ops that do nothing but move elements.
     fn moved_inputs(&self, _count: usize) -> Range<usize> {
@@ -196,6 +212,14 @@ impl OpDef for Op {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         self.def().vjp(back)
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        self.def().write(node)
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        self.def().lower(node)
     }
 
     fn moved_inputs(&self, count: usize) -> Range<usize> {

@@ -96,6 +96,9 @@ pub(crate) const GRAD_MODIFIER: MethodOption = MethodOption::new(
      (what raises the target), negate (what lowers it), small_values (what keeps it), invert",
 );
 
+/// The same for methods whose attribution is signed and speaks for or against the target by itself.
+pub(crate) const GRAD_MODIFIER_RELU: MethodOption = MethodOption { default: "relu", ..GRAD_MODIFIER };
+
 /// What the target is attributed to.
 pub(crate) const WRT: MethodOption = MethodOption::new(
     "wrt",

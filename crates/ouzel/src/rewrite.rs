@@ -1,5 +1,6 @@
 //! Passes over graphs: prune what is not needed, bind symbols, fold constants, share equal nodes, verify.
 
+use crate::builder::{Builder, Var};
 use crate::dim::{Bindings, known_shape};
 use crate::error::{Context, Result, bail};
 use crate::graph::{Constant, Fact, Graph, Node, Source, Value, ValueId};
@@ -17,6 +18,23 @@ pub struct Rewritten {
 }
 
 impl Rewritten {
+    /// A graph, and for each value of the old one where it is in it.
+    pub(crate) fn new(graph: Graph, values: Vec<Option<ValueId>>) -> Self {
+        Self { graph, values }
+    }
+
+    /// A graph as it is.
+    pub(crate) fn identity(graph: Graph) -> Self {
+        let values = graph.values().map(|(id, _)| Some(id)).collect();
+        Self { graph, values }
+    }
+
+    /// The rewrite of what this one made.
+    pub(crate) fn then(self, next: Self) -> Self {
+        let values = self.values.into_iter().map(|value| value.and_then(|value| next.get(value))).collect();
+        Self { graph: next.graph, values }
+    }
+
     /// The new id of a value of the old graph, unless it was not needed.
     pub fn get(&self, old: ValueId) -> Option<ValueId> {
         self.values[old.index()]
@@ -35,7 +53,7 @@ impl Rewritten {
 }
 
 /// For each value, whether one of `wanted` depends on it, where the value `given` depends on nothing.
-fn needed(graph: &Graph, wanted: &[ValueId], given: Option<ValueId>) -> Vec<bool> {
+pub(crate) fn needed(graph: &Graph, wanted: &[ValueId], given: Option<ValueId>) -> Vec<bool> {
     let mut needed = vec![false; graph.values().len()];
     for value in wanted {
         needed[value.index()] = true;
@@ -55,7 +73,7 @@ fn needed(graph: &Graph, wanted: &[ValueId], given: Option<ValueId>) -> Vec<bool
 /// # Errors
 /// None for a graph that verifies.
 pub fn prune(graph: &Graph, wanted: &[ValueId]) -> Result<Rewritten> {
-    rebuild(graph, wanted, &Bindings::new(), false, None)
+    rebuild(graph, wanted, &Bindings::new(), false, None, &as_it_is)
 }
 
 /// Makes an input of a value inside the graph, and leaves out what none of `wanted` depends on any more. Inputs stay; the new
@@ -64,7 +82,16 @@ pub fn prune(graph: &Graph, wanted: &[ValueId]) -> Result<Rewritten> {
 /// # Errors
 /// None for a graph that verifies.
 pub(crate) fn with_input(graph: &Graph, value: ValueId, wanted: &[ValueId]) -> Result<Rewritten> {
-    rebuild(graph, wanted, &Bindings::new(), false, Some(value))
+    rebuild(graph, wanted, &Bindings::new(), false, Some(value), &as_it_is)
+}
+
+/// Binds symbols, and changes nothing else.
+///
+/// # Errors
+/// If shapes do not fit once symbols are bound; the message names the node.
+pub(crate) fn bound(graph: &Graph, bindings: &Bindings) -> Result<Rewritten> {
+    let all: Vec<ValueId> = graph.values().map(|(id, _)| id).collect();
+    rebuild(graph, &all, bindings, false, None, &as_it_is)
 }
 
 /// Binds symbols, computes what depends on constants alone, lets equal nodes be one, skips nodes that change nothing,
@@ -73,12 +100,72 @@ pub(crate) fn with_input(graph: &Graph, value: ValueId, wanted: &[ValueId]) -> R
 /// # Errors
 /// If shapes do not fit once symbols are bound; the message names the node.
 pub fn simplify(graph: &Graph, wanted: &[ValueId], bindings: &Bindings) -> Result<Rewritten> {
-    let simplified = rebuild(graph, wanted, bindings, true, None)?;
+    simplify_with(graph, wanted, bindings, &as_it_is)
+}
+
+/// What adds the outputs of a node of an old graph, given its inputs in the new one, in another way than by the node.
+pub(crate) type Replace = dyn Fn(&mut Graph, &Node, &[Option<ValueId>]) -> Result<Option<Vec<ValueId>>>;
+
+fn as_it_is(_: &mut Graph, _: &Node, _: &[Option<ValueId>]) -> Result<Option<Vec<ValueId>>> {
+    Ok(None)
+}
+
+/// As [`simplify`], with some nodes replaced by others.
+pub(crate) fn simplify_with(
+    graph: &Graph,
+    wanted: &[ValueId],
+    bindings: &Bindings,
+    replace: &Replace,
+) -> Result<Rewritten> {
+    let simplified = rebuild(graph, wanted, bindings, true, None, replace)?;
     // Folding leaves behind what only folded nodes needed.
     let kept = wanted.iter().map(|&value| simplified.kept(value)).collect::<Result<Vec<_>>>()?;
     let pruned = prune(&simplified.graph, &kept)?;
     let values = simplified.values.iter().map(|value| value.and_then(|value| pruned.get(value))).collect();
     Ok(Rewritten { graph: pruned.graph, values })
+}
+
+/// The graph in which an input is computed: `make` is called where it is first read, with the places of the values
+/// before that.
+///
+/// # Errors
+/// The first error of `make`.
+pub(crate) fn substitute(
+    graph: &Graph,
+    input: ValueId,
+    make: &dyn for<'b> Fn(&'b Builder, &dyn Fn(ValueId) -> Result<ValueId>) -> Result<Var<'b>>,
+) -> Result<Rewritten> {
+    let builder = Builder::new(Graph::default());
+    let mut values: Vec<Option<ValueId>> = vec![None; graph.values().len()];
+    for (id, value) in graph.values().filter(|(id, _)| *id != input) {
+        values[id.index()] = match &value.source {
+            Source::Input => Some(builder.input(&value.name, value.fact.clone()).id()?),
+            Source::Constant(constant) => Some(builder.add_constant(&value.name, constant.clone())),
+            Source::Node(_) => None,
+        };
+    }
+    for node in graph.nodes() {
+        if values[input.index()].is_none() && node.inputs.contains(&Some(input)) {
+            let moved = |id: ValueId| match values[id.index()] {
+                Some(new) => Ok(new),
+                None => bail!(internal, "{} is not computed in time", graph.title(id)),
+            };
+            values[input.index()] = Some(make(&builder, &moved)?.id()?);
+        }
+        let inputs: Vec<Option<ValueId>> =
+            node.inputs.iter().map(|input| input.and_then(|id| values[id.index()])).collect();
+        builder.set_provenance(node.provenance.clone());
+        let new = builder.add_node(&node.name, node.op.clone(), &inputs)?;
+        builder.set_provenance(None);
+        let outputs = builder.graph().node(new).outputs.clone();
+        for (old, new) in node.outputs.iter().zip(outputs) {
+            builder.set_name(new, &graph.value(*old).name);
+            values[old.index()] = Some(new);
+        }
+    }
+    let mut made = builder.finish()?;
+    made.outputs = graph.outputs.iter().filter_map(|output| values[output.index()]).collect();
+    Ok(Rewritten { graph: made, values })
 }
 
 /// What makes two constants interchangeable.
@@ -94,6 +181,7 @@ struct Rebuild<'a> {
     values: Vec<Option<ValueId>>,
     constants: HashMap<ConstantKey, ValueId>,
     nodes: HashMap<(Op, Vec<Option<ValueId>>), Vec<ValueId>>,
+    replace: &'a Replace,
 }
 
 /// Rebuilds a graph; the value `given` becomes an input.
@@ -103,6 +191,7 @@ fn rebuild(
     bindings: &Bindings,
     simplify: bool,
     given: Option<ValueId>,
+    replace: &Replace,
 ) -> Result<Rewritten> {
     let needed = needed(old, wanted, given);
     let mut rebuild = Rebuild {
@@ -111,6 +200,7 @@ fn rebuild(
         values: vec![None; old.values().len()],
         constants: HashMap::new(),
         nodes: HashMap::new(),
+        replace,
     };
     for (id, value) in old.values() {
         match &value.source {
@@ -173,6 +263,11 @@ impl Rebuild<'_> {
                         self.add_constant(&name, Constant::new(tensor), true)
                     })
                     .collect();
+                self.place(node, &outputs);
+                self.nodes.insert(key, outputs);
+                return Ok(());
+            }
+            if let Some(outputs) = (self.replace)(&mut self.new, node, &inputs)? {
                 self.place(node, &outputs);
                 self.nodes.insert(key, outputs);
                 return Ok(());
@@ -246,7 +341,7 @@ impl Rebuild<'_> {
 }
 
 /// True for an op whose first output is its first input.
-fn changes_nothing(op: &Op, x: &Fact, y: &Fact) -> bool {
+pub(crate) fn changes_nothing(op: &Op, x: &Fact, y: &Fact) -> bool {
     match op {
         Op::Identity(_) | Op::Dropout(_) => true,
         Op::Reshape(_) | Op::Flatten(_) | Op::Squeeze(_) | Op::Unsqueeze(_) | Op::Expand(_) | Op::Cast(_) => {

@@ -13,8 +13,8 @@ use crate::timings::{StepTime, Timings};
 use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn, ShapeBuilder};
 use ouzel_kernels as kernels;
 use ouzel_kernels::{
-    Addend, Epilogue, Gate, Level, Matrices, Operand, average_pool, average_pool_gradient, finish, max_pool,
-    max_pool_gradient, reduce_channels, reduce_pixels, softmax,
+    Addend, Epilogue, Gate, Level, Matrices, Operand, Tail, average_pool, average_pool_gradient, finish,
+    max_pool, max_pool_gradient, reduce_channels, reduce_pixels, softmax,
 };
 use std::ops::Range;
 use std::sync::Mutex;
@@ -281,6 +281,28 @@ impl<'a> Runner<'a> {
         }
     }
 
+    /// True if a buffer lies in this slot of floats.
+    fn is_in_slot(&self, buffer: BufferId, slot: usize) -> bool {
+        matches!(&self.program.allocation.memory[buffer], Memory::Floats(own) if *own == slot)
+    }
+
+    /// What a program reads whose first result lies in a slot of floats.
+    fn operands(&self, operands: &[OperandStep], slot: usize) -> Vec<Operand<'_>> {
+        let operand = |operand: &OperandStep| match operand {
+            OperandStep::Full(region) if self.is_in_slot(region.buffer, slot) => Operand::Before,
+            OperandStep::Full(region) => Operand::Full(self.floats(region.buffer), region.view),
+            OperandStep::Scalar(buffer) => {
+                Operand::Scalar(self.floats(*buffer).first().copied().unwrap_or_default())
+            }
+            OperandStep::PerChannel(buffer) => Operand::PerChannel(self.floats(*buffer)),
+            OperandStep::PerSampleChannel(buffer) => Operand::PerSampleChannel(self.floats(*buffer)),
+            OperandStep::PerPixel(buffer) => Operand::PerPixel(self.floats(*buffer)),
+            OperandStep::Bits(buffer) => Operand::Bits(self.words(*buffer)),
+            OperandStep::Value => Operand::Value,
+        };
+        operands.iter().map(operand).collect()
+    }
+
     /// Runs a kernel that has an epilogue.
     fn finished(
         &mut self,
@@ -292,7 +314,11 @@ impl<'a> Runner<'a> {
         let mut output = self.take(to.buffer)?;
         let mut mask = self.take_words(plan.record.map(|(mask, _)| mask));
         let mut positions = self.take_words(positions);
-        let in_place = |buffer: BufferId| matches!(&self.program.allocation.memory[buffer], Memory::Floats(slot) if *slot == output.slot);
+        let tail = plan.tail.as_ref();
+        let mut second = tail.and_then(|tail| tail.second).map(|to| self.take(to.buffer)).transpose()?;
+        let in_place = |buffer: BufferId| self.is_in_slot(buffer, output.slot);
+        let operands: Vec<Operand> =
+            tail.map(|tail| self.operands(&tail.operands, output.slot)).unwrap_or_default();
         let epilogue = Epilogue {
             bias: plan.bias.as_ref().map(|bias| bias.as_slice()),
             addend: plan.addend.map(|addend| match in_place(addend.buffer) {
@@ -309,9 +335,18 @@ impl<'a> Runner<'a> {
                 mask: gate.mask.map_or(&[], |mask| self.words(mask)),
                 before_addend: gate.before_addend,
             }),
+            tail: tail.map(|tail| Tail {
+                program: &tail.program,
+                shape: tail.shape,
+                operands: &operands,
+                second: second.as_mut().zip(tail.second).map(|(taken, to)| (&mut taken.values[..], to.view)),
+            }),
         };
         kernel(self, &mut output.values, positions.as_mut().map(|(_, words)| words.as_mut_slice()), epilogue);
         self.put(output);
+        if let Some(second) = second {
+            self.put(second);
+        }
         self.put_words(mask);
         self.put_words(positions);
         Ok(())
@@ -401,20 +436,7 @@ impl<'a> Runner<'a> {
             Work::Pointwise { program, shape, operands, to, mask } => {
                 let mut output = self.take(to.buffer)?;
                 let mut mask = self.take_words(*mask);
-                let operands: Vec<Operand> = (operands.iter())
-                    .map(|operand| match operand {
-                        OperandStep::Full(region) => Operand::Full(self.floats(region.buffer), region.view),
-                        OperandStep::Scalar(buffer) => {
-                            Operand::Scalar(self.floats(*buffer).first().copied().unwrap_or_default())
-                        }
-                        OperandStep::PerChannel(buffer) => Operand::PerChannel(self.floats(*buffer)),
-                        OperandStep::PerSampleChannel(buffer) => {
-                            Operand::PerSampleChannel(self.floats(*buffer))
-                        }
-                        OperandStep::PerPixel(buffer) => Operand::PerPixel(self.floats(*buffer)),
-                        OperandStep::Bits(buffer) => Operand::Bits(self.words(*buffer)),
-                    })
-                    .collect();
+                let operands = self.operands(operands, output.slot);
                 let result = kernels::Target::Full(&mut output.values, to.view);
                 match &mut mask {
                     None => program.run(level, shape, &operands, &mut [result]),

@@ -1,5 +1,9 @@
 //! What is explained: which filters of a layer, and how the highest-scoring ones are found.
 
+mod region;
+
+pub use region::Region;
+
 use crate::dim::Dim;
 use crate::error::{Result, bail};
 use crate::graph::Fact;
@@ -109,11 +113,11 @@ impl TargetAxes {
         })
     }
 
-    /// The mean over positions of each filter of each sample: `[samples, filters]`.
-    pub(crate) fn scores(&self, y: ArrayD<f64>) -> Array2<f64> {
-        let mut y = y;
+    /// The mean over the positions of a region of each filter of each sample: `[samples, filters]`.
+    pub(crate) fn scores(&self, y: ArrayD<f64>, region: &Region) -> Result<Array2<f64>> {
+        let mut y = region.mean_of(self, y)?;
         for &axis in self.positions.iter().rev() {
-            y = y.mean_axis(Axis(axis)).unwrap_or_else(|| y.sum_axis(Axis(axis)));
+            y = y.index_axis_move(Axis(axis), 0);
         }
         // The channel axis is now 1 where there is a batch axis, whatever it was before.
         let (samples, filters) = match (self.batch, self.channel) {
@@ -122,8 +126,8 @@ impl TargetAxes {
             (None, _) => (1, y.len()),
         };
         let elements = y.as_standard_layout().iter().copied().collect();
-        Array2::from_shape_vec((samples, filters), elements)
-            .expect("invariant: as many elements as the axes say")
+        Ok(Array2::from_shape_vec((samples, filters), elements)
+            .expect("invariant: as many elements as the axes say"))
     }
 }
 
@@ -154,9 +158,30 @@ mod tests {
         let shape = vec![Dim::symbol("n"), 2.into(), 2.into(), 2.into()];
         let axes = TargetAxes::new(&Fact::new(DType::F32, shape.clone()), 1, None).unwrap();
         let y = Array::from_shape_vec((1, 2, 2, 2), (0..8).map(f64::from).collect()).unwrap().into_dyn();
-        assert_eq!(axes.scores(y.clone()).as_slice().unwrap(), [1.5, 5.5]);
+        assert_eq!(axes.scores(y.clone(), &Region::All).unwrap().as_slice().unwrap(), [1.5, 5.5]);
         let last = TargetAxes::new(&Fact::new(DType::F32, shape), -1, None).unwrap();
-        assert_eq!(last.scores(y).as_slice().unwrap(), [3.0, 4.0]);
+        assert_eq!(last.scores(y, &Region::All).unwrap().as_slice().unwrap(), [3.0, 4.0]);
+    }
+
+    #[test]
+    fn the_score_of_a_region() {
+        let fact = Fact::new(DType::F32, vec![Dim::symbol("n"), 2.into(), 2.into(), 2.into()]);
+        let axes = TargetAxes::new(&fact, 1, None).unwrap();
+        let y: Vec<f64> = vec![0.0, 1.0, 2.0, 3.0, 4.0, 0.0, 0.0, -1.0];
+        let y = Array::from_shape_vec((1, 2, 2, 2), y).unwrap().into_dyn();
+        let of =
+            |region: Region| axes.scores(y.clone(), &region).map(|scores| scores.into_raw_vec_and_offset().0);
+        assert_eq!(of("1:2,0:2".parse().unwrap()).unwrap(), [2.5, -0.5]);
+        assert_eq!(of("0,1".parse().unwrap()).unwrap(), [1.0, 0.0]);
+        assert_eq!(of(Region::Predicted).unwrap(), [2.0, 4.0]);
+        let mask = Tensor::from(ndarray::arr2(&[[1u8, 0], [0, 1]]).into_dyn());
+        assert_eq!(of(Region::Mask(mask)).unwrap(), [1.5, 1.5]);
+        assert!(of("1".parse().unwrap()).unwrap_err().to_string().contains("expected 2 ranges"));
+        assert!(of("0:3,0:1".parse().unwrap()).unwrap_err().is_target());
+        for wrong in ["", "3:1", "a:b", "1:2:3", "-1"] {
+            assert!(wrong.parse::<Region>().unwrap_err().is_option(), "{wrong}");
+        }
+        assert_eq!("4:9, 2".parse::<Region>().unwrap().to_string(), "4:9,2:3");
     }
 
     #[test]

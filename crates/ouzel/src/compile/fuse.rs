@@ -1,26 +1,19 @@
 //! Joins nodes into steps: biases, factors, residuals, activations and gates go into the kernel that comes before them.
 
 use super::anchor::{Anchor, Facts};
+use super::expression::{Expression, Leaf};
+use super::gates::{Gate, activation, gate};
 use super::layout::Order;
 use super::order::Layouts;
-use super::pointwise::{Expression, GateKind, GateNode, Writer, is_supported};
+use super::pointwise::{GateKind, GateNode, Writer, is_supported};
 use crate::graph::{Node, NodeId, ValueId};
 use crate::op::Op;
 use crate::tensor::DType;
-use ouzel_kernels::{Activation, GateRule, RecordRule};
+use ouzel_kernels::{Activation, GateRule, Program, RecordRule};
 use std::collections::{HashMap, HashSet};
 
-/// A selection of a cotangent by where an activation let its input through.
-#[derive(Clone, Debug)]
-struct Gate {
-    rule: GateRule,
-    /// The value that is selected from.
-    main: ValueId,
-    /// The activation whose mask selects.
-    activation: Option<NodeId>,
-    /// A node that the pattern contains besides its own.
-    inner: Option<NodeId>,
-}
+/// Channels below which a program works better on a tensor as a whole.
+const LEAST_LANES: usize = 16;
 
 /// A gate within a cluster.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +46,44 @@ pub(crate) struct Cluster {
     stage: Stage,
     /// The titles of the nodes that were joined to the first.
     pub(crate) joined: Vec<&'static str>,
+    pub(crate) tail: Option<Box<ClusterTail>>,
+}
+
+/// An elementwise program that goes on from the output of a cluster before that is stored.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterTail {
+    pub(crate) program: Elementwise,
+    pub(crate) second: Option<Second>,
+}
+
+/// What the second result of a tail is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Second {
+    /// What the kernel has computed.
+    Value,
+    /// What a later expression needs of it, see [`Expression::take_out`].
+    Factor,
+}
+
+/// Elementwise nodes as one program.
+#[derive(Clone, Debug)]
+pub(crate) struct Elementwise {
+    pub(crate) program: Program,
+    pub(crate) expression: Expression,
+    pub(crate) nodes: Vec<NodeId>,
+    pub(crate) output: ValueId,
+}
+
+impl Elementwise {
+    /// `None` if there are not enough registers.
+    fn new(expression: Expression, nodes: Vec<NodeId>, output: ValueId) -> Option<Self> {
+        Some(Self { program: expression.program()?, expression, nodes, output })
+    }
+
+    /// The same nodes with another expression.
+    fn with(&self, expression: Expression) -> Option<Self> {
+        Self::new(expression, self.nodes.clone(), self.output)
+    }
 }
 
 /// The parts of an epilogue in the order in which they act.
@@ -69,8 +100,7 @@ enum Stage {
 #[derive(Clone, Debug)]
 pub(crate) enum Ending {
     Cluster(Box<Cluster>),
-    /// An elementwise program with the nodes that it computes.
-    Program(Expression, Vec<NodeId>),
+    Program(Box<Elementwise>),
 }
 
 /// How the nodes of a graph become steps.
@@ -94,6 +124,13 @@ impl Fusion {
     pub(crate) fn new(facts: &Facts, layouts: &Layouts) -> Self {
         Fuser::new(facts, layouts).run()
     }
+}
+
+/// What elementwise nodes become.
+enum ElementwiseStep {
+    /// An epilogue on a tensor, of these nodes.
+    Finish(Box<Cluster>, Vec<NodeId>),
+    Program(Box<Elementwise>),
 }
 
 struct Fuser<'a> {
@@ -142,12 +179,19 @@ impl<'a> Fuser<'a> {
         }
         let mut endings: Vec<Option<Ending>> = vec![None; self.taken.len()];
         let mut hidden = self.taken.clone();
-        for (root, ending, nodes) in self.elementwise_steps() {
-            for node in nodes {
-                hidden[node.index()] = true;
+        for (root, ending) in self.elementwise_steps() {
+            let nodes = match &ending {
+                ElementwiseStep::Finish(_, nodes) => nodes,
+                ElementwiseStep::Program(program) => &program.nodes,
+            };
+            nodes.iter().for_each(|node| hidden[node.index()] = true);
+            match ending {
+                ElementwiseStep::Finish(cluster, _) => endings[root.index()] = Some(Ending::Cluster(cluster)),
+                ElementwiseStep::Program(program) if self.go_on(root, &program) => {}
+                ElementwiseStep::Program(program) => endings[root.index()] = Some(Ending::Program(program)),
             }
-            endings[root.index()] = Some(ending);
         }
+        self.take_out_factors(&mut endings);
         for cluster in self.clusters {
             let last = cluster.last.index();
             endings[last] = Some(Ending::Cluster(Box::new(cluster)));
@@ -162,7 +206,7 @@ impl<'a> Fuser<'a> {
     fn find_gates(&mut self) {
         let facts = self.facts;
         for (id, node) in facts.graph.nodes_with_ids() {
-            if let Some(gate) = self.gate(node) {
+            if let Some(gate) = gate(facts, self.layouts, node) {
                 self.gates.insert(id, gate);
             }
         }
@@ -201,78 +245,6 @@ impl<'a> Fuser<'a> {
         }
     }
 
-    /// The gate that a node is, if it is one.
-    fn gate(&self, node: &Node) -> Option<Gate> {
-        let (facts, output) = (self.facts, node.outputs[0]);
-        facts.floats(output)?;
-        let (condition, main, other) = selection(node)?;
-        if !self.layouts.agree(facts, main, output) {
-            return None;
-        }
-        let (_, comparison) = facts.producer(condition)?;
-        let gate = |rule: GateRule, activation: Option<NodeId>, inner: Option<NodeId>, main: ValueId| {
-            let fits = activation
-                .is_none_or(|id| self.layouts.agree(facts, facts.graph.node(id).outputs[0], output));
-            fits.then_some(Gate { rule, main, activation, inner })
-        };
-        if !facts.is_zero(other) {
-            // Where(x > 0, g, alpha · g): the gradient of a leaky rectifier.
-            let (a, bound) = comparison_of(comparison, |op| matches!(op, Op::Greater(_)))?;
-            let (_, product) = facts.producer(other)?;
-            let alpha = scalar_factor(facts, product, main)?;
-            let (activation, leaky) = self.activation_of(a, |op| matches!(op, Op::LeakyRelu(_)))?;
-            let Op::LeakyRelu(op) = &leaky.op else { return None };
-            let fits = facts.is_zero(bound) && op.alpha.0 as f32 == alpha as f32;
-            let (inner, _) = facts.producer(other)?;
-            let inner = (facts.consumers(other).len() == 1 && !facts.is_output(other)).then_some(inner);
-            return fits.then(|| gate(GateRule::Leaky(alpha as f32), Some(activation), inner, main))?;
-        }
-        if let Some((a, bound)) = comparison_of(comparison, |op| matches!(op, Op::Greater(_)))
-            && facts.is_zero(bound)
-        {
-            if a == main {
-                return gate(GateRule::Rectified, None, None, main);
-            }
-            if let Some((id, relu)) = facts.producer(a)
-                && matches!(relu.op, Op::Relu(_))
-            {
-                return gate(GateRule::Gradient, Some(id), None, main);
-            }
-        }
-        // Where(x < high, Where(x > low, g, 0), 0): the gradient of a clip.
-        let (x, high) = comparison_of(comparison, |op| matches!(op, Op::Less(_) | Op::LessOrEqual(_)))?;
-        let (inner_id, inner) = facts.producer(main)?;
-        let (inner_condition, inner_main, inner_other) = selection(inner)?;
-        let (_, lower) = facts.producer(inner_condition)?;
-        let (inner_x, low) = comparison_of(lower, |op| matches!(op, Op::Greater(_) | Op::GreaterOrEqual(_)))?;
-        let (activation, clip) = self.activation_of(x, |op| matches!(op, Op::Clip(_)))?;
-        let bound = |index: usize| clip.inputs.get(index).copied().flatten();
-        let single = facts.consumers(main).len() == 1 && !facts.is_output(main);
-        let strict = matches!(comparison.op, Op::Less(_));
-        let fits = x == inner_x
-            && facts.is_zero(inner_other)
-            && single
-            && self.layouts.agree(facts, inner_main, output)
-            && strict == matches!(lower.op, Op::Greater(_))
-            && facts.scalar(low).is_some()
-            && bound(1).is_some_and(|id| facts.scalar(id) == facts.scalar(low))
-            && facts.scalar(high).is_some()
-            && bound(2).is_some_and(|id| facts.scalar(id) == facts.scalar(high))
-            && strict == is_strict(facts, clip);
-        fits.then(|| gate(GateRule::Gradient, Some(activation), Some(inner_id), inner_main))?
-    }
-
-    /// The activation of a kind that reads `x`.
-    fn activation_of(&self, x: ValueId, is: impl Fn(&Op) -> bool) -> Option<(NodeId, &'a Node)> {
-        let facts = self.facts;
-        let found = facts.consumers(x).iter().find(|(id, position)| {
-            *position == 0
-                && is(&facts.graph.node(*id).op)
-                && activation(facts, facts.graph.node(*id)).is_some()
-        });
-        found.map(|(id, _)| (*id, facts.graph.node(*id)))
-    }
-
     /// The operands of a sum of two tensors of one shape, or of one and a constant along the lanes.
     fn sum(&self, node: &Node) -> Option<(ValueId, Summand)> {
         let Op::Add(_) = node.op else { return None };
@@ -306,6 +278,7 @@ impl<'a> Fuser<'a> {
             gate: None,
             stage: Stage::Product,
             joined: Vec::new(),
+            tail: None,
         };
         match &cluster.anchor {
             Anchor::Convolution { .. } => {
@@ -351,16 +324,6 @@ impl<'a> Fuser<'a> {
         let mut may_grow = !matches!(cluster.anchor, Anchor::MaxPool { .. }) || node.outputs.len() < 2;
         while may_grow {
             let output = cluster.output;
-            if let Some((sigmoid, product)) = self.silu(&cluster) {
-                self.taken[sigmoid.index()] = true;
-                self.taken[product.index()] = true;
-                cluster.activation = Some(Activation::Silu);
-                cluster.stage = Stage::Activation;
-                cluster.joined.push("SiLU");
-                cluster.last = product;
-                cluster.output = facts.graph.node(product).outputs[0];
-                continue;
-            }
             if self.uses[output.index()] != 1 || facts.is_output(output) {
                 break;
             }
@@ -374,28 +337,6 @@ impl<'a> Fuser<'a> {
             }
         }
         self.clusters.push(cluster);
-    }
-
-    /// The two nodes that make x · sigmoid(x) of what a cluster has so far, if nothing else reads it.
-    fn silu(&self, cluster: &Cluster) -> Option<(NodeId, NodeId)> {
-        let (facts, x) = (self.facts, cluster.output);
-        let is_inner =
-            |value: ValueId, uses: usize| self.uses[value.index()] == uses && !facts.is_output(value);
-        if cluster.stage >= Stage::Activation || !is_inner(x, 2) {
-            return None;
-        }
-        let readers = &self.readers[x.index()];
-        let find = |is: fn(&Op) -> bool| readers.iter().find(|id| is(&facts.graph.node(**id).op)).copied();
-        let sigmoid = find(|op| matches!(op, Op::Sigmoid(_)))?;
-        let product = find(|op| matches!(op, Op::Mul(_)))?;
-        let node = facts.graph.node(product);
-        let (share, output) = (facts.graph.node(sigmoid).outputs[0], node.outputs[0]);
-        let fits = is_inner(share, 1)
-            && node.inputs.contains(&Some(x))
-            && node.inputs.contains(&Some(share))
-            && [sigmoid, product].iter().all(|id| !self.taken[id.index()])
-            && self.layouts.agree(facts, x, output);
-        fits.then_some((sigmoid, product))
     }
 
     /// The values that a node reads as numbers.
@@ -459,8 +400,8 @@ impl<'a> Fuser<'a> {
         }
     }
 
-    /// The steps of elementwise nodes: the node that each ends with, what it does, and the nodes that it computes.
-    fn elementwise_steps(&self) -> Vec<(NodeId, Ending, Vec<NodeId>)> {
+    /// The steps of elementwise nodes, each with the node that it ends with.
+    fn elementwise_steps(&self) -> Vec<(NodeId, ElementwiseStep)> {
         let graph = self.facts.graph;
         let mut elementwise = self.elementwise();
         let mut stored = self.stored(&elementwise);
@@ -475,11 +416,14 @@ impl<'a> Fuser<'a> {
                     continue;
                 }
                 if let Some(cluster) = self.finish_of(&nodes) {
-                    steps.push((root, Ending::Cluster(Box::new(cluster)), nodes));
+                    steps.push((root, ElementwiseStep::Finish(Box::new(cluster), nodes)));
                     continue;
                 }
-                match self.program_of(root, node, &nodes) {
-                    Some(expression) => steps.push((root, Ending::Program(expression, nodes.clone()), nodes)),
+                let expression = self.expression_of(root, node, &nodes);
+                match expression
+                    .and_then(|expression| Elementwise::new(expression, nodes.clone(), node.outputs[0]))
+                {
+                    Some(program) => steps.push((root, ElementwiseStep::Program(Box::new(program)))),
                     None => {
                         // Too long for one program: store something in the middle; or it cannot be written at all.
                         let floats: Vec<NodeId> = (nodes.iter().copied())
@@ -499,6 +443,89 @@ impl<'a> Fuser<'a> {
                 }
             }
             return steps;
+        }
+    }
+
+    /// Makes a program the tail of a cluster whose output it reads, if there is one that can wait until the program's other operands are
+    /// there: best one whose output nothing else reads, else the last one. False if there is none.
+    fn go_on(&mut self, root: NodeId, program: &Elementwise) -> bool {
+        let facts = self.facts;
+        let output = facts.graph.node(root).outputs[0];
+        let lanes = self.layouts.order(output).and_then(Order::lane_axis).zip(facts.floats(output));
+        let is_wide = lanes.is_some_and(|(axis, shape)| shape[axis] >= LEAST_LANES);
+        if program.expression.record.is_some() || !is_wide {
+            return false;
+        }
+        let can_wait = |cluster: &Cluster| {
+            matches!(cluster.anchor, Anchor::Convolution { .. } | Anchor::Dense { .. })
+                && program.expression.leaves.contains(&Leaf::Value(cluster.output))
+                && cluster.tail.is_none()
+                && cluster.record.is_none()
+                && cluster.last < root
+                && self.works_by_lanes(cluster)
+                && self.layouts.agree(facts, cluster.output, output)
+                && self.other_readers(cluster.output, &program.nodes).all(|reader| reader > root)
+        };
+        let is_needed = |cluster: &Cluster| {
+            facts.is_output(cluster.output)
+                || self.other_readers(cluster.output, &program.nodes).next().is_some()
+        };
+        let clusters = self.clusters.iter().enumerate().filter(|(_, cluster)| can_wait(cluster));
+        let host = clusters.max_by_key(|(_, cluster)| (!is_needed(cluster), cluster.last));
+        let Some((index, cluster)) = host else { return false };
+        let mut expression = program.expression.clone();
+        let second = is_needed(cluster).then_some(Second::Value);
+        if second.is_some() {
+            let value = expression.leaf(Leaf::Value(cluster.output));
+            expression.store(value);
+        }
+        let Some(program) = program.with(expression) else { return false };
+        let cluster = &mut self.clusters[index];
+        cluster.last = root;
+        cluster.tail = Some(Box::new(ClusterTail { program, second }));
+        true
+    }
+
+    /// The nodes that read a value, but these.
+    fn other_readers(&self, value: ValueId, nodes: &[NodeId]) -> impl Iterator<Item = NodeId> {
+        self.readers[value.index()].iter().copied().filter(|reader| !nodes.contains(reader))
+    }
+
+    /// Where the output of a cluster is kept for one later expression alone, and that needs nothing but a factor of it (the derivative of
+    /// an activation), the factor is computed and kept instead.
+    fn take_out_factors(&mut self, endings: &mut [Option<Ending>]) {
+        for index in 0..self.clusters.len() {
+            let cluster = &self.clusters[index];
+            let Some(tail) = cluster.tail.as_ref().filter(|tail| tail.second == Some(Second::Value)) else {
+                continue;
+            };
+            let (value, own) = (cluster.output, tail.program.clone());
+            let reads = |program: &Elementwise| program.expression.leaves.contains(&Leaf::Value(value));
+            let tails = self.clusters.iter_mut().enumerate().filter(|(other, _)| *other != index);
+            let tails = tails.filter_map(|(_, cluster)| Some(&mut cluster.tail.as_mut()?.program));
+            let programs = endings.iter_mut().filter_map(|ending| match ending {
+                Some(Ending::Program(program)) => Some(&mut **program),
+                _ => None,
+            });
+            let mut later: Vec<&mut Elementwise> =
+                tails.chain(programs).filter(|program| reads(program)).collect();
+            let [later] = later.as_mut_slice() else { continue };
+            let nodes = [own.nodes.as_slice(), &later.nodes].concat();
+            let is_shared = self.facts.is_output(value)
+                || self.readers[value.index()].iter().any(|reader| !nodes.contains(reader));
+            if is_shared || !self.layouts.agree(self.facts, value, later.output) {
+                continue;
+            }
+            let Some((factor, rest)) = later.expression.take_out(value) else { continue };
+            let Some(rest) = later.with(rest) else { continue };
+            let mut expression = own.expression.clone();
+            expression.replace_last(&factor);
+            let Some(program) = own.with(expression) else { continue };
+            **later = rest;
+            if let Some(tail) = &mut self.clusters[index].tail {
+                tail.program = program;
+                tail.second = Some(Second::Factor);
+            }
         }
     }
 
@@ -573,8 +600,8 @@ impl<'a> Fuser<'a> {
         Some(cluster)
     }
 
-    /// The program that computes these nodes, of which `root` is the last.
-    fn program_of(&self, root: NodeId, node: &Node, nodes: &[NodeId]) -> Option<Expression> {
+    /// The expression of these nodes, of which `root` is the last.
+    fn expression_of(&self, root: NodeId, node: &Node, nodes: &[NodeId]) -> Option<Expression> {
         let graph = self.facts.graph;
         let mut writer = Writer::new(self.facts, self.layouts, node.outputs[0])?;
         for &id in nodes {
@@ -750,59 +777,6 @@ enum Summand {
 fn add_lanes(bias: &mut Option<Vec<f64>>, lanes: &[f64]) {
     let sums = bias.get_or_insert_with(|| vec![0.0; lanes.len()]);
     sums.iter_mut().zip(lanes).for_each(|(sum, lane)| *sum += lane);
-}
-
-/// Condition, value where it holds, value elsewhere.
-fn selection(node: &Node) -> Option<(ValueId, ValueId, ValueId)> {
-    match (&node.op, node.inputs.as_slice()) {
-        (Op::Where(_), [Some(condition), Some(main), Some(other)]) => Some((*condition, *main, *other)),
-        _ => None,
-    }
-}
-
-/// The operands of a comparison of a kind.
-fn comparison_of(node: &Node, is: impl Fn(&Op) -> bool) -> Option<(ValueId, ValueId)> {
-    match node.inputs.as_slice() {
-        [Some(a), Some(b)] if is(&node.op) => Some((*a, *b)),
-        _ => None,
-    }
-}
-
-/// The number that a product multiplies `main` by.
-fn scalar_factor(facts: &Facts, node: &Node, main: ValueId) -> Option<f64> {
-    match (&node.op, node.inputs.as_slice()) {
-        (Op::Mul(_), [Some(a), Some(b)]) if *a == main => facts.scalar(*b),
-        (Op::Mul(_), [Some(a), Some(b)]) if *b == main => facts.scalar(*a),
-        _ => None,
-    }
-}
-
-/// Whether the gradient of a clip stops at its bounds.
-fn is_strict(facts: &Facts, clip: &Node) -> bool {
-    let bound = |index: usize| clip.inputs.get(index).copied().flatten().and_then(|id| facts.scalar(id));
-    (bound(1), bound(2)) == (Some(0.0), Some(6.0))
-}
-
-/// The activation of an epilogue that a node is, and what its mask records.
-fn activation(facts: &Facts, node: &Node) -> Option<(Activation, RecordRule)> {
-    facts.floats(node.outputs[0])?;
-    match &node.op {
-        Op::Relu(_) => Some((Activation::Relu, RecordRule::Positive)),
-        Op::LeakyRelu(leaky) => Some((Activation::LeakyRelu(leaky.alpha.0 as f32), RecordRule::Positive)),
-        Op::Clip(_) => {
-            let bound = |index: usize, missing: f32| match node.inputs.get(index).copied().flatten() {
-                Some(id) => facts.scalar(id).map(|value| value as f32),
-                None => Some(missing),
-            };
-            let (low, high) = (bound(1, f32::NEG_INFINITY)?, bound(2, f32::INFINITY)?);
-            let rule = match is_strict(facts, node) {
-                true => RecordRule::Between(low, high),
-                false => RecordRule::Within(low, high),
-            };
-            Some((Activation::Clip { low, high }, rule))
-        }
-        _ => None,
-    }
 }
 
 fn activation_name(op: &Op) -> &'static str {

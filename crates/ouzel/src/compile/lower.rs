@@ -2,13 +2,14 @@
 
 use super::Precision;
 use super::anchor::{Anchor, Facts};
-use super::fuse::{Cluster, Ending, Fusion};
+use super::expression::Leaf;
+use super::fuse::{Cluster, Elementwise, Ending, Fusion, Second};
 use super::layout::{BufferId, Order, Place, strided_copy};
 use super::order::Layouts;
 use super::pack::{Packed, Packer, elements};
-use super::pointwise::{Expression, Leaf};
 use super::step::{
-    Argument, Buffer, BufferKind, Finish, GateStep, OperandStep, Region, Step, Target, TensorId, Work,
+    Argument, Buffer, BufferKind, Finish, GateStep, OperandStep, Region, Step, TailStep, Target, TensorId,
+    Work,
 };
 use crate::dim::known_shape;
 use crate::error::{Context, Error, Result, bail};
@@ -59,6 +60,7 @@ pub(crate) fn lower(
         tensors: HashMap::new(),
         masks: HashMap::new(),
         positions: HashMap::new(),
+        factors: HashMap::new(),
         planned: HashMap::new(),
     };
     lowerer.plan_joins(&fusion)?;
@@ -70,7 +72,7 @@ pub(crate) fn lower(
                 result = cluster.output;
                 lowerer.cluster(cluster)
             }
-            Some(Ending::Program(expression, nodes)) => lowerer.program(node, expression, nodes),
+            Some(Ending::Program(program)) => lowerer.program(node, program),
             None if fusion.is_hidden(id) => Ok(()),
             None => lowerer.alone(node),
         }
@@ -101,6 +103,8 @@ pub(super) struct Lowerer<'a> {
     masks: HashMap<NodeId, BufferId>,
     /// The positions of maxima, by the value of the indices.
     positions: HashMap<ValueId, BufferId>,
+    /// What is kept of values in their stead.
+    factors: HashMap<ValueId, Place>,
     /// Places within joins for values that are yet to be computed.
     pub(super) planned: HashMap<ValueId, Place>,
 }
@@ -349,12 +353,39 @@ impl<'a> Lowerer<'a> {
             _ => self.place_in(cluster.input, &Order::channels_last(input_shape.len()), false)?,
         };
         let addend = match cluster.addend {
-            Some(addend) => Some(self.place_in(addend, &output_order, false)?),
+            Some(addend) => {
+                Some(self.place_in(addend, &output_order, matches!(anchor, Anchor::Dense { .. }))?)
+            }
             None => None,
         };
-        let sources: Vec<BufferId> =
+        let mut sources: Vec<BufferId> =
             [Some(&from), addend.as_ref()].into_iter().flatten().map(|p| p.buffer).collect();
-        let to = self.output_place(cluster.output, &sources)?;
+        let operands = match &cluster.tail {
+            Some(tail) => Some(self.operands(&tail.program, Some(cluster.output))?),
+            None => None,
+        };
+        let read = operands.iter().flatten().filter_map(OperandStep::region);
+        sources.extend(read.map(|region| region.buffer));
+        let second = match cluster.tail.as_ref().and_then(|tail| tail.second) {
+            Some(Second::Value) => Some(self.output_place(cluster.output, &sources)?),
+            Some(Second::Factor) => {
+                let place = self.new_place(self.shape(cluster.output)?, output_order.clone())?;
+                self.factors.insert(cluster.output, place.clone());
+                Some(place)
+            }
+            None => None,
+        };
+        let output = cluster.tail.as_ref().map_or(cluster.output, |tail| tail.program.output);
+        let to = self.output_place(output, &sources)?;
+        let tail = match (&cluster.tail, operands) {
+            (Some(tail), Some(operands)) => Some(TailStep {
+                program: tail.program.program.clone(),
+                shape: self.program_view(tail.program.output, &to)?,
+                operands,
+                second: second.map(|second| Region { buffer: second.buffer, view: second.view() }),
+            }),
+            _ => None,
+        };
         let (from, to_region) = (Self::region(anchor, &from), Self::region(anchor, &to));
         let mut finish = Finish {
             bias: cluster
@@ -363,6 +394,7 @@ impl<'a> Lowerer<'a> {
                 .map(|bias| Arc::new(bias.iter().map(|&value| value as f32).collect())),
             addend: addend.map(|addend| Self::region(anchor, &addend)),
             activation: cluster.activation,
+            tail,
             ..Finish::default()
         };
         if let Some((activation, rule)) = cluster.record {
@@ -427,20 +459,47 @@ impl<'a> Lowerer<'a> {
             Anchor::Finish => cluster.joined.iter().skip(1).copied().collect(),
             _ => cluster.joined.clone(),
         };
-        let title = std::iter::once(self.title(node)).chain(joined.into_iter().map(str::to_owned));
+        let tail = cluster.tail.iter().map(|tail| self.names(&tail.program.nodes));
+        let title =
+            std::iter::once(self.title(node)).chain(joined.into_iter().map(str::to_owned)).chain(tail);
         let title = title.collect::<Vec<_>>().join(" + ");
         self.step(title, work);
         Ok(())
     }
 
     /// Elementwise nodes as one program.
-    fn program(&mut self, root: &Node, expression: &Expression, nodes: &[NodeId]) -> Result<()> {
-        let output = root.outputs[0];
-        let (shape, order) = (self.shape(output)?, self.order(output)?);
-        let mut operands = Vec::with_capacity(expression.leaves.len());
-        let mut sources = Vec::new();
-        for leaf in &expression.leaves {
-            let operand = match leaf {
+    fn program(&mut self, root: &Node, elementwise: &Elementwise) -> Result<()> {
+        let (expression, output) = (&elementwise.expression, elementwise.output);
+        let operands = self.operands(elementwise, None)?;
+        let sources: Vec<BufferId> =
+            operands.iter().filter_map(OperandStep::region).map(|region| region.buffer).collect();
+        let place = self.output_place(output, &sources)?;
+        let to = Region { buffer: place.buffer, view: place.view() };
+        let view = self.program_view(output, &place)?;
+        let mask = expression.record.map(|activation| {
+            let mask = self.buffer(BufferKind::Words, view.pixels() * mask_words(view.channels));
+            self.masks.insert(activation, mask);
+            mask
+        });
+        let title = format!("{} {}", self.title(root), self.names(&elementwise.nodes));
+        let program = elementwise.program.clone();
+        self.step(title, Work::Pointwise { program, shape: view, operands, to, mask });
+        Ok(())
+    }
+
+    /// The ops of a program, as titles show them.
+    fn names(&self, nodes: &[NodeId]) -> String {
+        let names: Vec<&str> = nodes.iter().take(6).map(|&id| self.graph().node(id).op.name()).collect();
+        format!("[{}]", names.join(" "))
+    }
+
+    /// What the program of a value reads; one of its leaves may be what a kernel has just computed.
+    fn operands(&mut self, program: &Elementwise, computed: Option<ValueId>) -> Result<Vec<OperandStep>> {
+        let (shape, order) = (self.shape(program.output)?, self.order(program.output)?);
+        let leaves = &program.expression.leaves;
+        let mut operands = Vec::with_capacity(leaves.len());
+        for leaf in leaves {
+            operands.push(match leaf {
                 Leaf::Lanes(values) => {
                     let values = Arc::new(values.clone());
                     OperandStep::PerChannel(self.buffer(BufferKind::Constant(values.clone()), values.len()))
@@ -449,33 +508,28 @@ impl<'a> Lowerer<'a> {
                     Some(&mask) => OperandStep::Bits(mask),
                     None => bail!(internal, "a gate opens before its mask is recorded"),
                 },
+                Leaf::Value(id) if computed == Some(*id) => OperandStep::Value,
                 Leaf::Value(id) => self.operand(*id, shape, &order)?,
-            };
-            if let OperandStep::Full(region) = &operand {
-                sources.push(region.buffer);
-            }
-            operands.push(operand);
+                Leaf::Factor(id) => match self.factors.get(id) {
+                    Some(place) => OperandStep::Full(Region { buffer: place.buffer, view: place.view() }),
+                    None => bail!(internal, "a factor is read before it is computed"),
+                },
+            });
         }
-        let place = self.output_place(output, &sources)?;
-        let to = Region { buffer: place.buffer, view: place.view() };
-        let mut view = to.view;
+        Ok(operands)
+    }
+
+    /// The shape of the result of a program, as its operands are broadcast to it.
+    fn program_view(&self, output: ValueId, place: &Place) -> Result<View> {
+        let (shape, order) = (self.shape(output)?, self.order(output)?);
+        let mut view = place.view();
         let batch = shape.first().copied().unwrap_or(1);
         if order.outermost(shape) == Some(0) && order.lane_axis() != Some(0) {
             // Samples are told apart where that is possible, for operands with a number for each.
             view.batch = batch;
             view.size = [1, 1, view.size[2] / batch];
         }
-        let mask = expression.record.map(|activation| {
-            let mask = self.buffer(BufferKind::Words, view.pixels() * mask_words(view.channels));
-            self.masks.insert(activation, mask);
-            mask
-        });
-        let mut names: Vec<&str> = nodes.iter().map(|&id| self.graph().node(id).op.name()).collect();
-        names.truncate(6);
-        let title = format!("{} [{}]", self.title(root), names.join(" "));
-        let program = expression.program.clone();
-        self.step(title, Work::Pointwise { program, shape: view, operands, to, mask });
-        Ok(())
+        Ok(view)
     }
 
     /// A value as an operand of a program of some shape in some order.

@@ -1,7 +1,7 @@
 //! Shares memory out: buffers whose lives do not overlap lie in one slot.
 
 use super::layout::BufferId;
-use super::step::{Access, Buffer, BufferKind, Step, Work};
+use super::step::{Access, Buffer, BufferKind, Region, Step};
 use std::sync::Arc;
 
 /// Where a buffer lies when a plan runs.
@@ -126,23 +126,26 @@ pub(crate) fn allocate(
     Allocation { memory, floats: floats.lengths, words: words.lengths }
 }
 
-/// The buffer of an addend that nobody needs after the step, and the buffer of the result, which may take its slot.
+/// A buffer that is read where the result is written and that nobody needs after the step, and the buffer of the result, which may take
+/// its slot.
 fn inheritance(
     step: &Step,
     index: usize,
     lives: &[Option<Life>],
     buffers: &[Buffer],
 ) -> Option<(BufferId, BufferId)> {
-    let (addend, to) = (step.finish()?.addend?, step.region()?);
-    let (old, new) = (lives[addend.buffer]?, lives[to.buffer]?);
-    let mut reads = 0;
-    step.each_buffer(|buffer, _| reads += usize::from(buffer == addend.buffer));
-    let fits = matches!(buffers[addend.buffer].kind, BufferKind::Floats)
-        && !matches!(step.work, Work::MatrixProduct { .. })
-        && addend.view == to.view
-        && buffers[addend.buffer].len == buffers[to.buffer].len
-        && old.last == index
-        && new.first == index
-        && reads == 1;
-    fits.then_some((addend.buffer, to.buffer))
+    let to = step.region()?;
+    let new = lives[to.buffer]?;
+    let fits = |from: &Region| {
+        let mut reads = 0;
+        step.each_buffer(|buffer, _| reads += usize::from(buffer == from.buffer));
+        matches!(buffers[from.buffer].kind, BufferKind::Floats)
+            && from.view == to.view
+            && buffers[from.buffer].len == buffers[to.buffer].len
+            && lives[from.buffer].is_some_and(|old| old.last == index)
+            && new.first == index
+            && reads == 1
+    };
+    let from = step.read_in_place().into_iter().find(fits)?;
+    Some((from.buffer, to.buffer))
 }

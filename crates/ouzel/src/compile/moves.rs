@@ -9,6 +9,7 @@ use super::step::{BufferKind, Work};
 use crate::error::{Result, bail};
 use crate::graph::{Node, ValueId};
 use crate::op::{Op, resolve_axis};
+use crate::ops::gather::resolve_index;
 
 impl Lowerer<'_> {
     /// Ops that only move elements: relabels memory where that is enough, else copies.
@@ -51,8 +52,52 @@ impl Lowerer<'_> {
             Op::Concat(_) => self.concat(node),
             Op::Pad(_) => self.pad(node, input),
             Op::Expand(_) => self.expand(node, input),
+            Op::Gather(gather) => self.pick(node, input, gather.axis),
+            Op::GatherTranspose(transpose) => self.put_back(node, input, transpose.axis),
             _ => Ok(false),
         }
+    }
+
+    /// The only place that constant indices pick from an axis of this length.
+    fn picked(&self, node: &Node, length: usize) -> Option<usize> {
+        let indices = self.graph().fact(node.inputs.get(1).copied()??).known_integers()?;
+        match indices.as_slice() {
+            &[index] => resolve_index(index, length).ok(),
+            _ => None,
+        }
+    }
+
+    /// A gather of a single slice: a copy.
+    fn pick(&mut self, node: &Node, input: ValueId, axis: i64) -> Result<bool> {
+        let (from_shape, shape) = (self.shape(input)?, self.shape(node.outputs[0])?);
+        let axis = resolve_axis(axis, from_shape.len())?;
+        let Some(index) = self.picked(node, from_shape[axis]).filter(|_| can_copy(from_shape)) else {
+            return Ok(false);
+        };
+        let from = self.place(input)?;
+        let (strides, offset) = without_axis(&from, axis, index, shape.len());
+        let to = self.output_place(node.outputs[0], &[from.buffer])?;
+        let copy = strided_copy(shape, (&strides, offset), (&to.strides(), to.offset));
+        let Some(copy) = copy else { bail!(internal, "a slice has too many axes") };
+        self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: to.buffer });
+        Ok(true)
+    }
+
+    /// The transpose of a gather of a single slice: zeros around a copy.
+    fn put_back(&mut self, node: &Node, input: ValueId, axis: usize) -> Result<bool> {
+        let (from_shape, shape) = (self.shape(input)?, self.shape(node.outputs[0])?);
+        let Some(index) = self.picked(node, shape[axis]).filter(|_| can_copy(shape)) else {
+            return Ok(false);
+        };
+        let from = self.place(input)?;
+        let to = self.new_place(shape, self.order(node.outputs[0])?)?;
+        let (strides, offset) = without_axis(&to, axis, index, from_shape.len());
+        let copy = strided_copy(from_shape, (&from.strides(), from.offset), (&strides, offset));
+        let Some(copy) = copy else { bail!(internal, "a slice has too many axes") };
+        self.step(self.title(node), Work::Fill { to: to.buffer, value: 0.0 });
+        self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: to.buffer });
+        self.places[node.outputs[0].index()] = Some(to);
+        Ok(true)
     }
 
     /// `count` elements of `axis` from `start` on: a part of the lanes without a copy, else a copy.
@@ -325,4 +370,20 @@ impl Lowerer<'_> {
         self.step(self.title(node), Work::Copy { copy, from: from.buffer, to: to.buffer });
         Ok(true)
     }
+}
+
+/// True for a tensor that has elements, and not more axes than a copy can walk along.
+fn can_copy(shape: &[usize]) -> bool {
+    let axes = shape.iter().filter(|&&length| length != 1).count();
+    axes <= ouzel_kernels::MOST_AXES && !shape.contains(&0)
+}
+
+/// The strides and offset of one slice of a place, which has `rank` axes: one less, or as many with one of length 1.
+fn without_axis(place: &Place, axis: usize, index: usize, rank: usize) -> (Vec<usize>, usize) {
+    let mut strides = place.strides();
+    let offset = place.offset + index * strides[axis];
+    if rank < strides.len() {
+        strides.remove(axis);
+    }
+    (strides, offset)
 }

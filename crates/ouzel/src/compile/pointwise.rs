@@ -1,35 +1,13 @@
-//! Elementwise nodes as programs: an expression is computed where its result is needed, and nothing in between is stored.
+//! Elementwise nodes as expressions, which are computed where their result is needed.
 
 use super::anchor::Facts;
+use super::expression::{Expression, Leaf, Make, Number};
 use super::layout::Order;
 use super::order::Layouts;
 use crate::graph::{Node, NodeId, ValueId};
 use crate::op::Op;
-use ouzel_kernels::{Binary, Instruction, MOST_REGISTERS, Program, RecordRule, Register, Unary};
+use ouzel_kernels::{Binary, RecordRule, Unary};
 use std::collections::HashMap;
-
-/// Programs longer than this are cut in two.
-const MOST_INSTRUCTIONS: usize = 96;
-
-/// What a program reads, as a value of the graph.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Leaf {
-    /// A value, broadcast to the result.
-    Value(ValueId),
-    /// A constant for each lane.
-    Lanes(Vec<f32>),
-    /// The mask of an activation.
-    Mask(NodeId),
-}
-
-/// A program and what it reads.
-#[derive(Clone, Debug)]
-pub(crate) struct Expression {
-    pub(crate) program: Program,
-    pub(crate) leaves: Vec<Leaf>,
-    /// The program's second result is the mask of this activation, its first result.
-    pub(crate) record: Option<NodeId>,
-}
 
 /// How a gate selects, as far as a program must know.
 #[derive(Clone, Copy, Debug)]
@@ -107,56 +85,28 @@ pub(crate) fn is_supported(op: &Op) -> bool {
     )
 }
 
-/// A number in a program before registers are shared out.
-type Number = usize;
-
-/// How a number is made.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Make {
-    Load(usize),
-    Constant(f32),
-    Unary(Unary, Number),
-    Binary(Binary, Number, Number),
-    Select(Number, Number, Number),
-}
-
-impl Make {
-    fn sources(&self) -> [Option<Number>; 3] {
-        match *self {
-            Self::Load(_) | Self::Constant(_) => [None; 3],
-            Self::Unary(_, a) => [Some(a), None, None],
-            Self::Binary(_, a, b) => [Some(a), Some(b), None],
-            Self::Select(condition, a, b) => [Some(condition), Some(a), Some(b)],
-        }
-    }
-}
-
-/// Writes the program of some nodes.
+/// Writes the expression of some nodes.
 pub(crate) struct Writer<'a> {
     facts: &'a Facts<'a>,
     /// The shape of the result, which all nodes have.
     shape: &'a [usize],
     order: Order,
-    made: Vec<Make>,
-    leaves: Vec<Leaf>,
+    expression: Expression,
     values: HashMap<ValueId, Number>,
 }
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(facts: &'a Facts<'a>, layouts: &Layouts, root: ValueId) -> Option<Self> {
         let (shape, order) = (facts.floats(root)?, layouts.order(root)?.clone());
-        Some(Self { facts, shape, order, made: Vec::new(), leaves: Vec::new(), values: HashMap::new() })
+        Some(Self { facts, shape, order, expression: Expression::default(), values: HashMap::new() })
     }
 
     fn make(&mut self, make: Make) -> Number {
-        // What is computed once is not computed again.
-        match self.made.iter().position(|made| *made == make) {
-            Some(number) => number,
-            None => {
-                self.made.push(make);
-                self.made.len() - 1
-            }
-        }
+        self.expression.make(make)
+    }
+
+    fn made(&self, number: Number) -> Make {
+        self.expression.made(number)
     }
 
     fn constant(&mut self, value: f64) -> Number {
@@ -164,14 +114,7 @@ impl<'a> Writer<'a> {
     }
 
     fn leaf(&mut self, leaf: Leaf) -> Number {
-        let index = match self.leaves.iter().position(|other| *other == leaf) {
-            Some(index) => index,
-            None => {
-                self.leaves.push(leaf);
-                self.leaves.len() - 1
-            }
-        };
-        self.make(Make::Load(index))
+        self.expression.leaf(leaf)
     }
 
     fn unary(&mut self, function: Unary, a: Number) -> Number {
@@ -194,14 +137,14 @@ impl<'a> Writer<'a> {
     }
 
     fn is_sigmoid(&self, number: Number, of: Number) -> bool {
-        self.made[number] == Make::Unary(Unary::Sigmoid, of)
+        self.made(number) == Make::Unary(Unary::Sigmoid, of)
     }
 
     /// g and x, if the sum of two numbers is g · s + g · x · s · (1 - s) with s = sigmoid(x): the gradient of x · sigmoid(x).
     fn silu_slope(&self, first: Number, second: Number) -> Option<(Number, Number)> {
-        let Make::Binary(Binary::Multiply, a, b) = self.made[first] else { return None };
+        let Make::Binary(Binary::Multiply, a, b) = self.made(first) else { return None };
         [(a, b), (b, a)].into_iter().find_map(|(g, s)| {
-            let Make::Unary(Unary::Sigmoid, x) = self.made[s] else { return None };
+            let Make::Unary(Unary::Sigmoid, x) = self.made(s) else { return None };
             let mut factors = Vec::new();
             self.factors(second, g, &mut factors);
             let rest = factors.iter().position(|&factor| self.is_opposite(factor, s))?;
@@ -215,7 +158,7 @@ impl<'a> Writer<'a> {
 
     /// The factors of a product; `whole` is not taken apart.
     fn factors(&self, number: Number, whole: Number, factors: &mut Vec<Number>) {
-        match self.made[number] {
+        match self.made(number) {
             Make::Binary(Binary::Multiply, a, b) if number != whole => {
                 self.factors(a, whole, factors);
                 self.factors(b, whole, factors);
@@ -226,9 +169,9 @@ impl<'a> Writer<'a> {
 
     /// True for 1 - s, however it is written.
     fn is_opposite(&self, number: Number, s: Number) -> bool {
-        let is_one = |number: Number| self.made[number] == Make::Constant(1.0);
-        let is_negative = |number: Number| self.made[number] == Make::Unary(Unary::Negate, s);
-        match self.made[number] {
+        let is_one = |number: Number| self.made(number) == Make::Constant(1.0);
+        let is_negative = |number: Number| self.made(number) == Make::Unary(Unary::Negate, s);
+        match self.made(number) {
             Make::Binary(Binary::Add, a, b) => (is_one(a) && is_negative(b)) || (is_one(b) && is_negative(a)),
             Make::Binary(Binary::Subtract, a, b) => is_one(a) && b == s,
             _ => false,
@@ -503,10 +446,11 @@ impl<'a> Writer<'a> {
         self.binary(Binary::Add, positive, logarithm)
     }
 
-    /// The program that stores `root`, and the mask of the activation that made it; `None` if it needs too many registers.
+    /// The expression of `root`, and the mask of the activation that made it.
     pub(crate) fn finish(mut self, root: &Node, record: Option<(NodeId, RecordRule)>) -> Option<Expression> {
-        let mut stores = vec![*self.values.get(&root.outputs[0])?];
-        if let Some((_, rule)) = record {
+        let result = *self.values.get(&root.outputs[0])?;
+        self.expression.store(result);
+        if let Some((activation, rule)) = record {
             let x = self.values.get(&root.inputs.first().copied()??).copied()?;
             let bounds = match rule {
                 RecordRule::Positive => (Binary::Greater, 0.0, f32::INFINITY),
@@ -517,82 +461,14 @@ impl<'a> Writer<'a> {
             let above = self.binary(bounds.0, x, low);
             let below = self.binary(Binary::GreaterOrEqual, high, x);
             let strictly = self.binary(bounds.0, high, x);
-            stores.push(match rule {
+            let bits = match rule {
                 RecordRule::Positive => above,
                 RecordRule::Between(..) => self.binary(Binary::Multiply, above, strictly),
                 RecordRule::Within(..) => self.binary(Binary::Multiply, above, below),
-            });
+            };
+            self.expression.store(bits);
+            self.expression.record = Some(activation);
         }
-        let instructions = self.instructions(&stores)?;
-        let program = Program::new(instructions);
-        Some(Expression { program, leaves: self.leaves, record: record.map(|(id, _)| id) })
-    }
-
-    /// Shares registers out, in the order in which numbers are needed; `None` if there are not enough.
-    fn instructions(&self, stores: &[Number]) -> Option<Vec<Instruction>> {
-        // Only what the results depend on, each number as late as the order of making allows.
-        let mut needed = vec![false; self.made.len()];
-        for &store in stores {
-            needed[store] = true;
-        }
-        for number in (0..self.made.len()).rev() {
-            if needed[number] {
-                self.made[number].sources().into_iter().flatten().for_each(|source| needed[source] = true);
-            }
-        }
-        // Loads and constants go right before their first use.
-        let is_leaf = |number: Number| matches!(self.made[number], Make::Load(_) | Make::Constant(_));
-        let mut sequence: Vec<Number> = Vec::new();
-        for number in (0..self.made.len()).filter(|&number| needed[number] && !is_leaf(number)) {
-            for source in self.made[number].sources().into_iter().flatten() {
-                if is_leaf(source) && !sequence.contains(&source) {
-                    sequence.push(source);
-                }
-            }
-            sequence.push(number);
-        }
-        sequence.extend(stores.iter().filter(|&&store| is_leaf(store)));
-        if sequence.len() + stores.len() > MOST_INSTRUCTIONS {
-            return None;
-        }
-        let mut last_use = vec![0; self.made.len()];
-        for (place, &number) in sequence.iter().enumerate() {
-            self.made[number].sources().into_iter().flatten().for_each(|source| last_use[source] = place);
-        }
-        for &store in stores {
-            last_use[store] = usize::MAX;
-        }
-        let mut registers: Vec<Option<Register>> = vec![None; self.made.len()];
-        let mut free: Vec<Register> = (0..MOST_REGISTERS as Register).rev().collect();
-        let mut instructions = Vec::with_capacity(sequence.len() + stores.len());
-        for (place, &number) in sequence.iter().enumerate() {
-            let make = self.made[number];
-            let sources: Vec<Number> = make.sources().into_iter().flatten().collect();
-            let at = |source: Number| registers[source];
-            let inputs: Option<Vec<Register>> = sources.iter().map(|&source| at(source)).collect();
-            let inputs = inputs?;
-            for (index, &source) in sources.iter().enumerate() {
-                if last_use[source] == place && !sources[..index].contains(&source) {
-                    free.extend(registers[source]);
-                }
-            }
-            let to = free.pop()?;
-            registers[number] = Some(to);
-            instructions.push(match make {
-                Make::Load(operand) => Instruction::Load { to, operand },
-                Make::Constant(value) => Instruction::Constant { to, value },
-                Make::Unary(function, _) => Instruction::Unary { to, function, a: inputs[0] },
-                Make::Binary(function, ..) => {
-                    Instruction::Binary { to, function, a: inputs[0], b: inputs[1] }
-                }
-                Make::Select(..) => {
-                    Instruction::Select { to, condition: inputs[0], a: inputs[1], b: inputs[2] }
-                }
-            });
-        }
-        for (result, &store) in stores.iter().enumerate() {
-            instructions.push(Instruction::Store { result, from: registers[store]? });
-        }
-        Some(instructions)
+        Some(self.expression)
     }
 }

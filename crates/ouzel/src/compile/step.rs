@@ -50,6 +50,18 @@ pub(crate) struct Finish {
     pub(crate) record: Option<(BufferId, RecordRule)>,
     pub(crate) activation: Option<Activation>,
     pub(crate) gate: Option<GateStep>,
+    pub(crate) tail: Option<TailStep>,
+}
+
+/// An elementwise program that goes on from the end of a [`Finish`].
+#[derive(Clone, Debug)]
+pub(crate) struct TailStep {
+    pub(crate) program: Program,
+    /// The shape of the result, for operands with a number for each sample.
+    pub(crate) shape: View,
+    pub(crate) operands: Vec<OperandStep>,
+    /// Where the second result goes, if there is one.
+    pub(crate) second: Option<Region>,
 }
 
 /// A gate of a [`Finish`].
@@ -98,18 +110,29 @@ pub(crate) enum OperandStep {
     PerSampleChannel(BufferId),
     PerPixel(BufferId),
     Bits(BufferId),
+    /// What the kernel has computed whose tail the program is.
+    Value,
 }
 
 impl OperandStep {
-    fn buffer(&self) -> BufferId {
+    /// Where a tensor as large as the result lies.
+    pub(crate) fn region(&self) -> Option<Region> {
         match self {
+            Self::Full(region) => Some(*region),
+            _ => None,
+        }
+    }
+
+    fn buffer(&self) -> Option<BufferId> {
+        Some(match self {
+            Self::Value => return None,
             Self::Full(region) => region.buffer,
             Self::Scalar(buffer)
             | Self::PerChannel(buffer)
             | Self::PerSampleChannel(buffer)
             | Self::PerPixel(buffer)
             | Self::Bits(buffer) => *buffer,
-        }
+        })
     }
 }
 
@@ -255,6 +278,15 @@ impl Finish {
         if let Some((mask, _)) = self.record {
             visit(mask, Access::Write);
         }
+        if let Some(tail) = &self.tail {
+            tail.operands
+                .iter()
+                .filter_map(OperandStep::buffer)
+                .for_each(|buffer| visit(buffer, Access::Read));
+            if let Some(second) = tail.second {
+                visit(second.buffer, Access::Write);
+            }
+        }
     }
 }
 
@@ -308,9 +340,21 @@ impl Step {
         }
     }
 
-    /// Where the result goes, for steps that have an epilogue.
+    /// What is read at the same place of the result where it is written and nowhere else, for results of one tensor.
+    pub(crate) fn read_in_place(&self) -> Vec<Region> {
+        let finish = self.finish();
+        let operands = match &self.work {
+            Work::Pointwise { operands, .. } => operands.as_slice(),
+            _ => finish.and_then(|finish| finish.tail.as_ref()).map_or(&[][..], |tail| &tail.operands),
+        };
+        let addend = finish.and_then(|finish| finish.addend);
+        addend.into_iter().chain(operands.iter().filter_map(OperandStep::region)).collect()
+    }
+
+    /// Where the result goes, for steps that have an epilogue or are elementwise.
     pub(crate) fn region(&self) -> Option<Region> {
         match &self.work {
+            Work::Pointwise { to, .. } => Some(*to),
             Work::Convolution { to, .. }
             | Work::Dense { to, .. }
             | Work::MaxPool { to, .. }
@@ -367,7 +411,7 @@ impl Step {
                 visit(to.buffer, Write);
             }
             Work::Pointwise { operands, to, mask, .. } => {
-                operands.iter().for_each(|operand| visit(operand.buffer(), Read));
+                operands.iter().filter_map(OperandStep::buffer).for_each(|buffer| visit(buffer, Read));
                 visit(to.buffer, Write);
                 if let Some(mask) = mask {
                     visit(*mask, Write);

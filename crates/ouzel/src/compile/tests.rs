@@ -3,13 +3,16 @@
 use super::{Plan, Precision};
 use crate::backprop::gradient;
 use crate::builder::{Builder, Var};
+use crate::error::Result;
 use crate::graph::{Constant, Fact, Graph, ValueId};
 use crate::op::{Op, Real};
-use crate::ops::activation::{Clip, HardSwish, LeakyRelu};
+use crate::ops::activation::{Clip, Gelu, HardSwish, LeakyRelu};
 use crate::ops::convolution::{Conv, ConvTranspose};
+use crate::ops::elementwise::Erf;
+use crate::ops::gather::Gather;
 use crate::ops::layout::Flatten;
 use crate::ops::matmul::{Gemm, MatMul};
-use crate::ops::norm::BatchNormalization;
+use crate::ops::norm::{BatchNormalization, LayerNormalization};
 use crate::ops::pad::{Pad, PadMode};
 use crate::ops::pool::{AveragePool, Divisor, GlobalAveragePool, MaxPool, Pooling};
 use crate::ops::slice::Split;
@@ -325,21 +328,76 @@ fn cuts_and_pads() {
     });
 }
 
+/// Asserts that all programs are parts of convolutions.
+fn assert_joined(steps: &str) {
+    assert!(steps.contains('['), "{steps}");
+    for line in steps.lines().filter(|line| line.contains('[')) {
+        assert!(line.starts_with("Conv"), "a step of its own: {line}\nin\n{steps}");
+    }
+}
+
 #[test]
-fn a_silu_that_nothing_else_reads_joins_its_convolution() {
-    let shape = vec![2, 3, 9, 8];
-    let (graph, x, wanted) = network(&shape, &RuleSet::new(), |net, x| {
-        let y = net.plain(x, 20);
-        net.plain(y * y.sigmoid(), 4)
+fn activations_join_the_convolutions_around_them() {
+    type Function = for<'b> fn(&Net<'b>, Var<'b>) -> Var<'b>;
+    let functions: [Function; 5] = [
+        |_, x| x * x.sigmoid(),
+        |net, x| {
+            x * (net.apply(Erf, x * x.scalar_like(0.5f64.sqrt())) + x.scalar_like(1.0)) * x.scalar_like(0.5)
+        },
+        |net, x| net.apply(Gelu { tanh: false }, x),
+        |net, x| net.apply(Gelu { tanh: true }, x),
+        |net, x| net.apply(HardSwish, x),
+    ];
+    for function in functions {
+        for outputs in [20, 32, 77] {
+            let steps = check(&[2, 3, 9, 8], |net, x| {
+                let x = function(net, net.plain(x, outputs));
+                let x = function(net, net.conv(x, outputs, &[3, 3], strided(), outputs));
+                net.conv(x, 18, &[1, 1], padded(0), 1)
+            });
+            assert_joined(&steps);
+        }
+    }
+}
+
+#[test]
+fn squeeze_and_excitation() {
+    check(&[3, 3, 9, 8], |net, x| {
+        let x = net.norm(net.plain(x, 32));
+        let x = x * x.sigmoid();
+        let x = net.conv(x, 32, &[3, 3], padded(1), 32);
+        let x = x * x.sigmoid();
+        let pooled = net.apply(GlobalAveragePool, x);
+        let share = net.conv(net.conv(pooled, 8, &[1, 1], padded(0), 1).relu(), 32, &[1, 1], padded(0), 1);
+        let y = net.conv(x * share.sigmoid(), 20, &[1, 1], padded(0), 1);
+        y + net.conv(x, 20, &[1, 1], padded(0), 1)
     });
-    let input = Numbers::new().tensor(&shape);
-    let run = |precision| {
-        let plan = Plan::new(&graph, &[(x, shape.clone())], &wanted[..1], precision).unwrap();
-        (plan.run(std::slice::from_ref(&input)).unwrap().remove(0), plan.to_string())
-    };
-    let ((found, steps), (expected, _)) = (run(Precision::F32), run(Precision::F64));
-    assert!(relative_error(&found, &expected) < 1e-6);
-    assert!(steps.contains("+ SiLU") && !steps.contains("Sigmoid"), "{steps}");
+}
+
+#[test]
+fn layer_normalization_needs_no_reference() {
+    let steps = check(&[2, 3, 20], |net, x| {
+        let op = LayerNormalization { axis: -1, epsilon: Real(1e-5) };
+        let inputs = [x.relu(), net.constant(&[20]), net.constant(&[20])];
+        let y = net.builder.apply_all(op, &inputs.map(Some))[0];
+        net.builder.apply(MatMul, &[y, net.constant(&[20, 24])])
+    });
+    assert!(!steps.contains("reference"), "{steps}");
+}
+
+#[test]
+fn single_slices_are_copied() {
+    let steps = check(&[2, 4, 5, 6], |net, x| {
+        let x = net.conv(x, 6, &[1, 1], padded(0), 1);
+        let pick = |axis: usize, indices: &Tensor| {
+            let indices = net.builder.constant(indices.clone());
+            net.builder.apply(Gather { axis: axis as i64 }, &[x, indices])
+        };
+        let scalar = Tensor::from_shape_vec(&[], vec![-1i64]).unwrap();
+        pick(1, &scalar) * pick(1, &Tensor::vector([2i64])).squeeze([1])
+            + pick(2, &scalar).reduce_sum([1, 2], true)
+    });
+    assert!(!steps.contains("reference"), "{steps}");
 }
 
 #[test]
@@ -397,8 +455,14 @@ fn targets_that_come_later_share_the_forward_pass() {
     }
 }
 
-/// The engine and the reference on one op and its gradient, for every way in which constants and inputs can be dealt out.
-fn check_op(name: &str, op: &Op, inputs: &[Option<(Tensor, bool)>], constants: usize) {
+/// The engine and the reference on what `add` adds and its gradient, with those drawn inputs as constants whose bit is
+/// set.
+fn check_nodes(
+    title: &str,
+    inputs: &[Option<(Tensor, bool)>],
+    constants: usize,
+    add: impl FnOnce(&mut Graph, &[Option<ValueId>]) -> Result<Vec<ValueId>>,
+) {
     let mut graph = Graph::default();
     let mut given = Vec::new();
     let ids: Vec<Option<ValueId>> = (inputs.iter().enumerate())
@@ -415,8 +479,7 @@ fn check_op(name: &str, op: &Op, inputs: &[Option<(Tensor, bool)>], constants: u
             })
         })
         .collect();
-    let Ok(node) = graph.add_node("", op.clone(), &ids) else { return };
-    let mut wanted = graph.node(node).outputs.clone();
+    let Ok(mut wanted) = add(&mut graph, &ids) else { return };
     let builder = Builder::new(graph);
     let numbers = Numbers::new();
     let mut loss = None;
@@ -439,9 +502,9 @@ fn check_op(name: &str, op: &Op, inputs: &[Option<(Tensor, bool)>], constants: u
         given.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
     let tensors: Vec<Tensor> = given.into_iter().map(|(_, tensor)| tensor).collect();
     let run = |precision| {
-        let plan =
-            Plan::new(&graph, &shapes, &wanted, precision).unwrap_or_else(|e| panic!("{name}: {e}\n{graph}"));
-        let outputs = plan.run(&tensors).unwrap_or_else(|error| panic!("{name}: {error}\n{graph}"));
+        let plan = Plan::new(&graph, &shapes, &wanted, precision)
+            .unwrap_or_else(|e| panic!("{title}: {e}\n{graph}"));
+        let outputs = plan.run(&tensors).unwrap_or_else(|error| panic!("{title}: {error}\n{graph}"));
         (outputs, plan.to_string())
     };
     let ((found, steps), (expected, _)) = (run(Precision::F32), run(Precision::F64));
@@ -457,7 +520,7 @@ fn check_op(name: &str, op: &Op, inputs: &[Option<(Tensor, bool)>], constants: u
                 .zip(&expected.to_f64())
                 .all(|(&a, &b)| same(a, b) || (a - b).abs() <= 1e-4 * (1.0 + b.abs())),
         };
-        assert!(fits, "{name} {op:?}, result {place}: relative error {error:.1e}\n{steps}\n{graph}");
+        assert!(fits, "{title}, result {place}: relative error {error:.1e}\n{steps}\n{graph}");
     }
 }
 
@@ -468,7 +531,13 @@ fn every_op_on_the_list_and_its_gradient() {
         for sample in &samples {
             let (op, inputs) = sample.in_float32();
             for constants in [0, 0b10, 0b110, 0b1] {
-                let checked = || check_op(name, &op, &inputs, constants);
+                let title = format!("{name} {op:?}");
+                let checked = || {
+                    check_nodes(&title, &inputs, constants, |graph, ids| {
+                        let node = graph.add_node("", op.clone(), ids)?;
+                        Ok(graph.node(node).outputs.clone())
+                    });
+                };
                 if std::panic::catch_unwind(std::panic::AssertUnwindSafe(checked)).is_err() {
                     failed.push(name);
                 }
@@ -477,4 +546,26 @@ fn every_op_on_the_list_and_its_gradient() {
     }
     failed.dedup();
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn every_function_and_its_gradient() {
+    for sample in crate::onnx::function_samples() {
+        let (_, function) = crate::onnx::FUNCTIONS.iter().find(|(name, _)| *name == sample.op).unwrap();
+        // Weights are constants in files.
+        for constants in [0, !1] {
+            let title = format!("{} {:?}", sample.op, sample.attributes);
+            check_nodes(&title, &sample.in_float32(), constants, |graph, ids| {
+                sample.add(*function, graph, ids)
+            });
+        }
+    }
+}
+
+#[test]
+fn a_dense_layer_adds_a_part_of_another_tensor() {
+    check(&[3, 8], |net, x| {
+        let all = net.linear(x, 12);
+        net.linear(all.slice(1, 0, 4).tanh(), 4) + all.slice(1, 8, 12)
+    });
 }

@@ -216,9 +216,9 @@ impl Forward {
         })
     }
 
-    /// How many variants run at once.
-    pub(crate) fn at_once(&self) -> usize {
-        self.size
+    /// What variants are computed in.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// The bytes of memory that a run needs beside inputs, outputs and weights.

@@ -410,7 +410,7 @@ pub(crate) fn zero_warning(raw: &Tensor, is_class_activation_map: bool) -> Optio
 }
 
 /// The channel axis of a tensor: the one asked for, else by the shape of an input, else 1.
-fn channel_axis_of(fact: &Fact, asked: Option<i64>, is_input: bool) -> Result<Option<usize>> {
+pub(crate) fn channel_axis_of(fact: &Fact, asked: Option<i64>, is_input: bool) -> Result<Option<usize>> {
     let rank = fact.rank();
     match asked {
         Some(axis) => resolve_axis(axis, rank).map(Some).context(|| "the channel axis"),

@@ -32,7 +32,7 @@ pub(crate) trait Combine: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// If the sample has no such attribution; the message names the option.
-    fn combine(&self, sample: &mut Sample<'_>) -> Result<Combined>;
+    fn combine(&self, sample: &mut VariedSample<'_>) -> Result<Combined>;
 }
 
 /// What has become of a sample's variants.
@@ -205,10 +205,11 @@ impl Started for VariantStarted<'_> {
         let samples = explainer.cut.as_ref().map_or(1, |cut| cut.samples);
         let mut parts = Vec::new();
         for number in 0..samples {
-            let mut sample = Sample::new(explainer, &self.inputs, &clean, filters.as_ref(), number, samples)?;
+            let mut sample =
+                VariedSample::new(explainer, &self.inputs, &clean, filters.as_ref(), number, samples)?;
             let Combined { raw, has_channels, completeness, steps } =
                 explainer.combine.combine(&mut sample)?;
-            let Sample { template, evaluations, timings, rows, .. } = sample;
+            let VariedSample { template, evaluations, timings, rows, .. } = sample;
             self.timings.add(&timings);
             let Some(mut part) = template else {
                 bail!(internal, "no variant was explained");
@@ -246,7 +247,7 @@ impl Started for VariantStarted<'_> {
 
 /// A sample whose variants are explained; or all samples together, where they are not told apart.
 #[derive(Debug)]
-pub(crate) struct Sample<'e> {
+pub(crate) struct VariedSample<'e> {
     explainer: &'e VariantExplainer,
     /// The inputs of a run of the inner method; the varied one is replaced.
     inputs: Vec<Tensor>,
@@ -273,7 +274,7 @@ pub(crate) struct Sample<'e> {
     timings: Timings,
 }
 
-impl<'e> Sample<'e> {
+impl<'e> VariedSample<'e> {
     fn new(
         explainer: &'e VariantExplainer,
         inputs: &[Tensor],

@@ -1,9 +1,10 @@
 //! Files that are whole or not there: what is written goes to a temporary neighbor first and is renamed at the end.
 
 use crate::error::{Context, Error, Result, bail};
+use ::image::codecs::gif::{GifEncoder, Repeat};
 use ::image::codecs::png::PngEncoder;
-use ::image::{ExtendedColorType, ImageEncoder};
-use ndarray::ArrayView3;
+use ::image::{Delay, ExtendedColorType, Frame, ImageEncoder, RgbaImage};
+use ndarray::{Array3, ArrayView3};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,48 @@ pub fn encode_png(rgb: ArrayView3<'_, u8>) -> Result<Vec<u8>> {
             ExtendedColorType::Rgb8,
         )
         .map_err(|error| Error::internal(format!("cannot encode the picture: {error}")))?;
+    Ok(bytes)
+}
+
+/// The bytes of an animated GIF file that shows 8-bit RGB pictures `[height, width, 3]` of one size, each for `delay`
+/// milliseconds and the last one for `rest`, again and again.
+///
+/// # Errors
+/// If there are no pictures, or they are not of one size.
+///
+/// ```
+/// let frames = [ndarray::Array3::zeros((4, 6, 3)), ndarray::Array3::from_elem((4, 6, 3), 255)];
+/// let bytes = ouzel::image::encode_gif(&frames, 50, 1000)?;
+/// assert!(bytes.starts_with(b"GIF89a"));
+/// # Ok::<(), ouzel::Error>(())
+/// ```
+pub fn encode_gif(frames: &[Array3<u8>], delay: u32, rest: u32) -> Result<Vec<u8>> {
+    let failed = |error| Error::internal(format!("cannot encode the animation: {error}"));
+    let Some((last, first)) = frames.split_last() else {
+        bail!(input, "there are no pictures to animate; give at least one");
+    };
+    let shape = last.dim();
+    let mut bytes = Vec::new();
+    let mut encoder = GifEncoder::new_with_speed(&mut bytes, 10);
+    encoder.set_repeat(Repeat::Infinite).map_err(failed)?;
+    for (frame, delay) in first.iter().map(|frame| (frame, delay)).chain([(last, rest)]) {
+        if frame.dim() != shape || shape.2 != 3 {
+            bail!(shape, "expected pictures of one shape [h, w, 3], found {:?} and {shape:?}", frame.dim());
+        }
+        let pixels = frame
+            .exact_chunks((1, 1, 3))
+            .into_iter()
+            .flat_map(|p| [p[[0, 0, 0]], p[[0, 0, 1]], p[[0, 0, 2]], 255]);
+        let (rows, columns) = (u32::try_from(shape.0), u32::try_from(shape.1));
+        let buffer = match (rows, columns) {
+            (Ok(rows), Ok(columns)) => RgbaImage::from_raw(columns, rows, pixels.collect()),
+            _ => None,
+        };
+        let Some(buffer) = buffer else { bail!(shape, "a picture of {shape:?} is too large for a GIF") };
+        let delay = Delay::from_numer_denom_ms(delay, 1);
+        encoder.encode_frame(Frame::from_parts(buffer, 0, 0, delay)).map_err(failed)?;
+    }
+    drop(encoder);
     Ok(bytes)
 }
 
@@ -109,7 +152,6 @@ fn neighbor(target: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::Array3;
 
     fn folder(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("ouzel-save-{name}-{}", std::process::id()));

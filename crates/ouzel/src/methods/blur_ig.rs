@@ -4,7 +4,7 @@ use super::integrated_gradients::gradient;
 use super::path::{self, STEPS, TOLERANCE};
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+    Combine, Combined, Explainer, Method, Settings, Task, VariantExplainer, Varied, VariedSample,
 };
 use crate::image::{Border, gaussian_blur};
 use crate::methods::MethodEntry;
@@ -187,7 +187,7 @@ impl Focus {
 }
 
 impl Combine for Focus {
-    fn combine(&self, sample: &mut Sample<'_>) -> Result<Combined> {
+    fn combine(&self, sample: &mut VariedSample<'_>) -> Result<Combined> {
         if sample.is_inner() {
             bail!(option, "blur_ig explains inputs, not inner tensors: leave wrt out");
         }

@@ -1,6 +1,8 @@
 //! What class activation maps share: whose conventions, which layers, the weighted sum over channels, and the size of the map.
 
 pub(super) mod arrays;
+#[cfg(test)]
+mod tests;
 
 use crate::attribution::LayerMap;
 use crate::backprop::{Gradient, gradient};

@@ -4,7 +4,7 @@ use super::integrated_gradients::gradient;
 use super::path::{self, BASELINE, Baseline, TOLERANCE};
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+    Combine, Combined, Explainer, Method, Settings, Task, VariantExplainer, Varied, VariedSample,
 };
 use crate::methods::MethodEntry;
 use crate::noise;
@@ -141,7 +141,7 @@ struct Expectation {
 }
 
 impl Combine for Expectation {
-    fn combine(&self, sample: &mut Sample<'_>) -> Result<Combined> {
+    fn combine(&self, sample: &mut VariedSample<'_>) -> Result<Combined> {
         let starts = path::starts(&self.baselines, sample, DRAWS)?;
         let x = sample.value.clone();
         let mut random = noise::stream(sample.seed(), 0);

@@ -278,3 +278,28 @@ impl GraphMethod for FullGrad {
         Ok(AttributionGraph { coverage, warnings, ..known })
     }
 }
+
+/// The sum of all parts for each sample, and what is explained, in float64.
+#[cfg(test)]
+pub(super) fn sums_and_scores(
+    model: &crate::Model,
+    losses: &[crate::losses::WeightedLoss],
+    input: &ndarray::ArrayD<f32>,
+) -> (Vec<f64>, Vec<f64>) {
+    let losses = LossGraph::new(model, losses, &Settings::default()).unwrap();
+    let score = losses.losses[0];
+    let Parts { graph, parts, others, .. } = Parts::new(losses).unwrap();
+    assert!(others.is_empty(), "{others:?}");
+    let builder = Builder::new(graph);
+    let sums = parts.iter().map(|(_, part)| {
+        let part = builder.var(*part);
+        part.reduce_sum(1..part.rank(), false)
+    });
+    let sum = sums.reduce(|sum, part| sum + part).unwrap().id().unwrap();
+    let graph = builder.finish().unwrap();
+    let shapes = [(model.main_input(), input.shape().to_vec())];
+    let plan = crate::Plan::new(&graph, &shapes, &[sum, score], crate::Precision::F64).unwrap();
+    let outputs = plan.run(&[input.clone().into()]).unwrap();
+    let values = |place: usize| outputs[place].to_f64().iter().copied().collect();
+    (values(0), values(1))
+}

@@ -4,7 +4,7 @@ use super::integrated_gradients::gradient;
 use super::path::{self, BASELINE, Baseline, STEPS, TOLERANCE};
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+    Combine, Combined, Explainer, Method, Settings, Task, VariantExplainer, Varied, VariedSample,
 };
 use crate::methods::MethodEntry;
 use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, WRT, WRT_CHANNEL_AXIS};
@@ -175,7 +175,7 @@ impl Method for GuidedIg {
 struct Guided(GuidedIg);
 
 impl Combine for Guided {
-    fn combine(&self, sample: &mut Sample<'_>) -> Result<Combined> {
+    fn combine(&self, sample: &mut VariedSample<'_>) -> Result<Combined> {
         let GuidedIg { steps, tolerance, .. } = self.0;
         let starts = path::starts(&self.0.baselines, sample, 1)?;
         let input = sample.value.clone();

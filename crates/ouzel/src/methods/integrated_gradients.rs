@@ -3,7 +3,7 @@
 use super::path::{self, BASELINE, Baseline, STEPS, TOLERANCE};
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+    Combine, Combined, Explainer, Method, Settings, Task, VariantExplainer, Varied, VariedSample,
 };
 use crate::methods::MethodEntry;
 use crate::methods::saliency::Saliency;
@@ -322,7 +322,12 @@ impl Integral {
     }
 
     /// The attribution with so many steps.
-    fn with_steps(&self, sample: &mut Sample<'_>, starts: &[ArrayD<f64>], steps: usize) -> Result<Combined> {
+    fn with_steps(
+        &self,
+        sample: &mut VariedSample<'_>,
+        starts: &[ArrayD<f64>],
+        steps: usize,
+    ) -> Result<Combined> {
         let x = sample.value.clone();
         let mut points = self.quadrature.points(steps);
         // What the target is at the baseline has to be known.
@@ -368,7 +373,7 @@ impl Integral {
 }
 
 impl Combine for Integral {
-    fn combine(&self, sample: &mut Sample<'_>) -> Result<Combined> {
+    fn combine(&self, sample: &mut VariedSample<'_>) -> Result<Combined> {
         let starts = path::starts(&self.baselines, sample, 1)?;
         let mut steps = match self.steps {
             Steps::Fixed(0) => bail!(option, "steps 0: expected 1 or more"),

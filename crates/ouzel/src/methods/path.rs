@@ -2,7 +2,7 @@
 
 use crate::attribution::Completeness;
 use crate::error::{Result, bail};
-use crate::explanation::Sample;
+use crate::explanation::VariedSample;
 use crate::image::{Border, gaussian_blur};
 use crate::noise;
 use crate::options::{MethodOption, OptionKind, OptionValue, Options};
@@ -83,7 +83,7 @@ impl Baseline {
     }
 
     /// The baselines of a sample, in the shape of its input; `draws` of them where chance is involved.
-    fn arrays(&self, sample: &Sample<'_>, draws: usize) -> Result<Vec<ArrayD<f64>>> {
+    fn arrays(&self, sample: &VariedSample<'_>, draws: usize) -> Result<Vec<ArrayD<f64>>> {
         let x = &sample.input;
         let channel_axis = sample.input_channel_axis;
         let extremes = |row: &ndarray::ArrayViewD<'_, f64>| {
@@ -164,7 +164,7 @@ const BASELINE_STREAM: u64 = 1 << 32;
 ///
 /// # Errors
 /// If there is none.
-pub(super) fn spatial_axes(sample: &Sample<'_>) -> Result<Vec<usize>> {
+pub(super) fn spatial_axes(sample: &VariedSample<'_>) -> Result<Vec<usize>> {
     let axes: Vec<usize> =
         (1..sample.input.ndim()).filter(|&axis| Some(axis) != sample.input_channel_axis).collect();
     match axes.is_empty() {
@@ -183,7 +183,7 @@ pub(super) fn spatial_axes(sample: &Sample<'_>) -> Result<Vec<usize>> {
 /// If a baseline does not fit the input.
 pub(super) fn starts(
     baselines: &[Baseline],
-    sample: &mut Sample<'_>,
+    sample: &mut VariedSample<'_>,
     draws: usize,
 ) -> Result<Vec<ArrayD<f64>>> {
     let mut starts = Vec::new();

@@ -2,7 +2,7 @@
 
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+    Combine, Combined, Explainer, Method, Settings, Task, VariantExplainer, Varied, VariedSample,
 };
 use crate::grad_modifiers::GradModifier;
 use crate::methods::saliency::Saliency;
@@ -317,7 +317,7 @@ struct Smooth {
 }
 
 impl Combine for Smooth {
-    fn combine(&self, sample: &mut Sample<'_>) -> Result<Combined> {
+    fn combine(&self, sample: &mut VariedSample<'_>) -> Result<Combined> {
         let x = sample.input.clone();
         let one = &x.shape()[1.min(x.ndim())..];
         let len: usize = one.iter().product();

@@ -4,7 +4,7 @@ use super::integrated_gradients::{Integral, IntegratedGradients, Quadrature, Ste
 use super::path::{self, BASELINE, Baseline, STEPS, TOLERANCE};
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, Method, Sample, Settings, Task, VariantExplainer, Varied,
+    Combine, Combined, Explainer, Method, Settings, Task, VariantExplainer, Varied, VariedSample,
 };
 use crate::grad_modifiers::GradModifier;
 use crate::image::{Border, Filter, Neighbors, Size, gaussian_blur, resize_map};
@@ -150,7 +150,7 @@ struct Regions {
 }
 
 impl Combine for Regions {
-    fn combine(&self, sample: &mut Sample<'_>) -> Result<Combined> {
+    fn combine(&self, sample: &mut VariedSample<'_>) -> Result<Combined> {
         let axis = match sample.input_channel_axis {
             Some(axis) if !sample.is_inner() && sample.input.ndim() == 4 => axis - 1,
             _ => bail!(

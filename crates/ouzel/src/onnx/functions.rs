@@ -1,6 +1,7 @@
 //! Ops that other ops can say: reading a node of such an op adds the nodes that it stands for, so that rules and
 //! gradients need to know nothing of it.
 
+mod attention;
 mod losses;
 mod quantized;
 mod recurrent;
@@ -20,6 +21,7 @@ pub(crate) type Function = fn(&mut NodeReader) -> Result<Vec<ValueId>>;
 /// The functions by the name of the op.
 pub(crate) const LIST: &[(&str, Function)] = &[
     ("AffineGrid", sampling::affine_grid),
+    ("Attention", attention::attention),
     ("BlackmanWindow", signal::blackman_window),
     ("CenterCropPad", windows::center_crop_pad),
     ("Col2Im", windows::col2im),
@@ -43,8 +45,10 @@ pub(crate) const LIST: &[(&str, Function)] = &[
     ("QLinearConv", quantized::qlinear_conv),
     ("QLinearMatMul", quantized::qlinear_matmul),
     ("QuantizeLinear", quantized::quantize_linear),
+    ("RMSNormalization", attention::rms_normalization),
     ("RNN", recurrent::rnn),
     ("RoiAlign", sampling::roi_align),
+    ("RotaryEmbedding", attention::rotary_embedding),
     ("STFT", signal::stft),
     ("Shrink", losses::shrink),
     ("SoftmaxCrossEntropyLoss", losses::softmax_cross_entropy),
@@ -55,6 +59,7 @@ pub(crate) const LIST: &[(&str, Function)] = &[
 #[cfg(test)]
 pub(crate) fn samples() -> Vec<crate::gradient_check::FunctionSample> {
     let families = [
+        attention::samples(),
         losses::samples(),
         recurrent::samples(),
         sampling::samples(),

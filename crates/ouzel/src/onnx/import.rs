@@ -7,7 +7,7 @@ use super::proto::{
     ValueInfoProto, attribute_type,
 };
 use super::reader::{Attribute, NodeReader};
-use super::stored::dtype_of_code;
+use super::stored::{Source, dtype_of_code};
 use super::wire::ParsedModel;
 use crate::dim::Dim;
 use crate::error::{Context, Error, Result, bail};
@@ -19,7 +19,7 @@ use crate::tensor::Tensor;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The operator set versions that can be read.
-const OPSETS: std::ops::RangeInclusive<i64> = 1..=23;
+const OPSETS: std::ops::RangeInclusive<i64> = 1..=27;
 
 /// A node of the file, whether it could be read or not.
 #[derive(Clone, Debug)]
@@ -48,7 +48,6 @@ pub(crate) enum LayerState {
 }
 
 /// What a file holds.
-#[derive(Debug)]
 pub(crate) struct Imported {
     pub(crate) graph: Graph,
     /// The nodes of the file, `Constant` nodes excepted, in the file's order.
@@ -60,6 +59,10 @@ pub(crate) struct Imported {
     pub(crate) opset: i64,
     pub(crate) producer: String,
     pub(crate) metadata: BTreeMap<String, String>,
+    /// The graph's name.
+    pub(crate) name: String,
+    /// The bytes that it was read from.
+    pub(crate) source: Source,
 }
 
 /// Builds the graph. Nodes that are not supported, and those that depend on them, are kept aside as layers.
@@ -93,6 +96,8 @@ pub(crate) fn import(parsed: &ParsedModel, fixed: &[(&str, Tensor)]) -> Result<I
         values: importer.values,
         opset,
         producer: format!("{} {}", model.producer_name, model.producer_version).trim().to_owned(),
+        name: file.name.clone(),
+        source: parsed.source.clone(),
         metadata: model.metadata_props.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect(),
     })
 }

@@ -7,6 +7,7 @@ use crate::tensor::{DType, Element, Tensor};
 use bytes::Bytes;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
@@ -50,6 +51,27 @@ pub(crate) enum Body {
     Memory(Bytes),
     /// In a file.
     File(Arc<DataFile>),
+}
+
+impl Source {
+    /// No bytes: for models that came from no file.
+    #[cfg(test)]
+    pub(crate) fn empty() -> Self {
+        Self { body: Body::Memory(Bytes::new()), folder: None }
+    }
+
+    /// The SHA-256 of the model's bytes, external data aside, in hexadecimal.
+    pub(crate) fn sha256(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        match &self.body {
+            Body::Memory(bytes) => hash.update(bytes),
+            Body::File(file) => file.read(0, file.length as usize, |block| {
+                hash.update(block);
+                Ok(())
+            })?,
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
 }
 
 /// A file that elements are read from.

@@ -27,7 +27,7 @@ const DEEPEST: usize = 100;
 pub(crate) struct ParsedModel {
     /// The model. Large tensors look like external data; [`stored`](Self::stored) finds their elements.
     pub(crate) model: ModelProto,
-    source: Source,
+    pub(super) source: Source,
 }
 
 impl ParsedModel {

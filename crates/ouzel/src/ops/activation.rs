@@ -8,7 +8,7 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, OpDef, Real};
 use crate::tensor::{Float, Tensor, each_float};
 
@@ -33,14 +33,15 @@ unary_ops! {
             let clipped = gate.maximum(0.0).minimum(1.0);
             Some(b.g(0) * (clipped + (b.x(0) * (1.0 / 6.0)).select_where(inside)))
         },
-        floats(-4.0, 4.0).away_from(3.0, 0.1).away_from(-3.0, 0.1);
+        floats(-4.0, 4.0).away_from(3.0, 0.1).away_from(-3.0, 0.1),
+        before 14 |x| x * (x * (1.0 / 6.0) + 0.5).maximum(0.0).minimum(1.0);
     /// `y = x · tanh(ln(1 + eˣ))`.
     Mish: |x| x * softplus(x).tanh(),
         |b| {
             let t = b.builder().apply(Softplus, &[b.x(0)]).tanh();
             Some(b.g(0) * (t + b.x(0) * b.x(0).sigmoid() * (-(t * t) + 1.0)))
         },
-        floats(-3.0, 3.0);
+        floats(-3.0, 3.0), before 18 |x| x * x.builder().apply(Softplus, &[x]).tanh();
     /// `y = ln(1 + eˣ)`.
     Softplus: |x| softplus(x), |b| Some(b.g(0) * b.x(0).sigmoid()), floats(-3.0, 3.0);
     /// `y = x / (1 + |x|)`.
@@ -67,7 +68,8 @@ fn hard_sigmoid<T: Float>(x: T, alpha: T, beta: T) -> T {
 /// Declares activation functions whose only attributes are numbers with defaults.
 macro_rules! activations {
     ($($(#[$doc:meta])* $Name:ident { $($(#[$field_doc:meta])* $field:ident: $default:expr),+ }
-        |$self:ident, $x:ident| $value:expr, |$s:ident, $b:ident| $cotangent:expr, $domain:expr;)*) => { $(
+        |$self:ident, $x:ident| $value:expr, |$s:ident, $b:ident| $cotangent:expr, $domain:expr
+        $(, in other ops |$l:ident, $v:ident| $lowered:expr)?;)*) => { $(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub struct $Name {
@@ -84,6 +86,14 @@ macro_rules! activations {
             fn cotangent<'b>(&$s, $b: &Back<'b>) -> Option<Var<'b>> {
                 Some($cotangent)
             }
+
+            fn write(&self, node: &mut NodeWriter) {
+                $(node.float(stringify!($field), self.$field.0);)+
+            }
+
+            $(fn lower<'b>(&$l, $v: Var<'b>, _opset: i64) -> Option<Var<'b>> {
+                Some($lowered)
+            })?
         }
 
         impl Listed for $Name {
@@ -162,7 +172,8 @@ activations! {
         |self, b| {
             let gate = (b.x(0) * self.alpha.0).sigmoid();
             b.g(0) * gate * (b.x(0) * (-gate + 1.0) * self.alpha.0 + 1.0)
-        }, floats(-3.0, 3.0);
+        }, floats(-3.0, 3.0),
+        in other ops |self, x| x * (if self.alpha.0 == 1.0 { x } else { x * self.alpha.0 }).sigmoid();
 }
 
 /// `y = x · Φ(x)` with the normal distribution function Φ, exact or by its tanh approximation. ONNX 20.
@@ -202,6 +213,20 @@ impl Unary for Gelu {
                 g * (distribution + x * density)
             }
         })
+    }
+
+    fn write(&self, node: &mut NodeWriter) {
+        if self.tanh {
+            node.string("approximate", "tanh");
+        }
+    }
+
+    fn lower<'b>(&self, x: Var<'b>, opset: i64) -> Option<Var<'b>> {
+        let inner = || match self.tanh {
+            true => ((x + x * x * x * GELU_CUBIC) * ROOT_2_OVER_PI).tanh(),
+            false => (x * std::f64::consts::FRAC_1_SQRT_2).erf(),
+        };
+        (opset < 20).then(|| x * (inner() + 1.0) * 0.5)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::Sample;
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, OpDef};
 use crate::tensor::Tensor;
 use num_traits::{CheckedShl, CheckedShr, ToPrimitive, Zero};
@@ -151,6 +151,11 @@ impl OpDef for BitShift {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.stops("its inputs are integers"))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.string("direction", if self.left { "LEFT" } else { "RIGHT" });
+        Ok(())
     }
 }
 

@@ -12,13 +12,17 @@ use crate::error::{Error, Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, SampleInput, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter, known_length};
 use crate::op::{Inputs, Listed, OpDef};
+use crate::ops::pad::Pad;
 use crate::tensor::{Float, Tensor, each_float};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Slice};
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Fewer output channels are left to a transposed convolution when a gradient is written to a file.
+const FEW_MAPS: i64 = 8;
 
 /// `y[n, m, o] = b[m] + Σ w[m, c, t] · x[n, c, o · stride + t · dilation - begin]`. ONNX 1, 11, 22.
 ///
@@ -77,6 +81,23 @@ impl OpDef for Conv {
                 _ => Ok(bias_gradient(g)),
             }
         })
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        self.window.write(node);
+        node.kernel_of(1);
+        if self.group != 1 {
+            node.int("group", self.group);
+        }
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        let x = node.x(0);
+        let Some((pads, window)) = self.window.split_negative() else { return Ok(None) };
+        let mut inputs = node.inputs().to_vec();
+        inputs[0] = Some(Pad::zeros(x, pads));
+        node.one(node.builder().apply_all(Self { window, group: self.group }, &inputs)[0])
     }
 }
 
@@ -192,6 +213,43 @@ impl ConvTranspose {
     }
 }
 
+impl ConvTranspose {
+    /// The convolution with turned and exchanged weights that gives the same, where the window moves by one.
+    fn as_convolution<'b>(&self, node: &Lowering<'b>) -> Result<Option<Var<'b>>> {
+        let (x, w) = (node.x(0), node.x(1));
+        let (kernel, rank) = (known_kernel(&w.shape())?, x.rank() - 2);
+        let channels: Option<Vec<i64>> = w.shape()[..2].iter().map(Dim::known).collect();
+        let (Some(channels), true) = (channels, self.window.strides.iter().all(|&stride| stride == 1)) else {
+            return Ok(None);
+        };
+        // Runtimes have fast convolutions for as many maps as fit into a register, and are slow below that.
+        if channels[1] * self.group < FEW_MAPS {
+            return Ok(None);
+        }
+        let pads = self.pads(&x.shape()[2..], &kernel)?;
+        let mut turned = (0..rank).filter(|&axis| kernel[axis] > 1).fold(w, |w, axis| w.reversed(axis + 2));
+        let group = self.group;
+        if group == 1 {
+            turned = turned.transpose([1, 0].into_iter().chain(2..rank + 2));
+        } else if (channels[0], channels[1]) != (group, 1) {
+            let inner = channels[0] / group;
+            let split = [group, inner, channels[1]].into_iter().chain(kernel.iter().copied());
+            let exchanged = turned.reshape(split).transpose([0, 2, 1].into_iter().chain(3..rank + 3));
+            turned =
+                exchanged.reshape([group * channels[1], inner].into_iter().chain(kernel.iter().copied()));
+        }
+        let mut around = vec![0; 2 * rank];
+        for axis in 0..rank {
+            let reach = self.window.span(axis, kernel[axis]) - 1;
+            around[axis] = reach - pads[axis];
+            around[rank + axis] = reach - pads[rank + axis] + self.output_padding[axis];
+        }
+        let window = self.window.clone().with_pads(around);
+        let inputs: Vec<_> = [Some(x), Some(turned), node.optional_x(2)].into_iter().collect();
+        Ok(Some(node.builder().apply_all(Conv { window, group }, &inputs)[0]))
+    }
+}
+
 impl OpDef for ConvTranspose {
     fn name(&self) -> &str {
         "ConvTranspose"
@@ -267,6 +325,28 @@ impl OpDef for ConvTranspose {
                 _ => Ok(bias_gradient(g)),
             }
         })
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        self.window.write(node);
+        node.kernel_of(1);
+        if self.group != 1 {
+            node.int("group", self.group);
+        }
+        if self.output_padding.iter().any(|&padding| padding != 0) {
+            node.ints("output_padding", &self.output_padding);
+        }
+        if let Some(shape) = &self.output_shape {
+            node.ints("output_shape", shape);
+        }
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        match node.is_backward() {
+            true => Ok(self.as_convolution(node)?.map(|y| vec![y])),
+            false => Ok(None),
+        }
     }
 }
 
@@ -371,6 +451,44 @@ impl OpDef for ConvWeightGradient {
             0 => linear.transposed(back.x(1), w, back.x(0)),
             _ => Ok(linear.convolved(back.x(0), w)),
         })
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        // The convolution of the input by the cotangent, with samples and channels exchanged, and steps and gaps.
+        let (x, g, groups) = (node.x(0), node.x(1), self.group);
+        let rank = x.rank();
+        let (channels, maps) =
+            (known_length(&x.shape()[1], 1)? as i64, known_length(&g.shape()[1], 1)? as i64);
+        let spatial = |of: Var<'b>| {
+            of.shape()[2..]
+                .iter()
+                .enumerate()
+                .map(|(axis, dim)| known_length(dim, axis + 2))
+                .collect::<Result<Vec<_>>>()
+        };
+        let (long, short) = (spatial(x)?, spatial(g)?);
+        let sizes = |first: [i64; 3], rest: &[usize]| {
+            first.into_iter().chain(rest.iter().map(|&length| length as i64)).collect::<Vec<_>>()
+        };
+        let exchanged = |of: Var<'b>, order: [usize; 3]| of.transpose(order.into_iter().chain(3..rank + 1));
+        let joined = |of: Var<'b>, first: [i64; 2], rest: &[usize]| {
+            of.reshape(first.into_iter().chain(rest.iter().map(|&length| length as i64)))
+        };
+        let x = exchanged(x.reshape(sizes([-1, groups, channels / groups], &long)), [2, 1, 0]);
+        let x = joined(x, [channels / groups, -1], &long);
+        let w = exchanged(g.reshape(sizes([-1, groups, maps / groups], &short)), [1, 2, 0]);
+        let w = joined(w, [maps, -1], &short);
+        let window = Window {
+            strides: self.window.dilations.clone(),
+            dilations: self.window.strides.clone(),
+            padding: self.window.padding.clone(),
+        };
+        let y = node.builder().apply(Conv { window, group: groups }, &[x, w]);
+        let y = (0..self.kernel.len()).fold(y, |y, axis| match y.shape()[axis + 2].is(self.kernel[axis]) {
+            true => y,
+            false => y.slice(axis + 2, 0, self.kernel[axis]),
+        });
+        node.one(y.transpose([1, 0].into_iter().chain(2..rank)))
     }
 }
 

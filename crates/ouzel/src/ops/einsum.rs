@@ -9,7 +9,7 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, OpDef};
 use crate::tensor::{Array, DType, Float, Tensor};
 use ndarray::{ArrayD, Axis, IxDyn};
@@ -349,6 +349,11 @@ impl OpDef for Einsum {
             cotangents[index] = Cotangent::Flows(cotangent);
         }
         Ok(cotangents)
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.string("equation", &self.equation);
+        Ok(())
     }
 }
 

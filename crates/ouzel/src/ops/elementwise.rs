@@ -8,7 +8,7 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, OpDef};
 use crate::tensor::{Array, DType, Element, Float, Tensor};
 
@@ -27,6 +27,14 @@ pub(crate) trait Unary: std::fmt::Debug + Send + Sync {
 
     /// The cotangent of `x`; `None` where the op is piecewise constant.
     fn cotangent<'b>(&self, back: &Back<'b>) -> Option<Var<'b>>;
+
+    /// As [`OpDef::write`].
+    fn write(&self, _node: &mut NodeWriter) {}
+
+    /// `y` in other ops, as [`OpDef::lower`].
+    fn lower<'b>(&self, _x: Var<'b>, _opset: i64) -> Option<Var<'b>> {
+        None
+    }
 }
 
 impl<U: Unary> OpDef for U {
@@ -60,12 +68,21 @@ impl<U: Unary> OpDef for U {
             None => back.stops("the op is piecewise constant"),
         })
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        Unary::write(self, node);
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        Ok(Unary::lower(self, node.x(0), node.opset()).map(|y| vec![y]))
+    }
 }
 
 /// Declares ops on each element that have no attributes.
 macro_rules! unary_ops {
     ($($(#[$doc:meta])* $Name:ident: |$x:ident| $value:expr, |$b:ident| $cotangent:expr, $domain:expr
-        $(, integer |$i:ident| $integer:expr)?;)*) => { $(
+        $(, integer |$i:ident| $integer:expr)? $(, before $since:literal |$l:ident| $lowered:expr)?;)*) => { $(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub struct $Name;
@@ -84,6 +101,10 @@ macro_rules! unary_ops {
             fn cotangent<'b>(&self, $b: &$crate::backprop::Back<'b>) -> Option<$crate::builder::Var<'b>> {
                 $cotangent
             }
+
+            $(fn lower<'b>(&self, $l: $crate::builder::Var<'b>, opset: i64) -> Option<$crate::builder::Var<'b>> {
+                (opset < $since).then(|| $lowered)
+            })?
         }
 
         impl $crate::op::Listed for $Name {
@@ -189,12 +210,12 @@ fn combine(
 }
 
 /// The elements of an integer result, where those of both inputs are known expressions.
-fn combine_contents(
+pub(super) fn combine_contents<T>(
     a: &Fact,
     b: &Fact,
     shape: &[Dim],
-    combine: impl Fn(&Dim, &Dim) -> Option<Dim>,
-) -> Option<Vec<Dim>> {
+    combine: impl Fn(&Dim, &Dim) -> Option<T>,
+) -> Option<Vec<T>> {
     // Narrower integers wrap around, expressions do not.
     if a.dtype.size() < 4 {
         return None;
@@ -441,6 +462,21 @@ impl OpDef for Mod {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.only_first(back.g(0)))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.flag("fmod", self.fmod || node.fact(0).is_some_and(|x| x.dtype.is_float()), false);
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        // ONNX has remainders of floating point numbers with the sign of the first operand only.
+        let (a, b) = (node.x(0), node.x(1));
+        if self.fmod || !a.dtype().is_float() {
+            return Ok(None);
+        }
+        let quotient = node.builder().apply(Floor, &[a / b]);
+        node.one(a - quotient * b)
     }
 }
 

@@ -2,14 +2,18 @@
 
 use super::slice::{allocatable, check_shape, expressions, shape_input};
 use crate::backprop::{Back, Cotangents};
+use crate::builder::Var;
 use crate::dim::display_shape;
 use crate::error::{Context, Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
-use crate::op::{Inputs, Listed, OpDef, resolve_axis};
-use crate::tensor::{Array, Element, Float, Tensor, each_dtype, each_float};
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
+use crate::op::{Inputs, Listed, OpDef, Real, resolve_axis};
+use crate::ops::layout::{ConstantOfShape, Reshape};
+use crate::ops::pad::Pad;
+use crate::ops::scatter::{ScatterND, ScatterReduction};
+use crate::tensor::{Array, DType, Element, Float, Tensor, each_dtype, each_float};
 use ndarray::{ArrayD, Axis, IxDyn};
 use std::ops::Range;
 
@@ -95,6 +99,11 @@ impl OpDef for Gather {
     fn moved_inputs(&self, _: usize) -> Range<usize> {
         0..1
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.axis);
+        Ok(())
+    }
 }
 
 impl Listed for Gather {
@@ -167,6 +176,44 @@ impl OpDef for GatherTranspose {
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         let op = Gather { axis: self.axis as i64 };
         Ok(back.only_first(back.builder().apply(op, &[back.g(0), back.x(1)])))
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        let (g, indices, lengths) = (node.x(0), node.x(1), node.x(2).cast(DType::I64));
+        let shape = &node.y(0).shape;
+        let picked = indices.rank();
+        // One place that is known: zeros around it.
+        if let (Some([place]), Some(length)) =
+            (indices.fact().known_integers().as_deref(), shape[self.axis].known())
+        {
+            let place = resolve_index(*place, length.max(0) as usize)? as i64;
+            let g = match picked {
+                0 => g.unsqueeze([self.axis]),
+                _ => g.squeeze(self.axis + 1..self.axis + picked),
+            };
+            let mut pads = vec![0; 2 * shape.len()];
+            (pads[self.axis], pads[shape.len() + self.axis]) = (place, length - place - 1);
+            return node.one(Pad::zeros(g, pads));
+        }
+        // The picked axes to the front, as one; whole slices are added up there.
+        let builder = node.builder();
+        let flat = indices.cast(DType::I64).reshape([-1]).unsqueeze([1]);
+        let front: Vec<usize> =
+            (self.axis..self.axis + picked).chain(0..self.axis).chain(self.axis + picked..g.rank()).collect();
+        let others: Vec<i64> =
+            (0..shape.len()).filter(|&axis| axis != self.axis).map(|axis| axis as i64).collect();
+        let with_rest = |first: Var<'b>| match others.is_empty() {
+            true => first,
+            false => builder.concat(&[first, lengths.gather(0, others.clone())], 0),
+        };
+        let whole = with_rest(lengths.gather(0, vec![self.axis as i64]));
+        let updates = with_rest(flat.dimensions().slice(0, 0, 1));
+        let updates = builder.apply(Reshape { allow_zero: true }, &[g.transpose(front), updates]);
+        let zeros = builder.apply(ConstantOfShape { value: Real(0.0), dtype: g.dtype() }, &[whole]);
+        let op = ScatterND { reduction: ScatterReduction::Add };
+        let summed = builder.apply(op, &[zeros, flat, updates]);
+        let back = (1..=self.axis).chain([0]).chain(self.axis + 1..shape.len());
+        node.one(summed.transpose(back))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::error::{Context, Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::{Constant, Fact};
-use crate::onnx::NodeReader;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, Op, OpDef, Real, resolve_axis};
 use crate::tensor::{Array, DType, Element, Tensor, each_dtype};
 use ndarray::IxDyn;
@@ -84,6 +84,13 @@ impl OpDef for Dropout {
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.only_first(back.g(0)))
     }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        let x = node.x(0);
+        let yes = node.builder().constant(Tensor::scalar(true));
+        let mask = node.builder().apply(Expand, &[yes, x.dimensions()]);
+        Ok(Some(vec![node.builder().apply(Identity, &[x]), mask]))
+    }
 }
 
 impl Listed for Dropout {
@@ -137,6 +144,11 @@ impl OpDef for Cast {
     fn in_float64(&self) -> Option<Op> {
         (self.to == DType::F32).then(|| Self { to: DType::F64 }.into())
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.dtype("to", self.to);
+        Ok(())
+    }
 }
 
 impl Listed for Cast {
@@ -175,6 +187,11 @@ impl OpDef for CastLike {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Cast { to: back.y(0).dtype() }.vjp(back)
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        let cast = Cast { to: node.y(0).dtype };
+        Ok((node.opset() < 15).then(|| vec![node.builder().apply(cast, &[node.x(0)])]))
     }
 }
 
@@ -278,6 +295,16 @@ impl OpDef for Reshape {
     fn moved_inputs(&self, _: usize) -> Range<usize> {
         0..1
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        // A length of 0 is the only thing that it changes; symbolic lengths are not 0.
+        let target = node.fact(1).and_then(Fact::integers);
+        if self.allow_zero && target.is_none_or(|target| target.iter().any(|dim| dim.is(0))) {
+            node.since(14, "the attribute 'allowzero' of Reshape")?;
+            node.int("allowzero", 1);
+        }
+        Ok(())
+    }
 }
 
 impl Listed for Reshape {
@@ -337,6 +364,11 @@ impl OpDef for Flatten {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.only_first(back.g(0).reshape_like(back.x(0))))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.axis);
+        Ok(())
     }
 }
 
@@ -403,6 +435,13 @@ impl OpDef for Transpose {
 
     fn moved_inputs(&self, _: usize) -> Range<usize> {
         0..1
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        if let Some(permutation) = &self.permutation {
+            node.ints("perm", &permutation.iter().map(|&axis| axis as i64).collect::<Vec<_>>());
+        }
+        Ok(())
     }
 }
 
@@ -476,6 +515,13 @@ impl OpDef for Squeeze {
     fn moved_inputs(&self, _: usize) -> Range<usize> {
         0..1
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        if let Some(axes) = &self.axes {
+            node.axes(1, axes, 13);
+        }
+        Ok(())
+    }
 }
 
 impl Listed for Squeeze {
@@ -526,6 +572,11 @@ impl OpDef for Unsqueeze {
 
     fn moved_inputs(&self, _: usize) -> Range<usize> {
         0..1
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.axes(1, &self.axes, 13);
+        Ok(())
     }
 }
 
@@ -633,6 +684,24 @@ impl OpDef for Shape {
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.stops("its output is a shape"))
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        if self.start != 0 {
+            node.int("start", self.start);
+        }
+        if let Some(end) = self.end {
+            node.int("end", end);
+        }
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        if node.opset() >= 15 || (self.start == 0 && self.end.is_none()) {
+            return Ok(None);
+        }
+        let range = self.range(node.x(0).rank());
+        node.one(node.x(0).dimensions().slice(0, range.start as i64, range.end as i64))
+    }
 }
 
 impl Listed for Shape {
@@ -718,6 +787,14 @@ impl OpDef for ConstantOfShape {
 
     fn in_float64(&self) -> Option<Op> {
         (self.dtype == DType::F32).then(|| Self { dtype: DType::F64, ..self.clone() }.into())
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        let value = Tensor::vector([self.value.0]).cast(self.dtype);
+        if value != Tensor::vector([0.0f32]) {
+            node.tensor("value", &value);
+        }
+        Ok(())
     }
 }
 

@@ -1,13 +1,16 @@
 //! Comparisons, truth values, and selection by them.
 
 use super::broadcast::{broadcast_facts, broadcast_lengths, broadcast_shapes, map, repeated, wrap, zip};
+use super::elementwise::combine_contents;
 use crate::backprop::{Back, Cotangents};
+use crate::builder::Var;
+use crate::dim::Dim;
 use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
-use crate::graph::Fact;
-use crate::onnx::NodeReader;
-use crate::op::{Inputs, Listed, OpDef};
+use crate::graph::{Fact, Node};
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
+use crate::op::{Inputs, Listed, Op, OpDef};
 use crate::tensor::{Array, DType, Element, Tensor, each_dtype, each_float};
 
 macro_rules! comparisons {
@@ -22,9 +25,15 @@ macro_rules! comparisons {
             }
 
             fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
-                x.get(1)?;
+                let (a, b) = (x.get(0)?, x.get(1)?);
                 let (_, shape) = broadcast_facts(x)?;
-                Ok(vec![Fact::new(DType::Bool, shape)])
+                let compare = |a: &Dim, b: &Dim| Some(Dim::from(i64::from((a.compare(b)? as i8) $operator 0)));
+                let truths = combine_contents(a, b, &shape, compare);
+                let fact = Fact::new(DType::Bool, shape);
+                Ok(vec![match truths {
+                    Some(truths) => fact.with_integers(truths),
+                    None => fact,
+                }])
             }
 
             fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
@@ -190,6 +199,11 @@ macro_rules! float_tests {
             fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
                 Ok(back.stops("its output is a truth value"))
             }
+
+            fn write(&self, _node: &mut NodeWriter) -> Result<()> {
+                $(_node.flag(stringify!($field), self.$field, true);)*
+                Ok(())
+            }
         }
 
         impl Listed for $Name {
@@ -235,7 +249,18 @@ impl OpDef for Where {
             bail!(shape, "expected inputs of one element type, found {} and {}", a.dtype, b.dtype);
         }
         let shape = broadcast_shapes(&broadcast_shapes(&a.shape, &b.shape)?, &condition.shape)?;
-        Ok(vec![Fact::new(a.dtype, shape)])
+        // Of one condition and one alternative at a time, the expressions are known.
+        let chosen = combine_contents(a, b, &shape, |a, b| Some((a.clone(), b.clone())));
+        let chosen = chosen.zip(condition.known_integers()).and_then(|(pairs, truths)| {
+            let truth = |index: usize| truths.get(if truths.len() == 1 { 0 } else { index });
+            let pairs = pairs.into_iter().enumerate();
+            pairs.map(|(index, (a, b))| Some(if *truth(index)? == 0 { b } else { a })).collect()
+        });
+        let fact = Fact::new(a.dtype, shape);
+        Ok(vec![match chosen {
+            Some(chosen) => fact.with_integers(chosen),
+            None => fact,
+        }])
     }
 
     fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
@@ -258,6 +283,32 @@ impl OpDef for Where {
             _ => g.scalar_like(0.0).select(condition, g),
         }))
     }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        // Runtimes are slow to select. Of a rectifier's cotangent, which is finite, a product or a rectifier says the same.
+        let (condition, a, b) = (node.x(0), node.x(1), node.x(2));
+        let is_zero = b.fact().floats().is_some_and(|values| values.iter().all(|&value| value == 0.0));
+        if !is_zero || !node.is_backward_of(&["Relu", "Clip", "ThresholdedRelu"]) {
+            return Ok(None);
+        }
+        node.one(match is_positive_part(condition, a) {
+            true => a.relu(),
+            false => a * condition.cast(a.dtype()),
+        })
+    }
+}
+
+/// True if `condition` is `a > 0`.
+fn is_positive_part(condition: Var<'_>, a: Var<'_>) -> bool {
+    let graph = a.builder().graph();
+    let (Ok(condition), Ok(a)) = (condition.id(), a.id()) else { return false };
+    match graph.producer(condition).map(|node| graph.node(node)) {
+        Some(Node { op: Op::Greater(_), inputs, .. }) => {
+            let zero = inputs[1].and_then(|id| graph.fact(id).floats());
+            inputs[0] == Some(a) && zero.is_some_and(|values| values == [0.0])
+        }
+        _ => false,
+    }
 }
 
 impl Listed for Where {
@@ -275,5 +326,40 @@ impl Listed for Where {
             Sample::new(Where, [condition(), x(&[2, 3]), x(&[2, 3])]),
             Sample::new(Where, [condition(), x(&[2, 1]), x(&[3])]),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Constant, Graph, ValueId};
+    use crate::op::Op;
+    use crate::ops::layout::{Expand, Shape};
+
+    /// What exporters write for `expand(n, -1, -1)`.
+    #[test]
+    fn lengths_that_are_left_alone_are_found() {
+        let mut graph = Graph::default();
+        let x = graph.add_input("x", Fact::new(DType::F32, vec![1.into(), Dim::symbol("n"), 3.into()]));
+        let integers = |graph: &mut Graph, values: &[i64]| {
+            graph.add_constant("", Constant::new(Tensor::vector(values.iter().copied())))
+        };
+        let add = |graph: &mut Graph, op: Op, inputs: &[ValueId]| -> ValueId {
+            let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
+            let node = graph.add_node("", op, &inputs).unwrap();
+            graph.node(node).outputs[0]
+        };
+        let length = add(&mut graph, Shape::default().into(), &[x]);
+        let negative = integers(&mut graph, &[-1, -1, -1]);
+        let wanted = integers(&mut graph, &[4, -1, 3]);
+        let ones = integers(&mut graph, &[1, 1, 1]);
+        let is_left = add(&mut graph, Equal.into(), &[wanted, negative]);
+        let target = add(&mut graph, Where.into(), &[is_left, ones, wanted]);
+        let y = add(&mut graph, Expand.into(), &[x, target]);
+        assert_eq!(graph.fact(y).shape, [4.into(), Dim::symbol("n"), 3.into()]);
+        // The lengths of another tensor are never -1.
+        let is_left = add(&mut graph, Equal.into(), &[length, negative]);
+        let target = add(&mut graph, Where.into(), &[is_left, ones, length]);
+        assert_eq!(graph.fact(target).integers(), Some(&graph.fact(x).shape[..]));
     }
 }

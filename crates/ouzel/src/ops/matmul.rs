@@ -8,7 +8,7 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, OpDef, Real};
 use crate::tensor::{Array, DType, Float, Tensor};
 use ndarray::{ArrayD, ArrayViewD, Axis, Dimension, Ix2, IxDyn, indices};
@@ -291,6 +291,17 @@ impl OpDef for Gemm {
             _ if self.beta.0 == 1.0 => g,
             _ => g * self.beta.0,
         }))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        for (name, factor) in [("alpha", self.alpha), ("beta", self.beta)] {
+            if factor.0 != 1.0 {
+                node.float(name, factor.0);
+            }
+        }
+        node.flag("transA", self.transpose_a, false);
+        node.flag("transB", self.transpose_b, false);
+        Ok(())
     }
 }
 

@@ -11,8 +11,10 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, SampleInput, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter, known_length};
 use crate::op::{Inputs, Listed, OpDef, Real, resolve_axis};
+use crate::ops::convolution::Conv;
+use crate::ops::window::Window;
 use crate::tensor::{Array, Float, Tensor, each_float};
 use ndarray::{Axis, IxDyn};
 
@@ -101,6 +103,11 @@ impl OpDef for BatchNormalization {
             3 => -(over_channels(g) * scale / deviation),
             _ => correlation() * scale * -0.5 / (deviation * (var + self.epsilon.0)),
         }))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.float("epsilon", self.epsilon.0);
+        Ok(())
     }
 }
 
@@ -225,6 +232,11 @@ impl OpDef for InstanceNormalization {
             _ => over_channels(g),
         }))
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.float("epsilon", self.epsilon.0);
+        Ok(())
+    }
 }
 
 impl Listed for InstanceNormalization {
@@ -337,6 +349,23 @@ impl OpDef for LayerNormalization {
             1 => back.g(0) * normalized,
             _ => back.g(0),
         }))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.axis);
+        node.float("epsilon", self.epsilon.0);
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        if node.opset() >= 17 {
+            return Ok(None);
+        }
+        let (x, scale) = (node.x(0), node.x(1));
+        let axes: Vec<usize> = (resolve_axis(self.axis, x.rank())?..x.rank()).collect();
+        let (mean, inverse) = emit_statistics(x, &axes, self.epsilon.0);
+        let scaled = (x - mean) * inverse * scale;
+        Ok(Some(vec![node.optional_x(2).map_or(scaled, |bias| scaled + bias), mean, inverse]))
     }
 }
 
@@ -456,6 +485,23 @@ impl OpDef for GroupNormalization {
             _ => self.gather(g),
         }))
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("num_groups", self.groups);
+        node.float("epsilon", self.epsilon.0);
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        if self.scale_per_group == (node.opset() < 21) && node.opset() >= 18 {
+            return Ok(None);
+        }
+        let (x, scale, bias) = (node.x(0), node.x(1), node.x(2));
+        let split = self.split(x);
+        let (mean, inverse) = emit_statistics(split, &[2], self.epsilon.0);
+        let normalized = ((split - mean) * inverse).reshape_like(x);
+        node.one(normalized * self.spread(scale, x) + self.spread(bias, x))
+    }
 }
 
 impl Listed for GroupNormalization {
@@ -536,6 +582,14 @@ impl OpDef for LRN {
         let share = sum(transposed, g * x * base.powf(-self.beta.0 - 1.0));
         Ok(back.only_first(g * base.powf(-self.beta.0) - x * share * (2.0 * scale * self.beta.0)))
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.float("alpha", self.alpha.0);
+        node.float("beta", self.beta.0);
+        node.float("bias", self.bias.0);
+        node.int("size", self.size);
+        Ok(())
+    }
 }
 
 fn divided<T: Float>(x: T, by: f64) -> T {
@@ -615,6 +669,24 @@ impl OpDef for ChannelWindowSum {
         let op = Self { before: self.after, after: self.before };
         Ok(back.only_first(back.builder().apply(op, &[back.g(0)])))
     }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        // A convolution by ones along the channels.
+        let (x, builder) = (node.x(0), node.builder());
+        let channels = known_length(&x.shape()[1], 1)? as i64;
+        let (before, after) = (self.before.min(channels), self.after.min(channels));
+        let ones =
+            Tensor::from(ndarray::ArrayD::from_elem(vec![1, 1, (before + after + 1) as usize, 1], 1.0f64));
+        let window = Window::plain(2).with_pads([before, 0, after, 0]);
+        let sums = builder.apply(
+            Conv { window, group: 1 },
+            &[
+                builder.apply(Reshape { allow_zero: false }, &[x, builder.integers([0, 1, channels, -1])]),
+                builder.constant(ones.cast(x.dtype())),
+            ],
+        );
+        node.one(sums.reshape_like(x))
+    }
 }
 
 impl Listed for ChannelWindowSum {
@@ -684,6 +756,12 @@ impl OpDef for LpNormalization {
             _ => ((x * x).reduce_sum([axis], true).sqrt(), y),
         };
         Ok(back.only_first(((g - slope * along) / norm).select_where(norm.greater(0.0))))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.axis);
+        node.int("p", self.p);
+        Ok(())
     }
 }
 
@@ -756,6 +834,11 @@ impl OpDef for MeanVarianceNormalization {
         let bent = centered * mean(g * centered) / (divisor * divisor * deviation);
         let straight = (g - mean(g)) / divisor;
         Ok(back.only_first(straight - bent.select_where(deviation.greater(0.0))))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.ints("axes", &self.axes);
+        Ok(())
     }
 }
 

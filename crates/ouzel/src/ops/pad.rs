@@ -8,7 +8,7 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, OpDef};
 use crate::ops::layout::{Reshape, Shape};
 use crate::tensor::{Array, DType, Element, Float, Tensor, each_dtype, each_float};
@@ -209,6 +209,34 @@ impl OpDef for Pad {
         }
         Ok(cotangents)
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        match self.mode {
+            PadMode::Constant => {}
+            PadMode::Edge => node.string("mode", "edge"),
+            PadMode::Reflect => node.string("mode", "reflect"),
+            PadMode::Wrap => {
+                node.since(19, "the mode 'wrap' of Pad")?;
+                node.string("mode", "wrap");
+            }
+        }
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        if node.opset() >= 18 || node.optional_x(3).is_none() {
+            return Ok(None);
+        }
+        // All axes in turn, which is how it was said before there were axes.
+        let (rank, pads) = (node.x(0).rank(), node.known(1, "the pads")?);
+        let axes = paired_axes(pads.len(), Some(&node.known(3, "the axes")?), rank)?;
+        let mut all = vec![0; 2 * rank];
+        for (place, axis) in axes.iter().enumerate() {
+            (all[*axis], all[rank + axis]) = (pads[place], pads[axes.len() + place]);
+        }
+        let inputs = [node.optional_x(0), Some(node.builder().integers(all)), node.optional_x(2)];
+        node.one(node.builder().apply_all(self.clone(), &inputs)[0])
+    }
 }
 
 impl Listed for Pad {
@@ -253,6 +281,44 @@ impl Listed for Pad {
         }
         samples
     }
+}
+
+/// The elements of an axis of `g`, each added to the place that `sources` names for it: as slices, each of places that
+/// follow each other.
+fn summed_runs<'b>(g: Var<'b>, axis: usize, sources: &[Option<usize>], length: usize) -> Var<'b> {
+    let step = |place: usize| match (sources[place - 1], sources[place]) {
+        (Some(before), Some(here)) => Some(here as i64 - before as i64).filter(|step| step.abs() <= 1),
+        _ => None,
+    };
+    let (rank, mut sum, mut start) = (g.rank(), None, 0);
+    while start < sources.len() {
+        let Some(first) = sources[start] else {
+            start += 1;
+            continue;
+        };
+        let mut end = start + 1;
+        let direction = (end < sources.len()).then(|| step(end)).flatten();
+        while end < sources.len() && direction.is_some() && step(end) == direction {
+            end += 1;
+        }
+        let run = g.slice(axis, start as i64, end as i64);
+        let (run, low, count) = match direction {
+            Some(0) => (run.reduce_sum([axis], true), first, 1),
+            Some(-1) => (run.reversed(axis), first + 1 - (end - start), end - start),
+            _ => (run, first, end - start),
+        };
+        let mut pads = vec![0; 2 * rank];
+        (pads[axis], pads[rank + axis]) = (low as i64, (length - low - count) as i64);
+        let padded = Pad::zeros(run, pads);
+        sum = Some(sum.map_or(padded, |sum| sum + padded));
+        start = end;
+    }
+    let nothing = || {
+        let mut pads = vec![0; 2 * rank];
+        pads[rank + axis] = length as i64;
+        Pad::zeros(g.slice(axis, 0, 0), pads)
+    };
+    sum.unwrap_or_else(nothing)
 }
 
 /// The transpose of a [`Pad`] that repeats elements: each element of `g` goes back to where it came from, and those
@@ -310,6 +376,17 @@ impl OpDef for PadTranspose {
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         let inputs = [Some(back.g(0)), Some(back.x(2)), None, back.optional_x(3)];
         Ok(back.only_first(back.builder().apply_all(Pad { mode: self.mode }, &inputs)[0]))
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        let (lengths, pads) = (node.known(1, "the lengths")?, node.known(2, "the pads")?);
+        let axes = node.optional_x(3).map(|_| node.known(3, "the axes")).transpose()?;
+        let mut y = node.x(0);
+        for padding in paddings(&pads, axes.as_deref(), lengths.len())?.iter().rev() {
+            let length = lengths[padding.axis].max(0) as usize;
+            y = summed_runs(y, padding.axis, &padding.sources(self.mode, length)?, length);
+        }
+        node.one(y)
     }
 }
 

@@ -2,9 +2,7 @@
 
 use super::convolution::elements;
 use super::layout::Size;
-#[cfg(test)]
-use super::window::Padding;
-use super::window::{Axis, Window, check_sizes, output_shapes};
+use super::window::{Axis, Padding, Window, check_sizes, output_shapes};
 use crate::backprop::{Back, Cotangent, Cotangents};
 use crate::builder::Var;
 use crate::dim::{Dim, Shape, known_shape, product};
@@ -12,8 +10,14 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
-use crate::op::{Inputs, Listed, OpDef};
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter, known_length};
+use crate::op::{Inputs, Listed, Op, OpDef, Real};
+use crate::ops::convolution::{Conv, ConvTranspose};
+use crate::ops::gather::Gather;
+use crate::ops::layout::{ConstantOfShape, Expand, Reshape};
+use crate::ops::pad::Pad;
+use crate::ops::reduce::ReduceProd;
+use crate::ops::scatter::{ScatterElements, ScatterReduction};
 use crate::tensor::{DType, Element, Float, Tensor, each_float};
 use rayon::prelude::*;
 
@@ -42,6 +46,77 @@ impl Pooling {
         };
         check_sizes("kernel_shape", &kernel, window.strides.len(), 1)?;
         Ok(Self { kernel, window, ceil_mode: node.flag_or("ceil_mode", false)? })
+    }
+
+    fn write(&self, node: &mut NodeWriter) {
+        self.window.write(node);
+        node.ints("kernel_shape", &self.kernel);
+        node.flag("ceil_mode", self.ceil_mode, false);
+    }
+
+    /// The sum of `x` under the window at each place, as a convolution of each plane by ones.
+    fn summed<'b>(&self, x: Var<'b>, y: &Fact) -> Result<Var<'b>> {
+        let (lengths, places) = (known_lengths(x)?, &y.shape[2..]);
+        let rank = lengths.len();
+        let mut pads = self.window.pads(&x.shape()[2..], &self.kernel)?;
+        for axis in 0..rank {
+            // As far as the last window reaches.
+            let place = known_length(&places[axis], axis + 2)? as i64 - 1;
+            let end = place * self.window.strides[axis] + self.window.span(axis, self.kernel[axis]);
+            pads[rank + axis] = end - pads[axis] - lengths[axis] as i64;
+        }
+        let ones = ones(&self.kernel, x.dtype());
+        let conv = Conv { window: self.window.clone().with_pads(pads), group: 1 };
+        let planes = as_planes(x)?;
+        let sums = x.builder().apply(conv, &[planes, x.builder().constant(ones)]);
+        from_planes(sums, x)
+    }
+
+    /// What [`Self::summed`] undoes, for an output whose spatial axes have these lengths.
+    fn spread<'b>(&self, g: Var<'b>, lengths: &[usize]) -> Result<Var<'b>> {
+        let rank = lengths.len();
+        let dims: Vec<Dim> = lengths.iter().map(|&length| length.into()).collect();
+        let pads = self.window.pads(&dims, &self.kernel)?;
+        let short = known_lengths(g)?;
+        let apart =
+            |axis: usize| self.window.dilations[axis] == 1 && self.window.strides[axis] == self.kernel[axis];
+        if (0..rank).all(|axis| apart(axis) && pads[axis] == 0) {
+            // Windows that touch each other without overlapping: each element is repeated.
+            let split: Vec<i64> = short.iter().flat_map(|&length| [length as i64, 1]).collect();
+            let wide: Vec<i64> = (0..rank).flat_map(|axis| [short[axis] as i64, self.kernel[axis]]).collect();
+            let long: Vec<i64> = (0..rank).map(|axis| short[axis] as i64 * self.kernel[axis]).collect();
+            let builder = g.builder();
+            let with_first = |rest: Vec<i64>| [-1].into_iter().chain(rest);
+            let target = builder.integers([1].into_iter().chain(wide));
+            let repeated = builder.apply(Expand, &[g.reshape(with_first(split)), target]);
+            let planes = repeated.reshape([-1, 1].into_iter().chain(long.iter().copied()));
+            let whole = from_planes(planes, g)?;
+            let cut: Vec<i64> = (0..rank).map(|axis| lengths[axis] as i64 - long[axis]).collect();
+            return Ok(Pad::zeros(
+                whole,
+                [0; 2].into_iter().chain(vec![0; rank]).chain([0; 2]).chain(cut).collect(),
+            ));
+        }
+        let mut around = vec![0; 2 * rank];
+        let mut ends = vec![0; 2 * (rank + 2)];
+        for axis in 0..rank {
+            around[axis] = pads[axis].max(0);
+            ends[axis + 2] = (-pads[axis]).max(0);
+            let reach = (short[axis] as i64 - 1) * self.window.strides[axis]
+                + self.window.span(axis, self.kernel[axis]);
+            let missing = lengths[axis] as i64 - (reach - pads[axis]);
+            around[rank + axis] = (-missing).max(0);
+            ends[rank + 4 + axis] = missing.max(0);
+        }
+        let op = ConvTranspose {
+            window: self.window.clone().with_pads(around),
+            group: 1,
+            output_padding: vec![0; rank],
+            output_shape: None,
+        };
+        let planes = as_planes(g)?;
+        let spread = g.builder().apply(op, &[planes, g.builder().constant(ones(&self.kernel, g.dtype()))]);
+        from_planes(Pad::zeros(spread, ends), g)
     }
 
     /// The shape of the output.
@@ -85,6 +160,30 @@ fn short_count(axes: &[Axis; 3]) -> usize {
 
 fn long_count(axes: &[Axis; 3]) -> usize {
     axes.iter().map(|axis| axis.long).product()
+}
+
+/// A kernel of ones for planes.
+fn ones(kernel: &[i64], dtype: DType) -> Tensor {
+    let shape: Vec<usize> = [1, 1].into_iter().chain(kernel.iter().map(|&length| length as usize)).collect();
+    Tensor::from(ndarray::ArrayD::from_elem(shape, 1.0f64)).cast(dtype)
+}
+
+/// `[N, C, …]` as `[N·C, 1, …]`.
+fn as_planes(x: Var<'_>) -> Result<Var<'_>> {
+    Ok(x.reshape([-1, 1].into_iter().chain(known_lengths(x)?.iter().map(|&length| length as i64))))
+}
+
+/// `[N·C, 1, …]` as `[N, C, …]`, with batch and channels of `like`.
+fn from_planes<'b>(planes: Var<'b>, like: Var<'b>) -> Result<Var<'b>> {
+    let lengths = known_lengths(planes)?.into_iter().map(|length| length as i64);
+    Ok(match like.shape()[1].known() {
+        Some(channels) => planes.reshape([-1, channels].into_iter().chain(lengths)),
+        None => {
+            let builder = like.builder();
+            let target = builder.concat(&[like.dimensions().slice(0, 0, 2), builder.integers(lengths)], 0);
+            builder.apply(Reshape { allow_zero: true }, &[planes, target])
+        }
+    })
 }
 
 /// The lengths of the spatial axes, which the transpose of a pooling needs.
@@ -210,6 +309,12 @@ impl OpDef for MaxPool {
         };
         Ok(back.only_first(back.builder().apply(op, &[back.g(0), places])))
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        self.pooling.write(node);
+        node.flag("storage_order", self.column_major, false);
+        Ok(())
+    }
 }
 
 impl Listed for MaxPool {
@@ -253,6 +358,24 @@ fn windows() -> impl Iterator<Item = (&'static [usize], Pooling)> {
     pools.into_iter()
 }
 
+/// True if the indices come from a max pooling none of whose windows lies in the padding alone.
+fn always_names_one(indices: Var<'_>) -> bool {
+    let graph = indices.builder().graph();
+    let producer = indices.id().ok().and_then(|id| graph.producer(id));
+    match producer.map(|node| &graph.node(node).op) {
+        Some(Op::MaxPool(MaxPool { pooling: Pooling { kernel, window, ceil_mode: false }, .. })) => {
+            let narrow = match &window.padding {
+                Padding::Explicit(pads) => {
+                    pads.iter().enumerate().all(|(place, &pad)| pad < kernel[place % kernel.len()])
+                }
+                _ => true,
+            };
+            narrow && window.dilations.iter().all(|&dilation| dilation == 1)
+        }
+        _ => false,
+    }
+}
+
 /// Adds each `g` to the element that its index names, which is how the gradient of [`MaxPool`] spreads.
 ///
 /// Private. Inputs: `g` and indices of one shape `[N, C, …]`; the output is `[N, C, …lengths]` and zero elsewhere. Indices
@@ -291,6 +414,24 @@ impl OpDef for MaxPoolTranspose {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.only_first(back.builder().apply(MaxPoolGather, &[back.g(0), back.x(1)])))
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        // Indices count all elements, so one scatter serves any batch.
+        let (g, indices, builder) = (node.x(0), node.x(1), node.builder());
+        let lengths = builder.integers(self.lengths.iter().map(|&length| length as i64));
+        let shape = builder.concat(&[g.dimensions().slice(0, 0, 2), lengths], 0);
+        let count = builder.apply(ReduceProd::over([0], true), &[shape]);
+        let spare = !always_names_one(indices);
+        let size = if spare { count + builder.integers([1]) } else { count };
+        let zeros = builder.apply(ConstantOfShape { value: Real(0.0), dtype: g.dtype() }, &[size]);
+        let op = ScatterElements { axis: 0, reduction: ScatterReduction::Add };
+        let mut summed = builder.apply(op, &[zeros, indices.reshape([-1]), g.reshape([-1])]);
+        if spare {
+            // -1 names the last element, which is one too many.
+            summed = summed.slice(0, 0, -1);
+        }
+        node.one(builder.apply(Reshape { allow_zero: true }, &[summed, shape]))
     }
 }
 
@@ -343,6 +484,12 @@ impl OpDef for MaxPoolGather {
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         let op = MaxPoolTranspose { lengths: known_lengths(back.x(0))? };
         Ok(back.only_first(back.builder().apply(op, &[back.g(0), back.x(1)])))
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        let (x, indices) = (node.x(0), node.x(1));
+        let picked = node.builder().apply(Gather { axis: 0 }, &[x.reshape([-1]), indices]);
+        node.one(picked.select_where(indices.greater_or_equal(0.0)))
     }
 }
 
@@ -478,6 +625,22 @@ impl OpDef for AveragePool {
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.only_first(self.transposed(back.g(0), back.x(0))?))
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        self.pooling.write(node);
+        node.flag("count_include_pad", self.divisor == Divisor::Padded, false);
+        if self.pooling.window.dilations.iter().any(|&dilation| dilation != 1) {
+            node.since(19, "a dilated AveragePool")?;
+        }
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        match self.divisor {
+            Divisor::One => node.one(self.pooling.summed(node.x(0), node.y(0))?),
+            _ => Ok(None),
+        }
+    }
 }
 
 impl Listed for AveragePool {
@@ -533,6 +696,21 @@ impl OpDef for AveragePoolTranspose {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.only_first(back.builder().apply(self.average.clone(), &[back.g(0)])))
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        let g = node.x(0);
+        let (shape, short) = (&self.lengths, known_lengths(g)?);
+        let whole = |lengths: &[usize]| [&[1, 1], lengths].concat();
+        let weights: Vec<f64> =
+            self.average.weights(&self.average.pooling.axes(&whole(shape), &whole(&short))?);
+        let first = weights.first().copied().unwrap_or(1.0);
+        let shared = if weights.iter().all(|&weight| weight == first) {
+            if first == 1.0 { g } else { g * first }
+        } else {
+            g * node.builder().constant(Tensor::from_shape_vec(&short, weights)?.cast(g.dtype()))
+        };
+        node.one(self.average.pooling.spread(shared, shape)?)
     }
 }
 
@@ -604,6 +782,15 @@ impl OpDef for LpPool {
                 sum.transposed(share, x)? * x.sign() * x.abs().powf(p as f64 - 1.0)
             }
         }))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        self.pooling.write(node);
+        node.int("p", self.p);
+        if self.pooling.ceil_mode || self.pooling.window.dilations.iter().any(|&dilation| dilation != 1) {
+            node.since(18, "an LpPool with dilations or ceil_mode")?;
+        }
+        Ok(())
     }
 }
 
@@ -800,6 +987,11 @@ impl OpDef for GlobalLpPool {
             }
         };
         Ok(vec![Cotangent::Flows(cotangent)])
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("p", self.p);
+        Ok(())
     }
 }
 

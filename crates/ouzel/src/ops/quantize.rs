@@ -7,7 +7,7 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::Sample;
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, OpDef};
 use crate::tensor::{Float, Tensor, each_float};
 
@@ -32,6 +32,10 @@ impl OpDef for RoundThrough {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.only_first(back.g(0)))
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        node.one(node.builder().apply(Round, &[node.x(0)]))
     }
 }
 
@@ -93,6 +97,20 @@ impl Format {
             22 => Self::Int4,
             _ => return None,
         })
+    }
+
+    /// The number of ONNX's `TensorProto.DataType`, and the opset since which casts have it.
+    fn code(self) -> (i32, i64) {
+        match self {
+            Self::Float16 => (10, 13),
+            Self::Bfloat16 => (16, 13),
+            Self::Float8E4M3Fn => (17, 19),
+            Self::Float8E4M3Fnuz => (18, 19),
+            Self::Float8E5M2 => (19, 19),
+            Self::Float8E5M2Fnuz => (20, 19),
+            Self::Uint4 => (21, 21),
+            Self::Int4 => (22, 21),
+        }
     }
 
     /// The least and the largest integer.
@@ -188,6 +206,22 @@ impl OpDef for RoundTo {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.only_first(back.g(0)))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        let (code, since) = self.format.code();
+        node.since(since, "a cast to a type of 8 bits")?;
+        node.there_and_back(code, self.saturate);
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        match self.format.integers() {
+            Some((low, high)) => {
+                node.one(node.builder().apply(Round, &[node.x(0)]).maximum(low).minimum(high))
+            }
+            None => Ok(None),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter, known_length};
 use crate::op::{Inputs, Listed, OpDef};
 use crate::tensor::{Array, Element, Tensor, each_dtype};
 use ndarray::{Axis, IxDyn};
@@ -102,6 +102,14 @@ impl OpDef for DepthToSpace {
     fn moved_inputs(&self, _: usize) -> Range<usize> {
         0..1
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("blocksize", self.block as i64);
+        if self.order == DepthOrder::Crd {
+            node.string("mode", "CRD");
+        }
+        Ok(())
+    }
 }
 
 impl Listed for DepthToSpace {
@@ -168,6 +176,24 @@ impl OpDef for SpaceToDepth {
 
     fn moved_inputs(&self, _: usize) -> Range<usize> {
         0..1
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("blocksize", self.block as i64);
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        if self.order == DepthOrder::Dcr {
+            return Ok(None);
+        }
+        // ONNX has the other order alone: the axes are split, exchanged and joined.
+        let (x, b) = (node.x(0), self.block as i64);
+        let [c, h, w] =
+            [1, 2, 3].map(|axis| known_length(&x.shape()[axis], axis).map(|length| length as i64));
+        let (c, h, w) = (c?, h?, w?);
+        let split = x.reshape([-1, c, h / b, b, w / b, b]).transpose([0, 1, 3, 5, 2, 4]);
+        node.one(split.reshape([-1, c * b * b, h / b, w / b]))
     }
 }
 
@@ -244,6 +270,11 @@ impl OpDef for Trilu {
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         let inputs = [Some(back.g(0)), back.optional_x(1)];
         Ok(back.only_first(back.builder().apply_all(self.clone(), &inputs)[0]))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.flag("upper", self.upper, true);
+        Ok(())
     }
 }
 
@@ -330,6 +361,12 @@ impl OpDef for ReverseSequence {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.only_first(back.builder().apply(self.clone(), &[back.g(0), back.x(1)])))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("batch_axis", self.batch_axis as i64);
+        node.int("time_axis", self.time_axis as i64);
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reductions over axes.
 
-use super::layout::{Size, resolve_axes};
+use super::layout::{Identity, Size, resolve_axes};
 use crate::backprop::{Back, Cotangents};
 use crate::builder::Var;
 use crate::dim::{Dim, product};
@@ -8,7 +8,7 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Domain, Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, OpDef};
 use crate::tensor::{DType, Float, Tensor};
 use ndarray::{ArrayD, Axis};
@@ -52,6 +52,24 @@ impl Reduction {
             axes: node.ints_or_input("axes", 1)?,
             keep_dims: node.flag_or("keepdims", true)?,
             noop_with_empty_axes: node.flag_or("noop_with_empty_axes", false)?,
+        })
+    }
+
+    fn write(&self, node: &mut NodeWriter, version: i64) {
+        if let Some(axes) = self.axes.as_ref().filter(|axes| !axes.is_empty()) {
+            node.axes(1, axes, version);
+        }
+        node.flag("keepdims", self.keep_dims, true);
+    }
+
+    /// What is left of a reduction over no axis: the function of each element alone.
+    fn lower_nothing<'b>(&self, node: &Lowering<'b>, op: &str) -> Result<Lowered<'b>> {
+        let x = node.x(0);
+        node.one(match op {
+            "ReduceL1" | "ReduceL2" => x.abs(),
+            "ReduceSumSquare" => x * x,
+            "ReduceLogSum" => x.ln(),
+            _ => node.builder().apply(Identity, &[x]),
         })
     }
 
@@ -151,6 +169,21 @@ macro_rules! reductions {
                 let $g = $reduction.widen($back, $back.g(0))?;
                 let $y = $reduction.widen($back, $back.y(0))?;
                 Ok($back.only_first($cotangent))
+            }
+
+            fn write(&self, node: &mut NodeWriter) -> Result<()> {
+                self.0.write(node, if self.name() == "ReduceSum" { 13 } else { 18 });
+                Ok(())
+            }
+
+            fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+                let x = node.x(0);
+                let reduced = |x: Var<'b>| node.builder().apply(self.clone(), &[x]);
+                match x.dtype() {
+                    _ if self.0.resolve(x.rank())?.is_empty() => self.0.lower_nothing(node, self.name()),
+                    DType::Bool if node.opset() < 20 => node.one(reduced(x.cast(DType::I32)).cast(DType::Bool)),
+                    _ => Ok(None),
+                }
             }
         }
 

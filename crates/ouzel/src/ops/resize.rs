@@ -9,8 +9,9 @@ use crate::error::{Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, SampleInput, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, OpDef, Real, resolve_axis};
+use crate::ops::layout::Identity;
 use crate::tensor::{DType, Float, Tensor};
 use rayon::prelude::*;
 
@@ -194,6 +195,55 @@ impl Resampling {
             axes: node.ints("axes")?,
             ..Self::new(interpolation, coordinates)
         })
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        match self.interpolation {
+            Interpolation::Nearest(rounding) => node.string(
+                "nearest_mode",
+                match rounding {
+                    Rounding::PreferFloor => "round_prefer_floor",
+                    Rounding::PreferCeil => "round_prefer_ceil",
+                    Rounding::Floor | Rounding::Simple => "floor",
+                    Rounding::Ceil => "ceil",
+                },
+            ),
+            Interpolation::Linear => node.string("mode", "linear"),
+            Interpolation::Cubic { a } => {
+                node.string("mode", "cubic");
+                node.float("cubic_coeff_a", a.0);
+            }
+        }
+        let coordinates = match self.coordinates {
+            Coordinates::HalfPixel => "half_pixel",
+            Coordinates::HalfPixelSymmetric => "half_pixel_symmetric",
+            Coordinates::PytorchHalfPixel => "pytorch_half_pixel",
+            Coordinates::Asymmetric => "asymmetric",
+            Coordinates::AlignCorners => "align_corners",
+            Coordinates::TfCropAndResize => "tf_crop_and_resize",
+        };
+        node.string("coordinate_transformation_mode", coordinates);
+        if self.coordinates == Coordinates::TfCropAndResize {
+            node.float("extrapolation_value", self.extrapolation_value.0);
+        }
+        if self.coordinates == Coordinates::HalfPixelSymmetric {
+            node.since(19, "the coordinates 'half_pixel_symmetric' of Resize")?;
+        }
+        node.flag("exclude_outside", self.exclude_outside, false);
+        let young = self.antialias || self.axes.is_some() || self.aspect_ratio != AspectRatio::Stretch;
+        if young {
+            node.since(18, "a Resize with antialias, axes or keep_aspect_ratio_policy")?;
+        }
+        node.flag("antialias", self.antialias, false);
+        if let Some(axes) = &self.axes {
+            node.ints("axes", axes);
+        }
+        match self.aspect_ratio {
+            AspectRatio::Stretch => {}
+            AspectRatio::NotLarger => node.string("keep_aspect_ratio_policy", "not_larger"),
+            AspectRatio::NotSmaller => node.string("keep_aspect_ratio_policy", "not_smaller"),
+        }
+        Ok(())
     }
 
     /// The axes in the order that scales, sizes and roi have.
@@ -474,6 +524,31 @@ fn scaled(length: &Dim, axis: usize, scale: f64) -> Result<Dim> {
     })
 }
 
+/// A resize by scales as old opsets have it: the axes that grow in one step, those that shrink in another.
+fn lower_simple<'b>(node: &Lowering<'b>, resampling: &Resampling, scales: usize) -> Result<Lowered<'b>> {
+    let Some(Target::Scales(factors)) =
+        node.optional_x(scales).map(|x| scales_of(Some(&x.fact()))).transpose()?.flatten()
+    else {
+        return Ok(None);
+    };
+    let mut y = node.x(0);
+    for (rounding, part) in [(Rounding::Floor, f64::max as fn(f64, f64) -> f64), (Rounding::Ceil, f64::min)] {
+        let factors: Vec<f32> = factors.iter().map(|factor| part(factor.0, 1.0) as f32).collect();
+        if factors.iter().all(|&factor| factor == 1.0) {
+            continue;
+        }
+        let interpolation = match resampling.interpolation {
+            Interpolation::Nearest(_) => Interpolation::Nearest(rounding),
+            other => other,
+        };
+        let op = Resize { resampling: Resampling { interpolation, ..resampling.clone() } };
+        y = node
+            .builder()
+            .apply_all(op, &[Some(y), None, Some(node.builder().constant(Tensor::vector(factors)))])[0];
+    }
+    node.one(node.builder().apply(Identity, &[y]))
+}
+
 /// Scales from what is known of an input; `None` if it is left out or empty.
 fn scales_of(fact: Option<&Fact>) -> Result<Option<Target<Dim>>> {
     let Some(fact) = fact.filter(|fact| !is_empty(fact)) else { return Ok(None) };
@@ -615,6 +690,18 @@ impl OpDef for Resize {
         let request = self.request(&Inputs(&facts))?;
         Ok(back.only_first(request.transposed(back)?))
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        self.resampling.write(node)?;
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        match self.resampling.interpolation {
+            Interpolation::Nearest(Rounding::Simple) => lower_simple(node, &self.resampling, 2),
+            _ => Ok(None),
+        }
+    }
 }
 
 impl Listed for Resize {
@@ -713,6 +800,10 @@ impl OpDef for Upsample {
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         let request = self.request(&back.x(1).fact())?;
         Ok(back.only_first(request.transposed(back)?))
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        lower_simple(node, &self.resampling, 1)
     }
 }
 
@@ -819,6 +910,42 @@ impl OpDef for ResizeTranspose {
             None => builder.apply_all(op, &[Some(back.g(0)), roi, scales]),
         };
         Ok(back.only_first(x[0]))
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        // A product with the matrix of each axis.
+        let g = node.x(0);
+        let roi: Vec<f64> = self.roi.iter().map(|bound| bound.0).collect();
+        let maps = self.resampling.maps(&node.y(0).shape, &g.shape(), &self.target(), &roi)?;
+        let mut y = g;
+        for map in maps.iter().rev() {
+            let mut matrix = ndarray::ArrayD::<f64>::zeros(vec![map.to, map.from]);
+            for (row, taps) in self.resampling.rows(map).into_iter().enumerate() {
+                for (element, weight) in taps {
+                    matrix[[row, element]] += weight;
+                }
+            }
+            let rank = y.rank();
+            let constant =
+                |matrix: ndarray::ArrayD<f64>| node.builder().constant(Tensor::from(matrix).cast(g.dtype()));
+            y = if map.axis + 2 == rank {
+                constant(matrix.reversed_axes().as_standard_layout().into_owned()).matmul(y)
+            } else {
+                let exchange: Vec<usize> = (0..rank)
+                    .map(|axis| {
+                        if axis == map.axis {
+                            rank - 1
+                        } else if axis == rank - 1 {
+                            map.axis
+                        } else {
+                            axis
+                        }
+                    })
+                    .collect();
+                y.transpose(exchange.clone()).matmul(constant(matrix)).transpose(exchange)
+            };
+        }
+        node.one(y)
     }
 }
 

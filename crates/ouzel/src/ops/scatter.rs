@@ -9,8 +9,10 @@ use crate::error::{Context, Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
-use crate::op::{Inputs, Listed, OpDef, resolve_axis};
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter, known_length};
+use crate::op::{Inputs, Listed, OpDef, Real, resolve_axis};
+use crate::ops::layout::ConstantOfShape;
+use crate::ops::select::Range as RangeOp;
 use crate::tensor::{Array, DType, Element, Float, Tensor, each_dtype, each_float};
 use ndarray::{Dimension, IxDyn, indices};
 use std::ops::Range;
@@ -91,6 +93,11 @@ impl OpDef for GatherElements {
     fn moved_inputs(&self, _: usize) -> Range<usize> {
         0..1
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.axis);
+        Ok(())
+    }
 }
 
 impl Listed for GatherElements {
@@ -140,6 +147,19 @@ impl ScatterReduction {
                 "attribute 'reduction': expected none, add, mul, max or min, found '{other}'"
             ),
         })
+    }
+
+    fn write(self, node: &mut NodeWriter) -> Result<()> {
+        let (name, version) = match self {
+            Self::None => return Ok(()),
+            Self::Add => ("add", 16),
+            Self::Mul => ("mul", 16),
+            Self::Max => ("max", 18),
+            Self::Min => ("min", 18),
+        };
+        node.since(version, "a scatter that reduces, which this graph needs,")?;
+        node.string("reduction", name);
+        Ok(())
     }
 
     /// Changes the elements at `places`.
@@ -247,6 +267,12 @@ impl OpDef for ScatterElements {
             |g| builder.apply(GatherElements { axis: self.axis }, &[g, indices]),
             |g, zeros| builder.apply(replace.clone(), &[g, indices, zeros]),
         )
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.axis);
+        self.reduction.write(node)?;
+        Ok(())
     }
 }
 
@@ -364,6 +390,13 @@ impl OpDef for GatherND {
     fn moved_inputs(&self, _: usize) -> Range<usize> {
         0..1
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        if self.batch_dims != 0 {
+            node.int("batch_dims", self.batch_dims as i64);
+        }
+        Ok(())
+    }
 }
 
 impl Listed for GatherND {
@@ -433,6 +466,34 @@ impl OpDef for GatherNDTranspose {
         let op = GatherND { batch_dims: self.batch_dims };
         Ok(back.only_first(back.builder().apply(op, &[back.g(0), back.x(1)])))
     }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        let (g, indices, lengths) = (node.x(0), node.x(1).cast(DType::I64), node.x(2).cast(DType::I64));
+        let builder = node.builder();
+        let (batch, rank) = (self.batch_dims, node.y(0).rank());
+        let (outer, length) =
+            (indices.rank() - 1, known_length(&indices.shape()[indices.rank() - 1], indices.rank() - 1)?);
+        let scalar = |value: i64| builder.constant(Tensor::scalar(value));
+        let count = |axis: usize| lengths.gather(0, vec![axis as i64]).squeeze([0]);
+        let range = |axis: usize| builder.apply(RangeOp, &[scalar(0), count(axis), scalar(1)]);
+        // One number picked for each place of the batch: the places that are it, which needs no scatter.
+        if batch + 1 == rank && length == 1 && outer == batch + 1 {
+            let wrapped = (indices + count(batch)).select(indices.less(0.0), indices);
+            let is_it = wrapped.equal(range(batch));
+            return node.one(g.unsqueeze([outer]).select_where(is_it).reduce_sum([outer - 1], false));
+        }
+        // The batch's own places in front of each tuple.
+        let mut parts = Vec::new();
+        let like = indices.slice(outer, 0, 1);
+        for axis in 0..batch {
+            let place = range(axis).unsqueeze((0..outer).filter(|&other| other != axis).chain([outer]));
+            parts.push(place.expand_like(like));
+        }
+        parts.push(indices);
+        let tuples = builder.concat(&parts, outer);
+        let zeros = builder.apply(ConstantOfShape { value: Real(0.0), dtype: g.dtype() }, &[lengths]);
+        node.one(builder.apply(ScatterND { reduction: ScatterReduction::Add }, &[zeros, tuples, g]))
+    }
 }
 
 impl Listed for GatherNDTranspose {
@@ -495,6 +556,11 @@ impl OpDef for ScatterND {
             |g| builder.apply(GatherND { batch_dims: 0 }, &[g, indices]),
             |g, zeros| builder.apply(Self { reduction: ScatterReduction::None }, &[g, indices, zeros]),
         )
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        self.reduction.write(node)?;
+        Ok(())
     }
 }
 

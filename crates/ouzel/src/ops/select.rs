@@ -9,7 +9,7 @@ use crate::error::{Context, Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, Op, OpDef, resolve_axis};
 use crate::tensor::{Array, DType, Element, Tensor, each_dtype};
 use ndarray::{ArrayD, Axis, IxDyn};
@@ -83,6 +83,13 @@ macro_rules! arg_ops {
 
             fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
                 Ok(back.stops("its output is a place"))
+            }
+
+            fn write(&self, node: &mut NodeWriter) -> Result<()> {
+                node.int("axis", self.axis);
+                node.flag("keepdims", self.keep_dims, true);
+                node.flag("select_last_index", self.select_last_index, false);
+                Ok(())
             }
         }
 
@@ -202,6 +209,13 @@ impl OpDef for TopK {
         let zeros = x.scalar_like(0.0).expand_like(x);
         Ok(back.only_first(back.builder().apply(op, &[zeros, back.y(1), back.g(0)])))
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.axis);
+        node.flag("largest", self.largest, true);
+        node.flag("sorted", self.sorted, true);
+        Ok(())
+    }
 }
 
 impl Listed for TopK {
@@ -306,6 +320,11 @@ impl OpDef for OneHot {
             bail!(unsupported, "the gradient with respect to the values of the code is not supported");
         }
         Ok(back.stops("its input is a place"))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.axis);
+        Ok(())
     }
 }
 
@@ -503,6 +522,12 @@ impl OpDef for CumSum {
         let op = Self { reverse: !self.reverse, ..self.clone() };
         Ok(back.only_first(back.builder().apply(op, &[back.g(0), back.x(1)])))
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.flag("exclusive", self.exclusive, false);
+        node.flag("reverse", self.reverse, false);
+        Ok(())
+    }
 }
 
 impl Listed for CumSum {
@@ -562,6 +587,14 @@ impl OpDef for EyeLike {
 
     fn in_float64(&self) -> Option<Op> {
         (self.dtype == Some(DType::F32)).then(|| Self { dtype: Some(DType::F64), ..self.clone() }.into())
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        if let Some(dtype) = self.dtype {
+            node.dtype("dtype", dtype);
+        }
+        node.int("k", self.k);
+        Ok(())
     }
 }
 

@@ -7,11 +7,13 @@ use crate::error::{Context, Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
-use crate::op::{Inputs, Listed, OpDef, resolve_axis};
-use crate::ops::layout::Shape;
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter, known_shape_of};
+use crate::op::{Inputs, Listed, OpDef, Real, resolve_axis};
+use crate::ops::layout::{ConstantOfShape, Shape};
 use crate::ops::pad::Pad;
-use crate::tensor::{Array, Element, Tensor, each_dtype};
+use crate::ops::scatter::{ScatterElements, ScatterReduction};
+use crate::ops::select::Range as RangeOp;
+use crate::tensor::{Array, DType, Element, Tensor, each_dtype};
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis, IxDyn, Slice as Places};
 use std::ops::Range;
 
@@ -305,6 +307,19 @@ impl Listed for Slice {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SliceTranspose;
 
+/// Zeros among which `y` lies at certain places of an axis, which has its length among `lengths`.
+fn put_apart<'b>(y: Var<'b>, places: Var<'b>, lengths: Var<'b>, axis: usize) -> Var<'b> {
+    let (builder, rank, own) = (y.builder(), y.rank(), y.dimensions());
+    let cut =
+        |of: Var<'b>, start: usize, end: usize| (start < end).then(|| of.slice(0, start as i64, end as i64));
+    let shape = [cut(own, 0, axis), cut(lengths, axis, axis + 1), cut(own, axis + 1, rank)];
+    let shape = builder.concat(&shape.into_iter().flatten().collect::<Vec<_>>(), 0);
+    let zeros = builder.apply(ConstantOfShape { value: Real(0.0), dtype: y.dtype() }, &[shape]);
+    let places = places.unsqueeze((0..rank).filter(|&other| other != axis)).expand_like(y);
+    let op = ScatterElements { axis: axis as i64, reduction: ScatterReduction::None };
+    builder.apply(op, &[zeros, places, y])
+}
+
 /// A shape among the inputs, in numbers.
 pub(crate) fn shape_input(x: &Inputs<Tensor>, index: usize) -> Result<Vec<usize>> {
     let lengths = x.get(index)?.to_integers()?;
@@ -356,6 +371,27 @@ impl OpDef for SliceTranspose {
         let places = (2..back.arity()).map(|index| back.optional_x(index));
         let inputs: Vec<_> = [Some(back.g(0))].into_iter().chain(places).collect();
         Ok(back.only_first(back.builder().apply_all(Slice, &inputs)[0]))
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        // Where the places are, one axis after the other: the slice of all places of the axis.
+        let (builder, g) = (node.builder(), node.x(0));
+        let whole = |index: usize| node.x(index).cast(DType::I64);
+        let (lengths, starts, ends) = (whole(1), whole(2), whole(3));
+        let count = known_shape_of(starts)?.first().copied().unwrap_or_default();
+        let axes = node.optional_x(4).map(|_| node.known(4, "the axes")).transpose()?;
+        let axes = touched_axes(axes.as_deref(), count, g.rank())?;
+        let mut y = g;
+        for (index, &axis) in axes.iter().enumerate() {
+            let one = |vector: Var<'b>| vector.slice(0, index as i64, index as i64 + 1);
+            let bound = |value: i64| builder.constant(Tensor::scalar(value));
+            let length = lengths.gather(0, vec![axis as i64]).squeeze([0]);
+            let all = builder.apply(RangeOp, &[bound(0), length, bound(1)]);
+            let mut taken = vec![Some(all), Some(one(starts)), Some(one(ends)), Some(builder.integers([0]))];
+            taken.extend(node.optional_x(5).map(|steps| Some(one(steps.cast(DType::I64)))));
+            y = put_apart(y, builder.apply_all(Slice, &taken)[0], lengths, axis);
+        }
+        node.one(y)
     }
 }
 
@@ -462,6 +498,24 @@ impl OpDef for Split {
 
     fn moved_inputs(&self, _: usize) -> Range<usize> {
         0..1
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.axis);
+        match &self.sizes {
+            Some(sizes) => node.input(1, Tensor::vector(sizes.iter().map(|&size| size as i64))),
+            None if node.opset() >= 18 => node.int("num_outputs", self.outputs as i64),
+            None => {
+                let length =
+                    node.fact(0).and_then(|x| Some(x.shape[resolve_axis(self.axis, x.rank()).ok()?].clone()));
+                let parts: Option<Vec<i64>> =
+                    self.parts(&length.unwrap_or(1.into()))?.iter().map(Dim::known).collect();
+                if let Some(parts) = parts {
+                    node.input(1, Tensor::vector(parts));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -585,6 +639,11 @@ impl OpDef for Concat {
 
     fn moved_inputs(&self, count: usize) -> Range<usize> {
         0..count
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.axis);
+        Ok(())
     }
 }
 

@@ -5,8 +5,9 @@ use crate::error::{Context, Result, bail};
 #[cfg(test)]
 use crate::gradient_check::{Sample, floats};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
-use crate::op::{Inputs, Listed, OpDef, resolve_axis};
+use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
+use crate::op::{Inputs, Listed, Op, OpDef, resolve_axis};
+use crate::ops::layout::Flatten;
 use crate::tensor::{Array, Float, Tensor, each_float};
 use ndarray::{ArrayD, IxDyn};
 use std::ops::Range;
@@ -30,6 +31,21 @@ impl Normalized {
     pub(crate) fn axes(&self, rank: usize) -> Result<Range<usize>> {
         let axis = resolve_axis(self.axis, rank).context(|| "attribute 'axis'")?;
         Ok(axis..if self.flattened { rank } else { axis + 1 })
+    }
+
+    /// Over several axes: over one axis that they are joined to.
+    fn lower<'b>(&self, node: &Lowering<'b>, op: impl Fn(Self) -> Op) -> Result<Lowered<'b>> {
+        let x = node.x(0);
+        if !self.flattened {
+            return Ok(None);
+        }
+        let axes = self.axes(x.rank())?;
+        if axes.len() == 1 {
+            return node.one(node.builder().apply(op(Self { axis: self.axis, flattened: false }), &[x]));
+        }
+        let flat = node.builder().apply(Flatten { axis: axes.start as i64 }, &[x]);
+        let y = node.builder().apply(op(Self { axis: 1, flattened: false }), &[flat]);
+        node.one(y.reshape_like(x))
     }
 
     fn infer(&self, x: &Inputs<Fact>) -> Result<Vec<Fact>> {
@@ -110,6 +126,15 @@ impl OpDef for Softmax {
         let mean = (g * y).reduce_sum(self.0.axes(y.rank())?, true);
         Ok(back.only_first((g - mean) * y))
     }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.0.axis);
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        self.0.lower(node, |plain| Self(plain).into())
+    }
 }
 
 impl Listed for Softmax {
@@ -151,6 +176,15 @@ impl OpDef for LogSoftmax {
         let (y, g) = (back.y(0), back.g(0));
         let sum = g.reduce_sum(self.0.axes(y.rank())?, true);
         Ok(back.only_first(g - y.exp() * sum))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.0.axis);
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        self.0.lower(node, |plain| Self(plain).into())
     }
 }
 
@@ -195,6 +229,15 @@ impl OpDef for Hardmax {
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
         Ok(back.stops("the op is piecewise constant"))
+    }
+
+    fn write(&self, node: &mut NodeWriter) -> Result<()> {
+        node.int("axis", self.0.axis);
+        Ok(())
+    }
+
+    fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
+        self.0.lower(node, |plain| Self(plain).into())
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::dim::{Dim, evaluate_shape, known_shape};
 use crate::error::{Context, Result, bail};
 use crate::graph::Fact;
-use crate::onnx::NodeReader;
+use crate::onnx::{NodeReader, NodeWriter};
 use crate::op::{Inputs, OpDef};
 use crate::tensor::Tensor;
 use std::ops::Range;
@@ -92,6 +92,35 @@ impl Window {
         };
         window.check(rank)?;
         Ok(window)
+    }
+
+    /// Writes the attributes that are not ONNX's defaults.
+    pub(crate) fn write(&self, node: &mut NodeWriter) {
+        for (name, values) in [("strides", &self.strides), ("dilations", &self.dilations)] {
+            if values.iter().any(|&value| value != 1) {
+                node.ints(name, values);
+            }
+        }
+        match &self.padding {
+            Padding::Explicit(pads) if pads.iter().all(|&pad| pad == 0) => {}
+            Padding::Explicit(pads) => node.ints("pads", pads),
+            Padding::SameUpper => node.string("auto_pad", "SAME_UPPER"),
+            Padding::SameLower => node.string("auto_pad", "SAME_LOWER"),
+            Padding::Valid => node.string("auto_pad", "VALID"),
+        }
+    }
+
+    /// Negative pads, which many runtimes refuse, as pads of the whole tensor, and the window with the others.
+    pub(crate) fn split_negative(&self) -> Option<(Vec<i64>, Self)> {
+        let Padding::Explicit(pads) = &self.padding else { return None };
+        if pads.iter().all(|&pad| pad >= 0) {
+            return None;
+        }
+        let (begin, end) = pads.split_at(pads.len() / 2);
+        let cropped =
+            |pads: &[i64]| [0, 0].into_iter().chain(pads.iter().map(|&pad| pad.min(0))).collect::<Vec<_>>();
+        let rest: Vec<i64> = pads.iter().map(|&pad| pad.max(0)).collect();
+        Some(([cropped(begin), cropped(end)].concat(), self.clone().with_pads(rest)))
     }
 
     /// Verifies that the attributes fit `rank` spatial axes and are sensible.

@@ -80,7 +80,9 @@ pub(super) fn dft(node: &mut NodeReader) -> Result<Vec<ValueId>> {
         }
         let mut order: Vec<usize> = (0..rank).filter(|&other| other != axis && other != rank - 1).collect();
         order.extend([axis, rank - 1]);
-        let y = transform(x.transpose(order.iter().copied()), length, inverse, onesided)?;
+        // Frequencies that are absent are sums that cancel, so float64 adds them up.
+        let wide = x.transpose(order.iter().copied()).cast(DType::F64);
+        let y = transform(wide, length, inverse, onesided)?.cast(x.dtype());
         let back = (0..rank).map(|axis| order.iter().position(|&other| other == axis).unwrap_or(axis));
         Ok(vec![y.transpose(back)])
     })

@@ -1,0 +1,111 @@
+//! `ouzel export`: the explanation as an ONNX file, for whatever runtime the network already runs on.
+
+use crate::args::{ExportArgs, RunArgs};
+use crate::files;
+use crate::job::{FilterChoice, Goal, Method, array, read_labels};
+use crate::messages::{Messages, usage};
+use crate::target::Target;
+use anyhow::{Context, Result, bail};
+use ouzel::image::{Layout, Size};
+use ouzel::{Dim, Export, Model, NamedBy, Precision};
+use std::path::Path;
+
+/// Writes the file.
+pub fn run(typed: &ExportArgs) -> Result<()> {
+    let mut goal = Goal::new(&typed.target)?;
+    let named_by = named_by(&mut goal);
+    if goal.map_count() > 1 {
+        usage!("--class: a file explains one class a sample; expected indices, a label, top, input or all");
+    }
+    let labels = read_labels(&typed.labels)?;
+    let run = RunArgs {
+        precision: Precision::F32,
+        threads: None,
+        seed: typed.seed,
+        quiet: typed.quiet,
+        timings: false,
+        explain_rules: false,
+    };
+    let mut method = Method::new(&typed.method, &run, &array)?;
+    let messages = Messages::new(typed.quiet);
+    files::check_parent("--out", &typed.out)?;
+    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    if same(&typed.model, &typed.out) {
+        usage!("--out {}: that is the model itself; expected another file", typed.out.display());
+    }
+    let mut model = files::read_model(&typed.model)?;
+    let layout = typed.layout.unwrap_or_else(|| model.input_layout(model.main_input()));
+    if let Some(size) = typed.size {
+        model = sized(&model, layout, size)?;
+    }
+    if typed.layout.is_some() && method.wrt().is_none() {
+        let axis = if layout == Layout::Nchw { 1 } else { -1 };
+        method.method.settings_mut().wrt_channel_axis.get_or_insert(axis);
+    }
+    let target = Target::new(&model, &goal, labels.as_ref())?;
+    let losses = match (&target, &goal) {
+        (Some(target), _) => vec![target.saved_loss()?],
+        (None, Goal::Losses(_, losses)) => losses.clone(),
+        (None, Goal::Target { .. }) => bail!("there is nothing to explain"),
+    };
+    let mut export = Export::default().named_by(named_by);
+    export.opset = typed.opset;
+    for (name, value) in &method.typed {
+        export = export.metadata(&format!("ouzel.option.{name}"), value);
+    }
+    if let Some(target) = &target {
+        export = export.metadata("ouzel.layer", &target.layer);
+    }
+    let file = method.method.to_onnx(&model, &losses, &export)?;
+    match files::is_stream(&typed.out) {
+        true => files::print(&file.to_bytes()?)?,
+        false => file.save(&typed.out).with_context(|| files::shown(&typed.out))?,
+    }
+    let names = |names: Vec<&str>| names.join("', '");
+    messages.note(format!(
+        "wrote {}: opset {}, inputs '{}', outputs '{}'",
+        files::shown(&typed.out),
+        file.opset(),
+        names(file.input_names().collect()),
+        names(file.output_names().collect())
+    ));
+    Ok(())
+}
+
+/// Who names the class; the word `input` stands for whoever runs the file.
+fn named_by(goal: &mut Goal) -> NamedBy {
+    if let Goal::Target { filters, .. } = goal
+        && matches!(filters, Some(FilterChoice::Listed(typed)) if typed.len() == 1 && typed[0].trim() == "input")
+    {
+        *filters = Some(FilterChoice::Top(1));
+        return NamedBy::Input;
+    }
+    NamedBy::Top
+}
+
+/// The model for pictures of this size.
+fn sized(model: &Model, layout: Layout, size: Size) -> Result<Model> {
+    let input = model.main_input();
+    let shape = &model.graph().fact(input).shape;
+    if shape.len() != 4 {
+        bail!(
+            "--size: input {} takes {}, which has no height and width",
+            model.graph().title(input),
+            model.graph().fact(input)
+        );
+    }
+    let first = if layout == Layout::Nchw { 2 } else { 1 };
+    let mut lengths = vec![None; 4];
+    (lengths[first], lengths[first + 1]) = (Some(size.height), Some(size.width));
+    let known: Vec<Option<i64>> = shape.iter().map(Dim::known).collect();
+    if known[first].is_some_and(|known| known != size.height as i64)
+        || known[first + 1].is_some_and(|known| known != size.width as i64)
+    {
+        bail!(
+            "--size: input {} takes {}, not {size}; leave the option out",
+            model.graph().title(input),
+            model.graph().fact(input)
+        );
+    }
+    Ok(model.with_lengths(input, &lengths)?)
+}
