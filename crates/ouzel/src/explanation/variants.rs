@@ -1,7 +1,8 @@
 //! What methods share that vary a tensor: the explainer of another method, run on batches of variants of each sample.
 
+use super::forward::unchanged;
 use super::graph::check_finite;
-use super::{Explainer, GraphExplainer, Method, Settings, Started, Task, fitting, unchanged, zero_warning};
+use super::{Explainer, GraphExplainer, Method, Settings, Started, Task, fitting, zero_warning};
 use crate::attribution::{Attribution, Completeness, Measure};
 use crate::compile::Precision;
 use crate::dim::{Bindings, evaluate_shape};
