@@ -14,6 +14,8 @@ builds Ouzel. Sections:
     forward    the scores alone: ONNX Runtime and `ouzel bench --forward`
     targets    the gradients of the ten highest classes of one picture: PyTorch going back ten times over one forward
                pass (retain_graph), Ouzel on one forward pass (`ouzel bench --targets 10`), and Ouzel one by one
+    paths      SmoothGrad and integrated gradients of 50 samples on ResNet-50: Captum as it is called by default (all samples
+               in one batch) and with ten at a time, and `ouzel bench`; and Ouzel's peak memory for 50 and 200 samples
     processes  whole processes and their peak memory: the first map of ResNet-50; from a JPEG to a PNG overlay with
                MobileNet-V2, with Ouzel and with PyTorch and Captum; the map of VGG-16 against 1.3 x weights + 150 MB
     peak       the share of the machine's multiply-add peak (measured by the kernels' example `peak`) that convolutions
@@ -317,6 +319,56 @@ def targets(options):
     return contest(title, options, 1, prepare, ratios)
 
 
+def paths(options):
+    import captum.attr
+    import numpy
+    import torch
+    import truth
+
+    torch_file, model = export("resnet50", options)
+    network, x = torch.load(torch_file, weights_only=False), pictures(1)
+    target = network(x)[0].argmax().item()
+    noise = captum.attr.NoiseTunnel(captum.attr.Saliency(network))
+    integrated = captum.attr.IntegratedGradients(network)
+
+    def smooth(batch):
+        x_ = x.clone().requires_grad_()
+        kind = {"nt_type": "smoothgrad", "nt_samples": 50, "stdevs": 0.5, "nt_samples_batch_size": batch}
+        return noise.attribute(x_, target=target, abs=False, **kind).numpy()
+
+    def integrate(batch):
+        return integrated.attribute(x, target=target, n_steps=50, internal_batch_size=batch).detach().numpy()
+
+    rows = []
+    for method, peer, more in [
+        ("smoothgrad", smooth, ["--noise-sigma", 0.5]),
+        ("integrated_gradients", integrate, ["--quadrature", "gauss_legendre"]),
+    ]:
+        more = ["--method", method, "--filters", target, *more]
+        count = "--samples" if method == "smoothgrad" else "--steps"
+        bench = Bench(options, model, 1, *more, count, 50)
+        turns = {
+            "Captum": InProcess(1, functools.partial(peer, None)),
+            "ten at a time": InProcess(1, functools.partial(peer, 10)),
+            "Ouzel": bench,
+        }
+        turns = alternate(f"Paths, {method}", turns, options.rounds)
+        medians = {label: statistics.median(times) for label, times in turns.items()}
+        row = {"method": method} | {f"{label} ms": ms for label, ms in medians.items()}
+        row["Captum/Ouzel"] = min(medians["Captum"], medians["ten at a time"]) / medians["Ouzel"]
+        for samples in [50, 200]:
+            figures = Bench(options, model, 1, *more, count, samples).figures()
+            row[f"{samples}: MB"] = figures["peak_memory_bytes"] / 1e6
+        row["Ouzel checksum"] = bench.checksum
+        if method == "integrated_gradients":
+            ours = truth.ouzel(options.ouzel, model, "scores", x.numpy(), target, more=list(map(str, more)))
+            row["to Captum error"] = truth.relative(ours[0], peer(10).astype(numpy.float64))
+        rows.append(row | {"turns": turns})
+    headings = {heading: None for row in rows for heading in row if heading != "turns"}
+    show("Paths: ResNet-50, 50 samples of one picture, milliseconds", rows, list(headings))
+    return rows
+
+
 def captum_overlay(torch_file, threads, jpeg, png):
     """What `ouzel explain` does with a picture, with PyTorch and Captum; runs in a process of its own."""
     import captum.attr
@@ -409,7 +461,14 @@ def peak(options):
     return rows
 
 
-SECTIONS = {"maps": maps, "forward": forward, "targets": targets, "processes": processes, "peak": peak}
+SECTIONS = {
+    "maps": maps,
+    "forward": forward,
+    "targets": targets,
+    "paths": paths,
+    "processes": processes,
+    "peak": peak,
+}
 
 
 def environment(folder):

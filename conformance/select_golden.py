@@ -15,14 +15,24 @@ import shutil
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "golden"
 COVERED = {
-    "PAIR saliency": ["GradientSaliency.GetMask"],
+    "PAIR saliency": [
+        "BlurIG.GetMask",
+        "GradientSaliency.GetMask",
+        "GradientSaliency.GetSmoothedMask",
+        "GuidedIG.GetMask",
+        "IntegratedGradients.GetMask",
+        "XRAI.GetMask",
+    ],
     "captum": [
         "Deconvolution",
         "DeepLift",
         "GuidedBackprop",
         "GuidedGradCam",
+        "IntegratedGradients",
         "LRP",
         "LayerGradCam",
+        "LayerIntegratedGradients",
+        "NoiseTunnel",
         "Saliency",
     ],
     "keras-vis": ["visualize_cam", "visualize_saliency", "visualize_saliency_with_losses"],
@@ -41,6 +51,7 @@ COVERED = {
         "tf-keras-vis GradcamPlusPlus",
         "tf-keras-vis Layercam",
         "tf-keras-vis Saliency",
+        "tf-keras-vis Saliency (SmoothGrad)",
         "tf-keras-vis Saliency with GuidedBackpropagation",
         "tf-keras-vis Scorecam",
     ],
@@ -64,7 +75,12 @@ ARRAYS = [
     "gradient_float64",
     "heatmap_before_zoom",
     "map_before_scaling_layer0",
+    "noise",
+    "segments",
+    "base_attribution",
 ]
+# Methods that run a network on many variants: one network shows them.
+VARIED = ["GetSmoothedMask", "IG.GetMask", "IntegratedGradients", "NoiseTunnel", "SmoothGrad", "XRAI"]
 # What the list of a network says besides its cases; the rest names arrays that are left out.
 DESCRIPTION = ["model", "about", "exporter", "input", "outputs", "operators", "layers", "peers"]
 EXACT = "keras_ties_exact"
@@ -75,10 +91,19 @@ def kind(tensor):
     return tensor["onnx_layout"], tensor["onnx_tensor"].rpartition("/")[2]
 
 
+def arrays(case):
+    """The files of a case."""
+    named = [case[key] for key in ARRAYS if key in case]
+    return named + [file for file in [str(case["arguments"].get("baseline"))] if file.endswith(".npy")]
+
+
 def traits(network, case):
     """What a case shows; the choice shows everything that any case shows."""
     call = case["arguments"]
     method = (case["peer"], case["method"])
+    if any(part in case["method"] for part in VARIED):
+        yield method, json.dumps(call)
+        return
     backprop = call.get("backprop_modifier")
     modifier = call.get("grad_modifier", call.get("gradient_modifier"))
     yield (network, method) if backprop is None and "target_index" in case else (network, case["peer"], backprop)
@@ -107,7 +132,7 @@ def traits(network, case):
 def choose(networks):
     """The ids of the chosen cases by network: greedily the most new traits for the fewest new bytes."""
     candidates = [
-        (name, case, set(traits(name, case)), [folder / case[key] for key in ARRAYS if key in case])
+        (name, case, set(traits(name, case)), [folder / file for file in arrays(case)])
         for name, (folder, listing) in networks.items()
         for case in listing["cases"]
         if case["method"] in COVERED.get(case["peer"], [])

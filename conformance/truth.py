@@ -226,12 +226,12 @@ def run(command, *arguments):
         raise Refused(" ".join(done.stderr.split()) or f"it ended with {done.returncode}")
 
 
-def ouzel(command, model, layer, x, filters, precision="f32"):
-    """Ouzel's gradients for an input: one, or N if the filters are topN."""
+def ouzel(command, model, layer, x, filters, precision="f32", more=()):
+    """Ouzel's gradients for an input: one, or N if the filters are topN; `more` options choose other attributions."""
     with tempfile.TemporaryDirectory() as path:
         folder = pathlib.Path(path)
         np.save(folder / "input.npy", x)
-        target = ["--layer", layer, "--filters", str(filters), "--grad-modifier", "none"]
+        target = ["--layer", layer, "--filters", str(filters), "--grad-modifier", "none", *more]
         out = ["--precision", precision, "--raw-npy", str(folder / "gradient.npy")]
         run(command, "explain", model, folder / "input.npy", *target, *out)
         # gradient.npy, or gradient_1.npy to gradient_N.npy

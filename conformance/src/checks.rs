@@ -77,6 +77,20 @@ impl Checks {
         }
     }
 
+    /// Pearson's correlation at least the limit.
+    pub(crate) fn correlated(&mut self, what: &str, ours: &ArrayD<f64>, theirs: &ArrayD<f64>, limit: f64) {
+        if !self.same_shape(what, ours, theirs) {
+            return;
+        }
+        let around_mean = |x: &ArrayD<f64>| x - x.mean().unwrap_or(0.0);
+        let (a, b) = (around_mean(ours), around_mean(theirs));
+        let product = |a: &ArrayD<f64>, b: &ArrayD<f64>| (a * b).sum();
+        let correlation = product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt();
+        if correlation < limit || correlation.is_nan() {
+            self.fail(format!("{what}: correlation {correlation:.4}, expected at least {limit}"));
+        }
+    }
+
     /// Two things that must be equal.
     pub(crate) fn equal<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, ours: T, theirs: T) {
         if ours != theirs {

@@ -2,7 +2,7 @@
 
 use crate::checks::Checks;
 use crate::report::{CaseReport, FolderReport, Outcome};
-use crate::{activation, cam, keras, perturbation, torch};
+use crate::{activation, cam, keras, paths, perturbation, torch};
 use anyhow::{Context, Result};
 use ndarray::ArrayD;
 use ndarray_npy::{ReadNpyError, read_npy};
@@ -54,14 +54,22 @@ type Compare = fn(&Folder, &Value) -> Result<Checks>;
 
 /// The calls that are covered.
 const METHODS: &[(&str, &str, Compare)] = &[
+    ("PAIR saliency", "BlurIG.GetMask", paths::blur_ig),
     ("PAIR saliency", "GradientSaliency.GetMask", torch::pair_gradient),
+    ("PAIR saliency", "GradientSaliency.GetSmoothedMask", paths::pair_smoothed),
+    ("PAIR saliency", "GuidedIG.GetMask", paths::guided_ig),
+    ("PAIR saliency", "IntegratedGradients.GetMask", paths::pair_integrated_gradients),
     ("PAIR saliency", "Occlusion.GetMask", perturbation::pair_occlusion),
+    ("PAIR saliency", "XRAI.GetMask", paths::xrai),
     ("captum", "Deconvolution", torch::rectified),
     ("captum", "DeepLift", torch::deep_lift),
     ("captum", "FeatureAblation", perturbation::captum_feature_ablation),
     ("captum", "GuidedBackprop", torch::guided),
     ("captum", "GuidedGradCam", cam::captum_guided_grad_cam),
+    ("captum", "IntegratedGradients", paths::integrated_gradients),
     ("captum", "LayerGradCam", cam::captum_grad_cam),
+    ("captum", "LayerIntegratedGradients", paths::integrated_gradients),
+    ("captum", "NoiseTunnel", paths::noise_tunnel),
     ("captum", "LRP", torch::captum_lrp),
     ("captum", "Occlusion", perturbation::captum_occlusion),
     ("captum", "Saliency", torch::captum_saliency),
@@ -81,6 +89,7 @@ const METHODS: &[(&str, &str, Compare)] = &[
     ("tf-keras-vis", "tf-keras-vis GradcamPlusPlus", cam::tf_grad_cam_plus_plus),
     ("tf-keras-vis", "tf-keras-vis Layercam", cam::tf_layer_cam),
     ("tf-keras-vis", "tf-keras-vis Saliency", keras::saliency),
+    ("tf-keras-vis", "tf-keras-vis Saliency (SmoothGrad)", paths::tf_smoothgrad),
     ("tf-keras-vis", "tf-keras-vis Saliency with GuidedBackpropagation", keras::guided_saliency),
     ("tf-keras-vis", "tf-keras-vis Scorecam", cam::tf_score_cam),
     ("zennit", "BetaSmooth", torch::beta_smooth),

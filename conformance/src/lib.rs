@@ -11,6 +11,7 @@ mod checks;
 mod folder;
 mod keras;
 mod nodes;
+mod paths;
 mod perturbation;
 mod report;
 mod torch;

@@ -137,7 +137,7 @@ pub(crate) fn deep_lift(folder: &Folder, case: &Value) -> Result<Checks> {
     let call = Call::deserialize(case)?;
     let mut method = DeepLift::default();
     if let Some(file) = call.arguments.baseline.as_deref().filter(|name| *name != "zeros") {
-        method = method.baseline(Baseline::Array(file.to_owned(), folder.array(file)?.into()));
+        method = method.baseline(Baseline::Array(folder.array(file)?.into()));
     }
     let mut checks = Checks::default();
     let complete = call.explain(folder, &method)?.completeness;

@@ -2,7 +2,7 @@
 
 use crate::args::BenchArgs;
 use crate::files;
-use crate::job::{FilterChoice, Goal, Method, Run, read_labels};
+use crate::job::{FilterChoice, Goal, Method, Run, array, read_labels};
 use crate::messages::{Messages, usage};
 use crate::report;
 use crate::target::{Chosen, Target};
@@ -29,7 +29,7 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
     }
     let labels = read_labels(&typed.labels)?;
     let run = Run::new(&typed.run)?;
-    let mut method = Method::new(&typed.method, &typed.run)?;
+    let mut method = Method::new(&typed.method, &typed.run, &array)?;
     let messages = Messages::new(typed.run.quiet);
     if let Some(path) = &typed.json {
         files::check_parent("--json", path)?;

@@ -57,17 +57,17 @@ pub fn run(typed: &CompareArgs) -> Result<u8> {
     }
     let run = Run::new(&typed.run)?;
     let messages = Messages::new(typed.run.quiet);
+    let model = files::read_model(&data.model)?;
+    let reader = Reader::new(&model, &data, &messages)?;
     let mut methods = Vec::new();
     for name in &typed.method.methods {
-        methods.push(Method::new(&typed.method.of(name), &typed.run)?);
+        methods.push(Method::new(&typed.method.of(name), &typed.run, &|path| reader.others(path))?);
     }
-    let model = files::read_model(&data.model)?;
     for method in &mut methods {
         set_channel_axis(&model, &data, method)?;
         method.method.settings_mut().progress = messages.progress();
     }
     let target = Target::new(&model, &goal, data.labels.as_ref())?;
-    let reader = Reader::new(&model, &data, &messages)?;
     if let Some(target) = &target {
         announce(&model, &goal, target, &messages);
     }

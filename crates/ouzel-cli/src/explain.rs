@@ -87,14 +87,14 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
     let data = Data::new(&typed.data, &typed.pictures, &typed.labels)?;
     let output = Output::new(&typed.output, &data.sources, goal.map_count())?;
     let run = Run::new(&typed.run)?;
-    let mut method = Method::new(&typed.method, &typed.run)?;
     let mut messages = Messages::new(typed.run.quiet);
     let start = Instant::now();
     let model = files::read_model(&data.model)?;
     let load_ms = milliseconds(start);
+    let reader = Reader::new(&model, &data, &messages)?;
+    let mut method = Method::new(&typed.method, &typed.run, &|path| reader.others(path))?;
     set_channel_axis(&model, &data, &mut method)?;
     let target = Target::new(&model, &goal, data.labels.as_ref())?;
-    let reader = Reader::new(&model, &data, &messages)?;
     let settings = method.method.settings_mut();
     if settings.input_bounds.is_none() {
         settings.input_bounds = reader.input_bounds(&data)?;
@@ -365,11 +365,14 @@ impl Session<'_> {
         }
         let mut warnings = attribution.warnings.clone();
         if let Some(sums) = attribution.completeness.as_ref().filter(|sums| !sums.holds()) {
-            let place = match self.method.method.entry().options.iter().any(|it| it.name == "layer_sums") {
-                true => "; --layer-sums with --json says where the rest went",
-                false => "",
+            let has = |name: &str| self.method.method.entry().options.iter().any(|it| it.name == name);
+            let hint = match (has("layer_sums"), has("steps"), has("samples")) {
+                (true, ..) => "; --layer-sums with --json says where the rest went",
+                (_, true, _) => "; more --steps bring the two together",
+                (.., true) => "; more --samples bring the two together",
+                _ => "",
             };
-            warnings.push(format!("the map {}{place}", report::completeness_text(sums)));
+            warnings.push(format!("the map {}{hint}", report::completeness_text(sums)));
         }
         let files: Vec<String> = picture
             .iter()

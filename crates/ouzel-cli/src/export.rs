@@ -2,7 +2,7 @@
 
 use crate::args::{ExportArgs, RunArgs};
 use crate::files;
-use crate::job::{FilterChoice, Goal, Method, Pictures, read_labels};
+use crate::job::{FilterChoice, Goal, Method, Pictures, array, read_labels};
 use crate::messages::{Messages, usage};
 use crate::target::Target;
 use anyhow::{Context, Result, bail};
@@ -27,7 +27,7 @@ pub fn run(typed: &ExportArgs) -> Result<()> {
         timings: false,
         explain_rules: false,
     };
-    let mut method = Method::new(&typed.method, &run)?;
+    let mut method = Method::new(&typed.method, &run, &array)?;
     let messages = Messages::new(typed.quiet);
     files::check_parent("--out", &typed.out)?;
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);

@@ -75,35 +75,61 @@ impl<'m> Reader<'m> {
 
     /// Reads a picture or an array.
     pub fn read(&self, path: &Path) -> Result<Ready> {
-        let bytes = files::read(path)?;
-        let title = || files::shown(path);
-        let is_npy = npy::is_npy(&bytes) || path.extension().is_some_and(|it| it.eq_ignore_ascii_case("npy"));
-        let (tensor, backdrop, preprocess) = if is_npy {
-            if let Some(option) = self.pictures.typed.first() {
-                let text =
-                    format!("{option} is for pictures, and {} is an array: leave {option} out", title());
-                return Err(Usage(text).into());
-            }
-            let tensor =
-                for_input(self.model, self.model.main_input(), npy::read(&bytes).with_context(title)?);
-            let backdrop = self.samples(&tensor);
-            (tensor, backdrop, None)
-        } else {
-            let picture = Picture::from_bytes(&bytes).with_context(title)?;
-            let preprocess = self.preprocess(&picture).with_context(title)?;
-            let prepared = preprocess.apply(&picture).with_context(title)?;
-            (
-                prepared.tensor.into(),
-                Backdrop::Picture(Box::new(picture), prepared.geometry),
-                Some(preprocess),
-            )
-        };
+        let (tensor, backdrop, preprocess) = self.prepared(path)?;
+        if let (None, Some(option)) = (&preprocess, self.pictures.typed.first()) {
+            let title = files::shown(path);
+            let text = format!("{option} is for pictures, and {title} is an array: leave {option} out");
+            return Err(Usage(text).into());
+        }
         let main = self.model.graph().value(self.model.main_input()).name.to_string();
         let shape = tensor.shape().to_vec();
         let first = Input::named_tensor(&main, tensor);
         let input =
             self.named.iter().fold(first, |input, (name, tensor)| input.and_tensor(name, tensor.clone()));
         Ok(Ready { input, shape, backdrop, preprocess })
+    }
+
+    /// A picture as the model's main input takes it, or an array as it is.
+    fn prepared(&self, path: &Path) -> Result<(Tensor, Backdrop, Option<Preprocess>)> {
+        let bytes = files::read(path)?;
+        let title = || files::shown(path);
+        if npy::is_npy(&bytes) || path.extension().is_some_and(|it| it.eq_ignore_ascii_case("npy")) {
+            let tensor =
+                for_input(self.model, self.model.main_input(), npy::read(&bytes).with_context(title)?);
+            let backdrop = self.samples(&tensor);
+            return Ok((tensor, backdrop, None));
+        }
+        let picture = Picture::from_bytes(&bytes).with_context(title)?;
+        let preprocess = self.preprocess(&picture).with_context(title)?;
+        let prepared = preprocess.apply(&picture).with_context(title)?;
+        let backdrop = Backdrop::Picture(Box::new(picture), prepared.geometry);
+        Ok((prepared.tensor.into(), backdrop, Some(preprocess)))
+    }
+
+    /// Other inputs of the model, one behind the other: a picture or an array, or all files of a folder.
+    pub fn others(&self, path: &Path) -> Result<Tensor> {
+        if !path.is_dir() {
+            return Ok(self.prepared(path)?.0);
+        }
+        let entries = path.read_dir().with_context(|| format!("cannot read {}", path.display()))?;
+        let mut files: Vec<PathBuf> = Vec::new();
+        for entry in entries {
+            files.push(entry.with_context(|| format!("cannot read {}", path.display()))?.path());
+        }
+        files.retain(|file| file.is_file());
+        files.sort();
+        let rank = self.model.graph().fact(self.model.main_input()).rank();
+        let arrays = files.iter().map(|file| {
+            let array = self.prepared(file)?.0.to_f32();
+            Ok(if array.ndim() + 1 == rank { array.insert_axis(Axis(0)) } else { array })
+        });
+        let arrays = arrays.collect::<Result<Vec<_>>>()?;
+        if arrays.is_empty() {
+            bail!("the folder {} has no files", path.display());
+        }
+        let views: Vec<_> = arrays.iter().map(|array| array.view()).collect();
+        let joined = ndarray::concatenate(Axis(0), &views);
+        Ok(joined.with_context(|| format!("the inputs in {} are of different sizes", path.display()))?.into())
     }
 
     /// The lowest and highest values that the model's input can have, if only pictures are read.

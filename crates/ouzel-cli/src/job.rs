@@ -7,7 +7,7 @@ use crate::npy;
 use anyhow::{Context, Result};
 use ouzel::image::{Channels, Colormap, Fit, Labels, Layout, Preprocess, Preset, Size, View};
 use ouzel::losses::{self, WeightedLoss};
-use ouzel::{METHODS, OptionKind, OptionValue, Options, Precision, Region};
+use ouzel::{METHODS, OptionKind, OptionValue, Options, Precision, Region, Tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -85,14 +85,14 @@ pub struct Method {
 }
 
 impl Method {
-    /// Reads the method's files.
-    pub fn new(typed: &MethodArgs, run: &RunArgs) -> Result<Self> {
+    /// Reads the method's files; `input` reads those that are prepared as the model's input is.
+    pub fn new(typed: &MethodArgs, run: &RunArgs, input: &dyn Fn(&Path) -> Result<Tensor>) -> Result<Self> {
         let entry = METHODS.iter().find(|method| method.name == typed.method);
         let entry = entry.expect("invariant: the choices come from the same list");
         let mut options = Options::new().with_profile(&typed.profile);
         for (name, text) in &typed.options {
             let option = entry.options.iter().find(|option| option.name == *name);
-            options = options.with_value(name, option_value(name, option.map(|it| it.kind), text)?);
+            options = options.with_value(name, option_value(name, option.map(|it| it.kind), text, input)?);
         }
         let mut method = ouzel::method(entry.name, &options)
             .map_err(|error| wrong_option(&format!("--method {}", entry.name), &error))?;
@@ -112,19 +112,29 @@ impl Method {
     }
 }
 
+/// The array in a `.npy` file.
+pub fn array(path: &Path) -> Result<Tensor> {
+    npy::read(&files::read(path)?).with_context(|| files::shown(path))
+}
+
 /// What was typed as a method's option, its file read.
-fn option_value(name: &str, kind: Option<OptionKind>, text: &str) -> Result<OptionValue> {
+fn option_value(
+    name: &str,
+    kind: Option<OptionKind>,
+    text: &str,
+    input: &dyn Fn(&Path) -> Result<Tensor>,
+) -> Result<OptionValue> {
     let of = || format!("--{}", name.replace('_', "-"));
     Ok(match kind {
         Some(OptionKind::Toml) if args::is_toml(text) => {
             OptionValue::Toml(text.to_owned(), files::read_text(Path::new(text)).with_context(of)?)
         }
+        // What is no file is a name or number.
+        Some(OptionKind::Input) if Path::new(text).exists() => {
+            OptionValue::Array(text.to_owned(), input(Path::new(text)).with_context(of)?)
+        }
         Some(OptionKind::Array) => {
-            let bytes = files::read(Path::new(text)).with_context(of)?;
-            OptionValue::Array(
-                text.to_owned(),
-                npy::read(&bytes).with_context(|| format!("{} {text}", of()))?,
-            )
+            OptionValue::Array(text.to_owned(), array(Path::new(text)).with_context(of)?)
         }
         _ => OptionValue::Text(text.to_owned()),
     })

@@ -267,7 +267,13 @@ pub fn completeness_text(sums: &Completeness) -> String {
         false => String::new(),
         true => format!(", {} ended in biases", total(&sums.absorbed)),
     };
-    format!("adds up to {} of {}{absorbed}", total(&sums.found), total(&sums.expected))
+    let gap = sums.relative_gaps().into_iter().fold(0.0, f64::max);
+    format!(
+        "adds up to {} of {}{absorbed} (gap {:.2} %)",
+        total(&sums.found),
+        total(&sums.expected),
+        100.0 * gap
+    )
 }
 
 /// The rule of each node, for people.

@@ -5,6 +5,7 @@ mod forward;
 mod graph;
 mod perturbation;
 mod pictures;
+mod variants;
 
 pub use export::{Export, NamedBy, Pictures};
 pub(crate) use forward::{Forward, filters_of_samples, scores_of_samples, value_of};
@@ -14,6 +15,7 @@ pub use perturbation::Fill;
 pub(crate) use perturbation::{
     FILL_VALUE, Perturbation, PerturbationExplainer, Perturbed, Sample, SampleShape, Scorer,
 };
+pub(crate) use variants::{Combine, Combined, VariantExplainer, Varied, VariedSample};
 
 use crate::attribution::Attribution;
 use crate::compile::Precision;
@@ -169,13 +171,8 @@ pub trait Method: fmt::Debug + Send + Sync {
             return Ok(Explanation { whole: self.prepare(task)?, rest: None, cut: None, size });
         };
         let prepare = |size: usize| self.prepare(&Task { shapes: &cut.shapes(task.shapes, size), ..*task });
-        let mut size = if cut.one_at_a_time { 1 } else { cut.samples };
-        let mut whole = prepare(size)?;
-        while size > 1 && whole.memory_bytes() > settings.budget() {
-            let each = whole.memory_bytes().div_ceil(size).max(1);
-            size = (settings.budget() / each).clamp(1, size - 1);
-            whole = prepare(size)?;
-        }
+        let (size, whole) =
+            fitting(if cut.one_at_a_time { 1 } else { cut.samples }, settings.budget(), prepare)?;
         let rest = match cut.samples % size {
             0 => None,
             rest => Some(prepare(rest)?),
@@ -306,6 +303,24 @@ pub trait Method: fmt::Debug + Send + Sync {
         self.settings_mut().seed = seed;
         self
     }
+}
+
+/// The explainer of as many samples, at most `most`, as a run has memory for, and their number.
+fn fitting(
+    most: usize,
+    budget: usize,
+    prepare: impl Fn(usize) -> Result<Box<dyn Explainer>>,
+) -> Result<(usize, Box<dyn Explainer>)> {
+    let mut size = most;
+    let mut explainer = prepare(size)?;
+    while size > 1 && explainer.memory_bytes() > budget {
+        let each = explainer.memory_bytes().div_ceil(size).max(1);
+        let fits = (budget / each).clamp(1, size - 1);
+        // As many runs as that takes, and each of them as small as it can be.
+        size = most.div_ceil(most.div_ceil(fits));
+        explainer = prepare(size)?;
+    }
+    Ok((size, explainer))
 }
 
 /// A method made ready for inputs of certain shapes; see [`Method::prepare`].

@@ -27,6 +27,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod blur;
 mod colormap;
 mod grid;
 mod labels;
@@ -37,9 +38,11 @@ mod preprocess;
 mod render;
 mod resize;
 mod save;
+mod segments;
 mod text;
 mod upsampling;
 
+pub(crate) use blur::{Border, gaussian_blur};
 pub use colormap::{COLORMAPS, Colormap, ColormapEntry, ColormapKind};
 pub use grid::{Grid, Tile, stitch};
 pub use labels::Labels;
@@ -49,5 +52,6 @@ pub use preprocess::{Channels, Fit, Geometry, Layout, Prepared, Preprocess, Pres
 pub use render::{Blend, Render, View, overlay};
 pub use resize::{Filter, resize_map, resize_rgb8};
 pub use save::{encode_gif, encode_png, save_png, save_whole};
+pub(crate) use segments::Neighbors;
 pub use text::Text;
 pub use upsampling::Upsampling;

@@ -1,26 +1,33 @@
 //! The explanation methods, one a file, and the list of them that front ends show and choose from.
 
 pub mod ablation_cam;
+pub mod blur_ig;
 pub mod cam;
 pub mod deeplift;
 pub mod eigen_cam;
+pub mod expected_gradients;
 pub mod feature_ablation;
 pub mod full_grad;
 mod grad_cam;
 mod grad_cam_plus_plus;
 pub mod guided_grad_cam;
+pub mod guided_ig;
 mod hires_cam;
 pub mod input_x_gradient;
+pub mod integrated_gradients;
 #[cfg(test)]
 mod laws;
 mod layer_cam;
 pub mod lrp;
 pub mod occlusion;
+pub mod path;
 pub mod rise;
 pub mod saliency;
 pub mod score_cam;
+pub mod smoothgrad;
 pub mod visualize_cam;
 mod xgrad_cam;
+pub mod xrai;
 
 use crate::error::{Context, Result, bail};
 use crate::explanation::Method;
@@ -57,6 +64,14 @@ pub struct MethodEntry {
 pub const METHODS: &[MethodEntry] = &[
     saliency::ENTRY,
     input_x_gradient::ENTRY,
+    smoothgrad::SMOOTHGRAD,
+    smoothgrad::SMOOTHGRAD_SQUARED,
+    smoothgrad::VARGRAD,
+    integrated_gradients::ENTRY,
+    expected_gradients::ENTRY,
+    blur_ig::ENTRY,
+    guided_ig::ENTRY,
+    xrai::ENTRY,
     grad_cam::ENTRY,
     grad_cam_plus_plus::ENTRY,
     hires_cam::ENTRY,

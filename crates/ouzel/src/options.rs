@@ -173,6 +173,13 @@ impl Options {
         self
     }
 
+    /// The same without one of the options.
+    #[must_use]
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.values.remove(name);
+        self
+    }
+
     /// Chooses whose conventions hold: one of [`PROFILES`].
     #[must_use]
     pub fn with_profile(mut self, profile: &str) -> Self {

@@ -21,6 +21,15 @@ impl Cut {
     /// The samples of inputs of these shapes, for a map of `explained`; `None` if there is one, or nothing says where they
     /// are.
     pub(crate) fn new(model: &Model, explained: ValueId, shapes: &[(ValueId, Vec<usize>)]) -> Option<Self> {
+        Self::of_any(model, explained, shapes).filter(|cut| cut.samples > 1)
+    }
+
+    /// As [`Cut::new`], also if there is one sample.
+    pub(crate) fn of_any(
+        model: &Model,
+        explained: ValueId,
+        shapes: &[(ValueId, Vec<usize>)],
+    ) -> Option<Self> {
         let graph: &Graph = model.graph();
         let main = model.main_input();
         let batch = graph.fact(main).shape.first()?;
@@ -31,7 +40,7 @@ impl Cut {
             rests.into_iter().any(|dim| dim == batch)
         };
         let is_known = !one_at_a_time && (batch.as_symbol().is_none() || symbol_elsewhere());
-        if samples < 2 || is_known || graph.fact(explained).shape.first() != Some(batch) {
+        if is_known || graph.fact(explained).shape.first() != Some(batch) {
             return None;
         }
         let is_cut = |(id, shape): &(ValueId, Vec<usize>)| {
@@ -47,6 +56,11 @@ impl Cut {
             shape[0] = size;
         }
         shapes
+    }
+
+    /// True if the first axis of this input is that of the samples.
+    pub(crate) fn is_cut(&self, input: usize) -> bool {
+        self.is_cut.get(input).copied().unwrap_or(false)
     }
 
     /// The inputs of some of the samples.

@@ -43,6 +43,17 @@ impl Timings {
         self.steps.iter().map(|step| step.time).sum()
     }
 
+    /// Adds the times of another run of the same plan.
+    pub(crate) fn add(&mut self, other: &Self) {
+        match self.steps.is_empty() {
+            true => self.steps.clone_from(&other.steps),
+            false => self.steps.iter_mut().zip(&other.steps).for_each(|(step, other)| {
+                step.time += other.time;
+                step.runs += other.runs;
+            }),
+        }
+    }
+
     /// Keeps the lesser time of each step, out of these and those of another run of the same plan: what a step takes when
     /// nothing else runs.
     pub fn keep_least(&mut self, other: &Self) {

@@ -127,6 +127,21 @@ def vector():
     return model(nodes, [value("x", ["n", 5])], [value("y", ["n", 1])], initializers)
 
 
+def symmetric():
+    """Three features, of which the first two can be exchanged."""
+    nodes = [
+        node("Gemm", ["x", "w1", "b1"], "hidden"),
+        node("Relu", ["hidden"], "relu"),
+        node("MatMul", ["relu", "w2"], "y"),
+    ]
+    initializers = [
+        weights("w1", 3, 2, values=[[1, 2], [1, 2], [3, -1]]),
+        weights("b1", 2, values=[-1, -0.5]),
+        weights("w2", 2, 1, values=[1, 2]),
+    ]
+    return model(nodes, [value("x", ["n", 3])], [value("y", ["n", 1])], initializers)
+
+
 def several_inputs():
     """A picture, two numbers under a name with '=' in it, and whole numbers; a weight is listed as an input."""
     nodes = [
@@ -185,8 +200,8 @@ def unsupported():
 if __name__ == "__main__":
     folder = pathlib.Path(__file__).parent
     for make in [
-        classifier, any_size, channels_last, vector, several_inputs, dead, nan_weight, no_input, unsupported, one_sample,
-        spelled_out,
+        classifier, any_size, channels_last, vector, symmetric, several_inputs, dead, nan_weight, no_input, unsupported,
+        one_sample, spelled_out,
     ]:
         made = make()
         if make is not unsupported:

@@ -11,7 +11,7 @@ use crate::graph::{Fact, Graph, NodeId, Source, ValueId};
 use crate::losses::{LateTarget, LossContext, WeightedLoss};
 use crate::model::{Model, is_channels_last};
 use crate::op::resolve_axis;
-use crate::rewrite::bind;
+use crate::rewrite::{bind, with_input};
 use crate::target::Filters;
 use crate::tensor::Tensor;
 use crate::timings::Timings;
@@ -255,7 +255,45 @@ pub(crate) struct GraphExplainer {
 impl GraphExplainer {
     /// Makes a method ready for a task.
     pub(crate) fn boxed(method: &dyn GraphMethod, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
-        let mut explanation = ExplanationGraph::new(task.model, task.losses, method)?;
+        let explanation = ExplanationGraph::new(task.model, task.losses, method)?;
+        Self::made(explanation, method.settings(), task, task.shapes.to_vec())
+    }
+
+    /// The same, where the inner tensor `given`, of this shape, is one more input, behind the others: what is computed of it
+    /// no longer depends on them. The task asks for no other tensors.
+    pub(crate) fn with_given(
+        method: &dyn GraphMethod,
+        task: &Task<'_>,
+        given: ValueId,
+        shape: &[usize],
+    ) -> Result<Box<dyn Explainer>> {
+        let explanation = ExplanationGraph::new(task.model, task.losses, method)?;
+        let mut wanted = vec![explanation.raw];
+        wanted.extend(explanation.losses.iter().map(|(_, _, value)| *value));
+        let opened = with_input(&explanation.graph, given, &wanted)?;
+        let mut shapes = Vec::new();
+        for (id, shape) in task.shapes {
+            shapes.push((opened.kept(*id)?, shape.clone()));
+        }
+        shapes.push((opened.kept(given)?, shape.to_vec()));
+        let raw = opened.kept(explanation.raw)?;
+        let losses = (explanation.losses.into_iter())
+            .map(|(name, weight, value)| Ok((name, weight, opened.kept(value)?)))
+            .collect::<Result<_>>()?;
+        let target = match explanation.target {
+            Some(target) => Some(LateTarget { input: opened.kept(target.input)?, ..target }),
+            None => None,
+        };
+        let explanation = ExplanationGraph { graph: opened.graph, raw, losses, target, ..explanation };
+        Self::made(explanation, method.settings(), task, shapes)
+    }
+
+    fn made(
+        mut explanation: ExplanationGraph,
+        settings: &Settings,
+        task: &Task<'_>,
+        mut shapes: Vec<(ValueId, Vec<usize>)>,
+    ) -> Result<Box<dyn Explainer>> {
         if let Some(layer_map) = &mut explanation.layer_map {
             let (image, axes) = &explanation.sides;
             let shape = task.shapes.iter().find(|(id, _)| id == image).map(|(_, shape)| shape);
@@ -267,11 +305,10 @@ impl GraphExplainer {
         wanted.extend(losses.iter().map(|(_, _, value)| *value));
         wanted.extend(explanation.sums.iter().flat_map(Sums::values));
         wanted.extend_from_slice(task.also);
-        let mut shapes = task.shapes.to_vec();
         let target_shape = target.as_ref().map(|target| target_shape(graph, target, &shapes)).transpose()?;
         let late = target.as_ref().map(|target| target.input);
         shapes.extend(late.zip(target_shape.map(|shape| shape.to_vec())));
-        let plan = Plan::staged(graph, &shapes, late.as_slice(), &wanted, method.settings().arithmetic())?;
+        let plan = Plan::staged(graph, &shapes, late.as_slice(), &wanted, settings.arithmetic())?;
         Ok(Box::new(Self { model: task.model.clone(), plan, target: target_shape, explanation }))
     }
 

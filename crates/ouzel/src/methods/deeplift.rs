@@ -8,11 +8,10 @@ use crate::explanation::{
 };
 use crate::methods::MethodEntry;
 use crate::methods::lrp::canonical;
-use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, OptionValue, WRT, WRT_CHANNEL_AXIS};
+use crate::methods::path::Baseline;
+use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, WRT, WRT_CHANNEL_AXIS};
 use crate::rules::Canonical;
 use crate::rules::deeplift::{Maxima, Reference, rescale};
-use crate::tensor::Tensor;
-use std::fmt;
 
 /// What lists of methods say of this one.
 pub(super) const ENTRY: MethodEntry = MethodEntry {
@@ -26,18 +25,9 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
                 (Sundararajan et al. 2017)",
     options: &[BASELINE, GRAD_MODIFIER, WRT, WRT_CHANNEL_AXIS, KEEPDIMS],
     new: |options| {
-        let baseline = match options.value("baseline") {
-            Some(OptionValue::Array(file, array)) => Baseline::Array(file.clone(), array.clone()),
-            _ => match options.text("baseline")? {
-                None | Some("zeros") => Baseline::Value(0.0),
-                Some(text) => match text.parse::<f64>() {
-                    Ok(value) if value.is_finite() => Baseline::Value(value),
-                    _ => bail!(
-                        option,
-                        "unknown baseline '{text}': expected zeros, a number, or a .npy file of the input's shape"
-                    ),
-                },
-            },
+        let baseline = match &Baseline::list(options, &[Baseline::Constant(0.0)])?[..] {
+            [baseline @ (Baseline::Constant(_) | Baseline::Array(_))] => baseline.clone(),
+            _ => bail!(option, "baseline: expected zeros, a number, or one array or picture"),
         };
         let maxima = match options.profile() {
             "captum" => Maxima::Gradient,
@@ -57,25 +47,6 @@ const BASELINE: MethodOption = MethodOption::new(
     "the input that the target is compared with: zeros, a number for all elements of the prepared input, or an array of \
      its shape",
 );
-
-/// An input that stands for the absence of what is explained.
-#[derive(Clone)]
-#[non_exhaustive]
-pub enum Baseline {
-    /// All elements of the prepared input are this number.
-    Value(f64),
-    /// An array of the input's shape, or of that of one sample; the text is what messages call it.
-    Array(String, Tensor),
-}
-
-impl fmt::Debug for Baseline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Value(value) => write!(f, "{value}"),
-            Self::Array(name, array) => write!(f, "{name} {:?}", array.shape()),
-        }
-    }
-}
 
 /// The difference of the target from its value at a baseline, shared out over the input by the Rescale rule.
 ///
@@ -105,7 +76,7 @@ impl fmt::Debug for Baseline {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeepLift {
-    /// What the input is compared with; default: zeros.
+    /// What the input is compared with, a number or an array; default: zeros.
     pub baseline: Baseline,
     /// What is done at max pooling.
     pub maxima: Maxima,
@@ -115,7 +86,7 @@ pub struct DeepLift {
 
 impl Default for DeepLift {
     fn default() -> Self {
-        Self { baseline: Baseline::Value(0.0), maxima: Maxima::Shared, settings: Settings::default() }
+        Self { baseline: Baseline::Constant(0.0), maxima: Maxima::Shared, settings: Settings::default() }
     }
 }
 
@@ -172,8 +143,8 @@ impl GraphMethod for DeepLift {
         let builder = Builder::new(graph);
         let x = builder.var(explained);
         let baseline = match &self.baseline {
-            Baseline::Value(value) => x.scalar_like(*value).expand_like(x),
-            Baseline::Array(name, array) => {
+            Baseline::Constant(value) => x.scalar_like(*value).expand_like(x),
+            Baseline::Array(array) => {
                 let constant = builder.constant(array.cast(x.dtype()));
                 let widened = match x.rank().checked_sub(constant.rank()) {
                     Some(missing) => constant.unsqueeze(0..missing),
@@ -184,7 +155,7 @@ impl GraphMethod for DeepLift {
                 if !fits {
                     bail!(
                         option,
-                        "the baseline {name} has shape {:?}, and the input {} is {}",
+                        "the baseline has shape {:?}, and the input {} is {}",
                         array.shape(),
                         builder.graph().title(explained),
                         x.fact()
@@ -192,6 +163,7 @@ impl GraphMethod for DeepLift {
                 }
                 expanded
             }
+            other => bail!(option, "DeepLIFT compares with a number or an array, not with {other:?}"),
         };
         let reference = Reference::add(&builder, &[(explained, baseline.id()?)])?;
         let ones = builder.var(total).scalar_like(1.0).id()?;

@@ -348,7 +348,8 @@ mod tests {
     use super::*;
     use crate::compile::Precision;
     use crate::losses::{ActivationMaximization, WeightedLoss};
-    use crate::methods::deeplift::{Baseline, DeepLift};
+    use crate::methods::deeplift::DeepLift;
+    use crate::methods::path::Baseline;
     use crate::model::Model;
     use crate::tensor::Tensor;
     use ndarray::ArrayD;
@@ -451,8 +452,7 @@ mod tests {
             let layer = if layer == "-1" { model.output_names()[0].clone() } else { layer.to_owned() };
             let input = picture(&model);
             let single = Tensor::from(input.to_f64().mapv(|v| v as f32 * 0.5));
-            let baselines =
-                [Baseline::Value(0.0), Baseline::Value(0.3), Baseline::Array("half".into(), single)];
+            let baselines = [Baseline::Constant(0.0), Baseline::Constant(0.3), Baseline::Array(single)];
             for baseline in baselines {
                 let title = format!("{file} {baseline:?}");
                 let method = DeepLift::default().baseline(baseline);
@@ -461,12 +461,12 @@ mod tests {
                 assert!(sums.relative_gaps()[0] < 1e-3, "{title}: {sums:?}");
                 assert!((found.raw.to_f64().sum() - sums.found[0]).abs() < 1e-4, "{title}: {sums:?}");
             }
-            let wrong = Baseline::Array("wrong.npy".into(), Tensor::from(ArrayD::<f32>::zeros(vec![7, 7])));
+            let wrong = Baseline::Array(Tensor::from(ArrayD::<f32>::zeros(vec![7, 7])));
             let error = DeepLift::default()
                 .baseline(wrong)
                 .attribute(&model, &losses(&layer, 0), &input.clone().into())
                 .unwrap_err();
-            assert!(error.to_string().contains("wrong.npy"), "{error}");
+            assert!(error.to_string().contains("[7, 7]"), "{error}");
             let inner = model.graph().value(model.graph().nodes()[1].outputs[0]).name.to_string();
             let error = DeepLift::default()
                 .wrt_tensor(inner.as_str())
