@@ -125,6 +125,9 @@ pub(crate) fn simplify_with(
     Ok(Rewritten { graph: pruned.graph, values })
 }
 
+/// Where a value of the old graph is in the new one.
+pub(crate) type Moved<'a> = dyn Fn(ValueId) -> Result<ValueId> + 'a;
+
 /// The graph in which an input is computed: `make` is called where it is first read, with the places of the values
 /// before that.
 ///
@@ -133,7 +136,7 @@ pub(crate) fn simplify_with(
 pub(crate) fn substitute(
     graph: &Graph,
     input: ValueId,
-    make: &dyn for<'b> Fn(&'b Builder, &dyn Fn(ValueId) -> Result<ValueId>) -> Result<Var<'b>>,
+    make: &dyn for<'b> Fn(&'b Builder, &Moved<'_>) -> Result<Var<'b>>,
 ) -> Result<Rewritten> {
     let builder = Builder::new(Graph::default());
     let mut values: Vec<Option<ValueId>> = vec![None; graph.values().len()];

@@ -84,8 +84,8 @@ fn closed_forms_on_a_linear_network() {
             method.settings_mut().precision = Precision::F64;
             explain(&*method, name, layer, &x)
         };
-        let gradient = in_f64(Box::new(Saliency::default())).raw.to_f64();
-        close(&in_f64(Box::new(Smoothing::default())), &gradient, "SmoothGrad");
+        let gradient = in_f64(Box::<Saliency>::default()).raw.to_f64();
+        close(&in_f64(Box::<Smoothing>::default()), &gradient, "SmoothGrad");
         let squared = Smoothing::smoothgrad_squared(Saliency::default());
         close(&in_f64(Box::new(squared)), &(&gradient * &gradient), "SmoothGrad-squared");
         let variance = in_f64(Box::new(Smoothing::vargrad(Saliency::default()))).raw.to_f64();
@@ -284,7 +284,7 @@ fn inner_tensors_as_if_the_network_were_cut_there() {
         explain(&*method, "classifier", "logits", &x)
     };
     // Behind the Relu the network is linear.
-    let gradient = wide(&|| Box::new(Saliency::default())).raw.to_f64();
+    let gradient = wide(&|| Box::<Saliency>::default()).raw.to_f64();
     let baseline = ArrayD::from_elem(vec![1, 3, 8, 8], 0.5f32);
     let both = ndarray::concatenate(Axis(0), &[baseline.view(), baseline.view()]).unwrap();
     let expected = (at(&x) - at(&both)) * &gradient;
@@ -303,7 +303,7 @@ fn inner_tensors_as_if_the_network_were_cut_there() {
         "expected gradients",
     );
     close(&wide(&|| Box::new(GuidedIg::default().baseline(start().remove(0)))), &expected, "guided");
-    close(&wide(&|| Box::new(Smoothing::default())), &gradient, "SmoothGrad");
+    close(&wide(&|| Box::<Smoothing>::default()), &gradient, "SmoothGrad");
     // Through the convolution and the Relu.
     let through = IntegratedGradients::default().steps(200).wrt_tensor("conv1").precision(Precision::F64);
     let found = explain(&through, "classifier", "logits", &x);

@@ -348,11 +348,11 @@ impl Integral {
         let share = 1.0 / starts.len() as f64;
         let mut each = |number: usize, gradient: ArrayD<f64>, scores: Option<Vec<f64>>| {
             let (start, (_, weight)) = (&starts[number / count], points[number % count]);
-            if number % count == 0 {
+            if number.is_multiple_of(count) {
                 path::accumulate(&mut at_starts, scores.as_ref(), share);
             }
             mean.scaled_add(weight, &gradient);
-            if (number + 1) % count == 0 {
+            if (number + 1).is_multiple_of(count) {
                 Zip::from(&mut attributed)
                     .and(&mean)
                     .and(&x)

@@ -114,8 +114,8 @@ pub struct Xrai {
 
 impl Default for Xrai {
     fn default() -> Self {
-        let mut gradients = IntegratedGradients::default();
-        gradients.baselines = vec![Baseline::Minimum, Baseline::Maximum];
+        let baselines = vec![Baseline::Minimum, Baseline::Maximum];
+        let mut gradients = IntegratedGradients { baselines, ..IntegratedGradients::default() };
         gradients.settings.grad_modifier = GradModifier::None;
         Self { algorithm: Ranking::Full, gradients }
     }
