@@ -122,7 +122,16 @@ fn description(method: &MethodEntry) -> String {
 
 /// Papers without their titles: "Zeiler and Fergus 2014".
 fn papers(source: &str) -> String {
-    source.split("; ").filter_map(|paper| paper.split(", ").next()).collect::<Vec<_>>().join("; ")
+    let is_year = |word: &str| word.len() == 4 && word.bytes().all(|byte| byte.is_ascii_digit());
+    let paper = |paper: &str| {
+        let words: Vec<&str> = paper.split(' ').collect();
+        let end = words
+            .iter()
+            .position(|word| is_year(word.trim_end_matches(',')))
+            .map_or(words.len(), |at| at + 1);
+        words[..end].join(" ").trim_end_matches(',').to_owned()
+    };
+    source.split("; ").map(paper).collect::<Vec<_>>().join("; ")
 }
 
 /// The table of the README.
