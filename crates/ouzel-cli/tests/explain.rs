@@ -63,6 +63,31 @@ fn the_arrays_of_a_network_whose_gradient_is_known() {
 }
 
 #[test]
+fn modifiers_on_activations_that_are_spelled_out() {
+    let dir = Dir::new();
+    dir.write_npy("x.npy", &array![[0.5f32, -1.0, 2.0, 0.1, -0.3, 0.9]]);
+    let explain = |options: &str| {
+        dir.ouzel("explain @spelled_out.onnx x.npy --class 1 --backprop-modifier guided --raw-npy raw.npy --json out.json")
+            .words(options)
+            .succeeds();
+        let json: serde_json::Value = serde_json::from_slice(&dir.read("out.json")).unwrap();
+        (json, dir.read_npy::<f32>("raw.npy"))
+    };
+    let (json, plain) = explain("");
+    let warnings = json["warnings"].to_string();
+    for part in ["1 × Gelu alone", "add 'gelu'", "1 × Swish alone", "add 'silu'"] {
+        assert!(warnings.contains(part), "{part:?} is missing in {warnings}");
+    }
+    assert!(!warnings.contains("Sigmoid") && !warnings.contains("Erf"), "{warnings}");
+    let (json, guided) = explain("--rectifiers gelu,silu");
+    let matched: Vec<&str> =
+        json["rules"]["matched"].as_array().unwrap().iter().map(|it| it["node"].as_str().unwrap()).collect();
+    assert_eq!(matched, ["Swish 'y'", "Gelu 'gelu'"]);
+    assert!(!json["warnings"].to_string().contains("alone"), "{}", json["warnings"]);
+    assert_ne!(plain, guided);
+}
+
+#[test]
 fn shapes_of_arrays() {
     let dir = Dir::new();
     dir.write_npy("one.npy", &values(&[3, 8, 8])).write_npy("two.npy", &values(&[2, 3, 8, 8]));

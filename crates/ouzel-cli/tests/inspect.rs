@@ -33,6 +33,79 @@ fn a_model_as_json() {
 }
 
 #[test]
+fn how_a_model_is_fed_and_where_a_map_is_made() {
+    let dir = Dir::new();
+    let model = dir.ouzel("inspect @classifier.onnx --json").succeeds().json();
+    assert_eq!(
+        model["cam_layer"],
+        json!({"name": "relu1", "dtype": "float32", "shape": ["batch", 4, 8, 8], "channel_axis": 1, "grid": null})
+    );
+    let preparation = &model["preparation"];
+    assert_eq!(preparation["layout"]["value"], "nchw");
+    assert_eq!(preparation["layout"]["sureness"], "certain");
+    assert_eq!(preparation["size"]["value"], "8x8");
+    assert_eq!(
+        preparation["preprocess"],
+        json!({
+            "value": "imagenet",
+            "sureness": "a guess",
+            "reason": preparation["preprocess"]["reason"],
+        })
+    );
+    assert_eq!(preparation["options"], json!(["--preprocess imagenet"]));
+    let command = model["command"].as_str().unwrap();
+    assert!(
+        command.starts_with("ouzel explain ") && command.ends_with("PICTURE --preprocess imagenet"),
+        "{command}"
+    );
+    assert_eq!(model["problem"], json!(null));
+
+    let text = dir.ouzel("inspect @classifier.onnx").succeeds().text();
+    for part in ["CAM layer  relu1  ", "pictures   nchw", "a guess: ", "try        ouzel explain"] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+    assert!(!text.contains("\nunits "), "{text}");
+}
+
+#[test]
+fn sizes_and_features() {
+    let dir = Dir::new();
+    let model = dir.ouzel("inspect @any_size.onnx --json").succeeds().json();
+    assert_eq!(model["preparation"]["any_size"], true);
+    assert!(model["command"].as_str().unwrap().contains(" --size "), "{}", model["command"]);
+    let model = dir.ouzel("inspect @channels_last.onnx --json").succeeds().json();
+    assert_eq!(model["preparation"]["layout"]["value"], "nhwc");
+    let model = dir.ouzel("inspect @vector.onnx --json").succeeds().json();
+    assert!(
+        model["preparation"]["problem"].as_str().unwrap().contains("features"),
+        "{}",
+        model["preparation"]
+    );
+    assert!(model["cam_layer"]["problem"].as_str().unwrap().contains("more than one position"));
+    assert!(model["command"].as_str().unwrap().contains("ARRAY.npy"), "{}", model["command"]);
+}
+
+#[test]
+fn units_are_listed() {
+    let dir = Dir::new();
+    let model = dir.ouzel("inspect @spelled_out.onnx --json").succeeds().json();
+    let names: Vec<&str> =
+        model["units"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["LayerNormalization", "Gelu", "Swish"]);
+    assert_eq!(model["units"][1]["family"], "activation");
+    assert_eq!(model["units"][1]["output"], "gelu");
+    assert_eq!(model["units"][1]["inputs"], json!(["norm"]));
+    let layers = model["layers"].as_array().unwrap();
+    let gelu: Vec<&str> =
+        (layers.iter().filter(|it| it["unit"] == 1)).map(|it| it["op"].as_str().unwrap()).collect();
+    assert_eq!(gelu, ["Div", "Erf", "Add", "Mul", "Mul"]);
+    let text = dir.ouzel("inspect @spelled_out.onnx").succeeds().text();
+    for part in ["units      1 × LayerNormalization, 1 × Gelu, 1 × Swish", "1 Gelu", "2 Swish"] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}
+
+#[test]
 fn what_is_not_supported_is_listed() {
     let dir = Dir::new();
     let model = dir.ouzel("inspect @unsupported.onnx --json").succeeds().json();

@@ -4,8 +4,10 @@ use crate::builder::{Builder, Var};
 use crate::error::{Context, Result, bail};
 use crate::graph::{Graph, Node, NodeId, Provenance, ValueId};
 use crate::op::{Op, OpDef};
-use crate::rules::{Outcome, RuleSet};
+use crate::rules::{Outcome, Rule, RuleSet, Selection};
+use crate::units::{self, Unit};
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What a rule returns for one input.
@@ -141,7 +143,8 @@ impl<'b> Back<'b> {
 
     /// The node's own op on other inputs: the door to relevance rules.
     pub fn again(&self, x: &[Option<Var<'b>>]) -> Vec<Var<'b>> {
-        self.builder.apply_all(self.node.op.clone(), x)
+        let stands_for = self.node.op.stands_for(self.builder, x);
+        stands_for.unwrap_or_else(|| self.builder.apply_all(self.node.op.clone(), x))
     }
 
     /// The same node on other inputs: its outputs are computed anew, its gradient is taken there.
@@ -200,6 +203,21 @@ pub struct Coverage {
     pub rewritten: Vec<(String, String)>,
     /// The sums of relevance that ended in the parameters of a node: values of rank 0.
     pub absorbed: Vec<(NodeId, ValueId)>,
+    /// The units of the graph.
+    pub units: Vec<Unit>,
+    /// The units that a rule was meant for, by their last nodes, which stand for them above; the others were walked node
+    /// by node.
+    pub whole: HashMap<NodeId, usize>,
+}
+
+impl Coverage {
+    /// How messages speak of a node, or of the unit that it stands for.
+    pub fn title(&self, graph: &Graph, id: NodeId) -> String {
+        match self.whole.get(&id) {
+            Some(&unit) => self.units[unit].title(graph),
+            None => graph.node(id).title(),
+        }
+    }
 }
 
 /// A graph with its gradient.
@@ -215,7 +233,109 @@ pub struct Gradient {
     pub coverage: Coverage,
 }
 
+/// A walk under way over the nodes of a graph, which adds backward nodes to a builder.
+pub(crate) struct Walk<'b> {
+    builder: &'b Builder,
+    /// The values of the graph that is walked, where the builder has them.
+    values: Vec<Option<Var<'b>>>,
+    /// For each value, whether its cotangent is wanted.
+    depends: Vec<bool>,
+    /// For each value, whether it depends on an input.
+    varies: Vec<bool>,
+    cotangents: Vec<Option<Var<'b>>>,
+}
+
+impl<'b> Walk<'b> {
+    /// Nothing is known of any cotangent yet.
+    pub(crate) fn new(
+        builder: &'b Builder,
+        values: Vec<Option<Var<'b>>>,
+        depends: Vec<bool>,
+        varies: Vec<bool>,
+    ) -> Self {
+        let cotangents = vec![None; values.len()];
+        Self { builder, values, depends, varies, cotangents }
+    }
+
+    /// The cotangent of a value, as far as it has been added up.
+    pub(crate) fn cotangent(&self, value: ValueId) -> Option<Var<'b>> {
+        self.cotangents[value.index()]
+    }
+
+    /// Adds to the cotangent of a value.
+    pub(crate) fn add(&mut self, value: ValueId, cotangent: Var<'b>) {
+        let sum = &mut self.cotangents[value.index()];
+        *sum = Some(match *sum {
+            Some(sum) => sum + cotangent,
+            None => cotangent,
+        });
+    }
+
+    /// Asks `rule` for the cotangents of the inputs of a node whose consumers have all been visited. What comes back
+    /// are the reasons of the inputs that nothing flows to, and what was absorbed; `None` if the node is not on the way.
+    pub(crate) fn visit(
+        &mut self,
+        node: &'b Node,
+        rule: impl FnOnce(&Back<'b>) -> Result<Cotangents<'b>>,
+    ) -> Result<Option<(Vec<&'static str>, Vec<Var<'b>>)>> {
+        let among = |values: &[bool]| -> Vec<bool> {
+            node.inputs.iter().map(|input| input.is_some_and(|value| values[value.index()])).collect()
+        };
+        let wanted = among(&self.depends);
+        let g: Vec<Option<Var>> = node.outputs.iter().map(|output| self.cotangents[output.index()]).collect();
+        if g.iter().all(Option::is_none) || !wanted.contains(&true) {
+            return Ok(None);
+        }
+        let back = Back {
+            builder: self.builder,
+            node,
+            x: node.inputs.iter().map(|input| input.and_then(|id| self.values[id.index()])).collect(),
+            y: node.outputs.iter().filter_map(|output| self.values[output.index()]).collect(),
+            g,
+            wanted,
+            varies: among(&self.varies),
+            absorbed: RefCell::default(),
+        };
+        let returned = rule(&back)?;
+        if returned.len() != node.inputs.len() {
+            bail!(
+                internal,
+                "the rule of {} returned {} cotangents for {} inputs",
+                node.title(),
+                returned.len(),
+                node.inputs.len()
+            );
+        }
+        let mut stopped = Vec::new();
+        for ((input, x), cotangent) in node.inputs.iter().zip(&back.x).zip(returned) {
+            let Some((input, x)) = input.zip(*x).filter(|(input, _)| self.depends[input.index()]) else {
+                continue;
+            };
+            match cotangent {
+                Cotangent::Flows(new) => self.add(input, new.unbroadcast(x)),
+                Cotangent::Stops(reason) => {
+                    stopped.push(reason);
+                    continue;
+                }
+                Cotangent::Unwanted => {
+                    bail!(internal, "the rule of {} left out a wanted input", node.title())
+                }
+            }
+            let total = self.cotangents[input.index()].expect("invariant: just added to");
+            total.id()?;
+            let (expected, found) = (x.fact(), total.fact());
+            if expected.dtype != found.dtype || !compatible(&expected.shape, &found.shape) {
+                bail!(internal, "a rule returned {found} for an input that is {expected}");
+            }
+        }
+        let absorbed = back.absorbed.into_inner();
+        Ok(Some((stopped, absorbed)))
+    }
+}
+
 /// Adds to `graph` the gradient of the sum of `loss` with respect to each value of `wrt`.
+///
+/// A [`Unit`] that a row of the rule set is meant for is treated as one node; all others are walked node by node.
 ///
 /// # Errors
 /// If the loss is not floating point, if a wanted value does not reach it, or if a rule fails; the message names the
@@ -286,43 +406,43 @@ pub(crate) fn walk(
         let (title, dtype) = (graph.title(value), graph.fact(value).dtype);
         bail!(target, "{title} holds {dtype}: there is nothing to differentiate for");
     }
+    let kept: Vec<ValueId> = seeds.iter().map(|(seed, _)| *seed).chain(wrt.iter().copied()).collect();
+    let mut units = if rules.is_empty() { Vec::new() } else { units::recognize(&graph, &kept) };
+    units.retain(|unit| unit.nodes[0].index() >= first);
+    let Selection { of_nodes, of_units } = rules.select(&graph, &units);
+    // Units that are treated as one node stand where their last node does.
+    let mut wholes: HashMap<NodeId, (Node, &dyn Rule)> = HashMap::new();
+    let mut is_inside = vec![false; forward_nodes.len()];
+    let mut whole = HashMap::new();
+    for (index, (unit, rule)) in units.iter().zip(of_units).enumerate() {
+        if let Some(rule) = rule {
+            unit.nodes.iter().for_each(|node| is_inside[node.index()] = true);
+            wholes.insert(unit.last(), (unit.as_node(&graph)?, rule));
+            whole.insert(unit.last(), index);
+        }
+    }
     let depends = depends_on(&graph, wrt);
     let varies = depends_on(&graph, graph.inputs());
-    let selected = rules.select(&graph);
-    let mut cotangents: Vec<Option<ValueId>> = vec![None; graph.values().len()];
+    let ids: Vec<ValueId> = graph.values().map(|(id, _)| id).collect();
     let builder = Builder::new(graph);
+    let values = ids.iter().map(|&id| Some(builder.var(id))).collect();
+    let mut walk = Walk::new(&builder, values, depends, varies);
     for &(value, cotangent) in seeds {
-        let sum = cotangents[value.index()].map(|sum| builder.var(sum) + builder.var(cotangent));
-        cotangents[value.index()] = Some(sum.map_or(Ok(cotangent), Var::id)?);
+        walk.add(value, builder.var(cotangent));
     }
 
-    let mut coverage = Coverage::default();
+    let mut coverage = Coverage { units, whole, ..Coverage::default() };
     for (index, node) in forward_nodes.iter().enumerate().skip(first).rev() {
         let id = NodeId(index as u32);
-        let among = |values: &[bool]| -> Vec<bool> {
-            node.inputs.iter().map(|input| input.is_some_and(|value| values[value.index()])).collect()
+        let (node, rule) = match wholes.get(&id) {
+            Some((whole, rule)) => (whole, Some(*rule)),
+            None if is_inside[index] => continue,
+            None => (node, of_nodes[index]),
         };
-        let wanted = among(&depends);
-        let reached = node.outputs.iter().any(|output| cotangents[output.index()].is_some());
-        if !reached || !wanted.contains(&true) {
-            continue;
-        }
-        let var = |value: ValueId| builder.var(value);
-        let back = Back {
-            builder: &builder,
-            node,
-            x: node.inputs.iter().map(|input| input.map(var)).collect(),
-            y: node.outputs.iter().copied().map(var).collect(),
-            g: node.outputs.iter().map(|output| cotangents[output.index()].map(var)).collect(),
-            wanted,
-            varies: among(&varies),
-            absorbed: RefCell::default(),
-        };
-        let rule_name: Arc<str> = selected[index].map_or("gradient".into(), |rule| rule.name().into());
+        let rule_name: Arc<str> = rule.map_or("gradient".into(), |rule| rule.name().into());
         builder.set_provenance(Some(Provenance { node: node.title().into(), rule: rule_name.clone() }));
-        let returned = selected[index]
-            .map_or(Ok(Outcome::Default), |rule| rule.apply(&back))
-            .and_then(|outcome| match outcome {
+        let visited = walk
+            .visit(node, |back| match rule.map_or(Ok(Outcome::Default), |rule| rule.apply(back))? {
                 Outcome::Applied(returned) => {
                     coverage.matched.push((id, rule_name));
                     Ok(returned)
@@ -333,50 +453,18 @@ pub(crate) fn walk(
                 }
             })
             .context(|| format!("gradient of {}", node.title()))?;
-        for share in back.absorbed.into_inner() {
+        let Some((stopped, absorbed)) = visited else { continue };
+        coverage.stopped.extend(stopped.into_iter().map(|reason| (id, reason)));
+        for share in absorbed {
             coverage.absorbed.push((id, share.id().context(|| format!("relevance of {}", node.title()))?));
-        }
-        if returned.len() != node.inputs.len() {
-            bail!(
-                internal,
-                "the rule of {} returned {} cotangents for {} inputs",
-                node.title(),
-                returned.len(),
-                node.inputs.len()
-            );
-        }
-        for (input, cotangent) in node.inputs.iter().zip(returned) {
-            let Some(input) = input.filter(|input| depends[input.index()]) else { continue };
-            let new = match cotangent {
-                Cotangent::Flows(new) => new,
-                Cotangent::Stops(reason) => {
-                    coverage.stopped.push((id, reason));
-                    continue;
-                }
-                Cotangent::Unwanted => {
-                    bail!(internal, "the rule of {} left out a wanted input", node.title())
-                }
-            };
-            let x = var(input);
-            let new = new.unbroadcast(x);
-            let total = match cotangents[input.index()] {
-                Some(sum) => var(sum) + new,
-                None => new,
-            };
-            let total_id = total.id().context(|| format!("gradient of {}", node.title()))?;
-            let (expected, found) = (x.fact(), total.fact());
-            if expected.dtype != found.dtype || !compatible(&expected.shape, &found.shape) {
-                bail!(
-                    internal,
-                    "gradient of {}: a rule returned {found} for an input that is {expected}",
-                    node.title()
-                );
-            }
-            cotangents[input.index()] = Some(total_id);
         }
     }
     builder.set_provenance(None);
 
+    let mut cotangents = Vec::new();
+    for id in ids {
+        cotangents.push(walk.cotangent(id).map(Var::id).transpose()?);
+    }
     let values = wrt.iter().filter_map(|value| cotangents[value.index()]).collect();
     Ok(Gradient { graph: builder.finish()?, values, cotangents, coverage })
 }

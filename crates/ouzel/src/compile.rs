@@ -1,8 +1,8 @@
 //! From a graph and the shapes of its inputs to a plan that can run many times.
 
-use crate::dim::{Bindings, known_shape};
-use crate::error::{Result, bail};
-use crate::evaluate::{evaluate, in_float64};
+use crate::dim::{Bindings, element_count};
+use crate::error::{Context, Result, bail};
+use crate::evaluate::{check_size, evaluate, in_float64};
 use crate::graph::{Graph, ValueId};
 use crate::rewrite::{bind, simplify, simplify_with};
 use crate::run::{Program, Stage, Times};
@@ -135,6 +135,9 @@ impl Plan {
             }
             Precision::F64 => simplify(&in_float64(graph)?, outputs, &bindings)?,
         };
+        for (id, value) in simple.graph.values() {
+            check_size(&value.fact.shape).context(|| simple.graph.title(id))?;
+        }
         let inputs = inputs.iter().map(|(id, _)| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
         let outputs = outputs.iter().map(|id| simple.kept(*id)).collect::<Result<Vec<_>>>()?;
         let program = match precision {
@@ -356,7 +359,7 @@ impl fmt::Display for Plan {
 fn reference_bytes(graph: &Graph, outputs: &[ValueId]) -> usize {
     let bytes = |id: &ValueId| {
         let fact = graph.fact(*id);
-        let len = known_shape(&fact.shape).map_or(0, |shape| shape.iter().product::<usize>());
+        let len = element_count(&fact.shape).unwrap_or(0);
         if graph.producer(*id).is_some() { len * fact.dtype.size() } else { 0 }
     };
     let mut last: Vec<usize> = vec![0; graph.values().len()];

@@ -4,6 +4,7 @@ use crate::error::{Result, bail};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::{Add, Mul, Neg, Sub};
 use std::sync::Arc;
 
@@ -46,6 +47,24 @@ pub type Bindings = BTreeMap<Arc<str>, i64>;
 /// The shape of a tensor whose axes may be symbolic.
 pub type Shape = Vec<Dim>;
 
+/// Expressions of more parts than this are replaced by a symbol that nothing is known of: it takes no network that
+/// people train to need one, and no network can make shapes costly. Numbers are not affected.
+const LONGEST: usize = 512;
+
+fn size(terms: &Polynomial) -> usize {
+    terms.keys().map(|monomial| 1 + monomial.iter().map(Atom::size).sum::<usize>()).sum()
+}
+
+/// A name for an expression: equal expressions have equal ones, and others have others.
+fn abbreviation(expression: impl Hash) -> String {
+    let part = |seed: u64| {
+        let mut hasher = DefaultHasher::new();
+        (seed, &expression).hash(&mut hasher);
+        hasher.finish()
+    };
+    format!("long expression {:016x}{:016x}", part(0), part(1))
+}
+
 impl From<i64> for Dim {
     fn from(value: i64) -> Self {
         Self(Form::Number(value))
@@ -75,7 +94,16 @@ impl Dim {
         match terms.len() {
             0 => Self::from(0i64),
             1 if terms.contains_key(&vec![]) => Self::from(terms[&vec![]]),
+            _ if size(&terms) > LONGEST => Self::symbol(&abbreviation(&terms)),
             _ => Self(Form::Sum(Arc::new(terms))),
+        }
+    }
+
+    /// The number of symbols, numbers and functions in the expression.
+    fn size(&self) -> usize {
+        match &self.0 {
+            Form::Number(_) => 1,
+            Form::Sum(terms) => size(terms),
         }
     }
 
@@ -109,7 +137,7 @@ impl Dim {
     /// A quotient by zero stays symbolic and fails when it is evaluated.
     pub fn divide(&self, by: &Dim) -> Dim {
         match (self.known(), by.known()) {
-            (Some(a), Some(b)) if b != 0 => return a.div_euclid(b).into(),
+            (Some(a), Some(b)) if b != 0 => return a.checked_div_euclid(b).unwrap_or(i64::MAX).into(),
             (_, Some(1)) => return self.clone(),
             _ => {}
         }
@@ -126,7 +154,7 @@ impl Dim {
         let (atoms, coefficient) = divisor.iter().next().filter(|_| divisor.len() == 1)?;
         let mut quotient = BTreeMap::new();
         for (monomial, value) in self.polynomial() {
-            if value % coefficient != 0 {
+            if value.checked_rem(*coefficient) != Some(0) {
                 return None;
             }
             let mut left = monomial;
@@ -228,6 +256,13 @@ impl Dim {
 }
 
 impl Atom {
+    fn size(&self) -> usize {
+        match self {
+            Self::Symbol(_) => 1,
+            Self::Quotient(a, b) | Self::Minimum(a, b) => 1 + a.size() + b.size(),
+        }
+    }
+
     fn evaluate(&self, bindings: &Bindings) -> Result<i64> {
         match self {
             Self::Symbol(name) => match bindings.get(name) {
@@ -236,7 +271,7 @@ impl Atom {
             },
             Self::Quotient(a, b) => match b.evaluate(bindings)? {
                 0 => bail!(shape, "a dimension is divided by zero: {a} / {b}"),
-                divisor => Ok(a.evaluate(bindings)?.div_euclid(divisor)),
+                divisor => Ok(a.evaluate(bindings)?.checked_div_euclid(divisor).unwrap_or(i64::MAX)),
             },
             Self::Minimum(a, b) => Ok(a.evaluate(bindings)?.min(b.evaluate(bindings)?)),
         }
@@ -279,8 +314,12 @@ impl Mul for &Dim {
             return a.saturating_mul(b).into();
         }
         let mut product = Polynomial::new();
-        let right = other.polynomial();
-        for (a, m) in self.polynomial() {
+        let (left, right) = (self.polynomial(), other.polynomial());
+        if left.len() * right.len() > LONGEST {
+            let (first, second) = if self < other { (left, right) } else { (right, left) };
+            return Dim::symbol(&abbreviation((first, second)));
+        }
+        for (a, m) in left {
             for (b, n) in &right {
                 let mut monomial = a.clone();
                 monomial.extend(b.iter().cloned());
@@ -301,6 +340,14 @@ pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
 /// The shape if every dimension is a number.
 pub fn known_shape(shape: &[Dim]) -> Option<Vec<usize>> {
     shape.iter().map(|dim| dim.known().and_then(|value| usize::try_from(value).ok())).collect()
+}
+
+/// The number of elements of a tensor of this shape; the largest number if there are even more.
+///
+/// `None` if a dimension is not known.
+pub(crate) fn element_count(shape: &[Dim]) -> Option<usize> {
+    let shape = known_shape(shape)?;
+    Some(if shape.contains(&0) { 0 } else { shape.into_iter().fold(1, usize::saturating_mul) })
 }
 
 /// The numbers that a shape stands for.
@@ -341,13 +388,13 @@ impl fmt::Display for Dim {
                 _ => write!(f, " {sign} ")?,
             }
             let mut factors: Vec<String> = monomial.iter().map(Atom::to_string).collect();
-            if coefficient.abs() != 1 {
-                factors.insert(0, coefficient.abs().to_string());
+            if coefficient.unsigned_abs() != 1 {
+                factors.insert(0, coefficient.unsigned_abs().to_string());
             }
             f.write_str(&factors.join("*"))?;
         }
         match constant {
-            Some(value) if *value < 0 => write!(f, " - {}", value.abs()),
+            Some(value) if *value < 0 => write!(f, " - {}", value.unsigned_abs()),
             Some(value) => write!(f, " + {value}"),
             None => Ok(()),
         }
@@ -397,6 +444,38 @@ mod tests {
         assert_eq!(out.evaluate(&bindings).unwrap(), 111);
         assert_eq!(out.bind(&bindings), Dim::from(111i64));
         assert!(out.evaluate(&Bindings::new()).unwrap_err().to_string().contains("'n'"));
+    }
+
+    #[test]
+    fn expressions_do_not_grow_without_end() {
+        let one = Dim::from(1i64);
+        let two = Dim::from(2i64);
+        let (mut deep, mut wide, mut doubled) = (n(), n(), n());
+        for step in 0..5_000i64 {
+            deep = &(&deep - &one).divide(&two) + &one;
+            wide = &wide + &Dim::symbol(&format!("n{step}"));
+            doubled = &doubled * &(&doubled + &one);
+        }
+        let squared = &wide * &wide;
+        for long in [&deep, &wide, &doubled, &squared] {
+            assert!(long.size() <= LONGEST && long.to_string().len() < 100_000);
+            assert!(long.evaluate(&Bindings::from([("n".into(), 1)])).is_err());
+        }
+        // The same steps lead to the same dimension, others to another.
+        let steps = |by: i64| (0..1000).fold(n(), |dim, _| &(&dim - &Dim::from(by)).divide(&two) + &one);
+        assert_eq!(steps(1), steps(1));
+        assert_ne!(steps(1), steps(2));
+    }
+
+    #[test]
+    fn the_ends_of_the_integers_do_not_overflow() {
+        let (least, minus) = (Dim::from(i64::MIN), Dim::from(-1i64));
+        assert_eq!(least.divide(&minus), Dim::from(i64::MAX));
+        let by = &n() * &least;
+        assert_eq!(by.to_string(), "-9223372036854775808*n");
+        assert!(by.divide(&(&n() * &minus)).known().is_none());
+        let bindings = Bindings::from([("n".into(), i64::MIN), ("m".into(), -1)]);
+        assert_eq!(n().divide(&Dim::symbol("m")).evaluate(&bindings).unwrap(), i64::MAX);
     }
 
     #[test]

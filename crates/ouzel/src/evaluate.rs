@@ -1,10 +1,30 @@
 //! Reference evaluation of a graph: every node by its op's `run`, in the order of the graph. The oracle of the engine.
 
+use crate::dim::{Dim, display_shape, element_count};
 use crate::error::{Context, Result, bail};
-use crate::graph::{Graph, Source, ValueId};
-use crate::op::{Inputs, OpDef};
+use crate::graph::{Fact, Graph, Source, ValueId};
+use crate::op::{Inputs, Op, OpDef};
 use crate::tensor::{DType, Tensor};
 use std::collections::{BTreeSet, HashMap};
+
+/// Elements of one tensor beyond which no machine goes.
+pub(crate) const MOST_ELEMENTS: usize = 1 << 34;
+
+/// An error if a tensor of this shape does not fit into any machine.
+pub(crate) fn check_size(shape: &[Dim]) -> Result<()> {
+    if element_count(shape).is_some_and(|count| count > MOST_ELEMENTS) {
+        bail!(shape, "a tensor of shape {} does not fit into memory", display_shape(shape));
+    }
+    Ok(())
+}
+
+/// Runs an op whose outputs fit into memory.
+pub(crate) fn run_op(op: &Op, x: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
+    let facts: Vec<Option<Fact>> = x.iter().map(|tensor| tensor.map(Fact::of)).collect();
+    let facts: Vec<Option<&Fact>> = facts.iter().map(Option::as_ref).collect();
+    op.infer(&Inputs(&facts))?.iter().try_for_each(|fact| check_size(&fact.shape))?;
+    op.run(&Inputs(x))
+}
 
 /// Computes the wanted values from the inputs.
 ///
@@ -54,7 +74,7 @@ pub fn evaluate(graph: &Graph, inputs: &[(ValueId, Tensor)], wanted: &[ValueId])
         }
         let x: Vec<Option<&Tensor>> =
             node.inputs.iter().map(|input| input.and_then(|id| values[id.index()].as_ref())).collect();
-        let y = node.op.run(&Inputs(&x)).context(|| node.title())?;
+        let y = run_op(&node.op, &x).context(|| node.title())?;
         for (output, tensor) in node.outputs.iter().zip(y) {
             if needed[output.index()] && values[output.index()].is_none() {
                 values[output.index()] = Some(tensor);
@@ -105,7 +125,7 @@ pub(crate) fn constant_value(graph: &Graph, wanted: ValueId) -> Result<Option<Te
         let node = graph.node(id);
         let x: Vec<Option<&Tensor>> =
             node.inputs.iter().map(|input| input.and_then(|id| values.get(&id))).collect();
-        let y = node.op.run(&Inputs(&x)).context(|| node.title())?;
+        let y = run_op(&node.op, &x).context(|| node.title())?;
         values.extend(node.outputs.iter().copied().zip(y));
     }
     Ok(values.remove(&wanted))

@@ -1,9 +1,9 @@
 //! A model: the graph of an ONNX file, and how its tensors are named.
 
 use crate::compile::{Plan, Precision};
-use crate::dim::{Bindings, Dim, known_shape};
+use crate::dim::{Bindings, Dim, element_count};
 use crate::error::{Context, Error, Result, bail};
-use crate::graph::{Graph, Source, ValueId};
+use crate::graph::{Graph, NodeId, Source, ValueId};
 use crate::image::Layout;
 use crate::input::Input;
 use crate::onnx::{self, Imported, Layer, LayerState, ModelSource, ParsedModel};
@@ -12,11 +12,12 @@ use crate::parts::Cut;
 use crate::rewrite;
 use crate::target::{Region, TargetAxes};
 use crate::tensor::Tensor;
+use crate::units::{self, Unit};
 use ndarray::Array2;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Names a tensor of a model: by tensor name, by node name, or by layer index as `ouzel inspect` lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,14 @@ struct Inner {
     metadata: BTreeMap<String, String>,
     name: String,
     source: ModelSource,
+    units: OnceLock<Units>,
+}
+
+/// The units of a graph, and where they are.
+struct Units {
+    units: Vec<Unit>,
+    /// Places in `units`.
+    of_node: HashMap<NodeId, usize>,
 }
 
 /// What `inspect` says of a node of the file.
@@ -157,8 +166,20 @@ impl Model {
         for (index, layer) in layers.iter().enumerate().filter(|(_, layer)| !layer.name.is_empty()) {
             nodes.entry(layer.name.clone()).or_insert(index);
         }
-        let inner =
-            Inner { title, graph, layers, outputs, values, nodes, opset, producer, metadata, name, source };
+        let inner = Inner {
+            title,
+            graph,
+            layers,
+            outputs,
+            values,
+            nodes,
+            opset,
+            producer,
+            metadata,
+            name,
+            source,
+            units: OnceLock::new(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -179,6 +200,7 @@ impl Model {
             metadata: BTreeMap::new(),
             name: String::new(),
             source: ModelSource::empty(),
+            units: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -284,14 +306,35 @@ impl Model {
         })
     }
 
+    fn recognized(&self) -> &Units {
+        self.inner.units.get_or_init(|| {
+            let units = units::recognize(self.graph(), &[]);
+            let mut of_node = HashMap::new();
+            for (place, unit) in units.iter().enumerate() {
+                of_node.extend(unit.nodes.iter().map(|node| (*node, place)));
+            }
+            Units { units, of_node }
+        })
+    }
+
+    /// The operations that the file spells out in primitives, in the order of the graph; found when first asked for.
+    pub fn units(&self) -> &[Unit] {
+        &self.recognized().units
+    }
+
+    /// The place among [`Model::units`] of the unit that a value is computed in.
+    pub fn unit_of(&self, value: ValueId) -> Option<usize> {
+        self.recognized().of_node.get(&self.graph().producer(value)?).copied()
+    }
+
     fn parameters(&self, layer: &Layer) -> usize {
         let graph = self.graph();
         let constants = layer.inputs.iter().filter_map(|name| self.inner.values.get(name));
         constants
             .filter_map(|&id| graph.constant(id))
             .filter(|constant| constant.fact().dtype.is_float())
-            .map(|constant| known_shape(&constant.fact().shape).unwrap_or_default().iter().product::<usize>())
-            .sum()
+            .filter_map(|constant| element_count(&constant.fact().shape))
+            .fold(0, usize::saturating_add)
     }
 
     /// The number of elements of all floating point constants.
@@ -300,7 +343,7 @@ impl Model {
             Source::Constant(constant) if constant.fact().dtype.is_float() => Some(constant.fact()),
             _ => None,
         });
-        constants.map(|fact| known_shape(&fact.shape).unwrap_or_default().iter().product::<usize>()).sum()
+        constants.filter_map(|fact| element_count(&fact.shape)).fold(0, usize::saturating_add)
     }
 
     /// Finds a tensor.
@@ -455,6 +498,7 @@ impl Model {
             metadata: old.metadata.clone(),
             name: old.name.clone(),
             source: old.source.clone(),
+            units: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

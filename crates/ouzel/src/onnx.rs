@@ -4,8 +4,12 @@ mod body;
 mod export;
 mod foreign;
 mod functions;
+#[cfg(test)]
+mod hostile;
 mod import;
 mod lower;
+#[cfg(test)]
+mod made;
 mod old;
 pub(crate) mod proto;
 mod reader;

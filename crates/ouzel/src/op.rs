@@ -1,6 +1,7 @@
 //! What an op is, and the list of all ops: the one place besides its family file that an op is named in.
 
 use crate::backprop::{Back, Cotangents};
+use crate::builder::{Builder, Var};
 use crate::error::{Error, Result, bail};
 use crate::graph::Fact;
 use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter};
@@ -92,6 +93,11 @@ pub trait OpDef: fmt::Debug + Send + Sync {
     /// The inputs whose elements appear in the outputs unchanged, for ops that do nothing but move elements.
     fn moved_inputs(&self, _count: usize) -> Range<usize> {
         0..0
+    }
+
+    /// The outputs of the nodes that the op stands for, if it is not one for a graph.
+    fn stands_for<'b>(&self, _: &'b Builder, _: &[Option<Var<'b>>]) -> Option<Vec<Var<'b>>> {
+        None
     }
 
     /// The op that computes in float64 what this one computes in float32, where an attribute names the type.
@@ -224,6 +230,10 @@ impl OpDef for Op {
 
     fn moved_inputs(&self, count: usize) -> Range<usize> {
         self.def().moved_inputs(count)
+    }
+
+    fn stands_for<'b>(&self, builder: &'b Builder, x: &[Option<Var<'b>>]) -> Option<Vec<Var<'b>>> {
+        self.def().stands_for(builder, x)
     }
 
     fn in_float64(&self) -> Option<Op> {

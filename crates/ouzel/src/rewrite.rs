@@ -1,7 +1,7 @@
 //! Passes over graphs: prune what is not needed, bind symbols, fold constants, share equal nodes, verify.
 
 use crate::builder::{Builder, Var};
-use crate::dim::{Bindings, known_shape};
+use crate::dim::{Bindings, element_count};
 use crate::error::{Context, Result, bail};
 use crate::graph::{Constant, Fact, Graph, Node, Source, Value, ValueId};
 use crate::op::{Inputs, Op, OpDef};
@@ -321,10 +321,14 @@ impl Rebuild<'_> {
         let facts: Vec<Option<&Fact>> =
             constants.iter().map(|constant| constant.map(Constant::fact)).collect();
         let outputs = node.op.infer(&Inputs(&facts)).context(|| node.title())?;
-        let size = |fact: &Fact| known_shape(&fact.shape).map(|shape| shape.iter().product::<usize>());
-        let given: usize = facts.iter().flatten().filter_map(|fact| size(fact)).sum();
-        let Some(made) = outputs.iter().map(size).sum::<Option<usize>>() else { return Ok(None) };
-        if made > 4 * given + 4096 {
+        let size = |fact: &Fact| element_count(&fact.shape);
+        let given = facts.iter().flatten().filter_map(|fact| size(fact)).fold(0, usize::saturating_add);
+        let Some(made) =
+            outputs.iter().map(size).try_fold(0, |sum: usize, size| Some(sum.saturating_add(size?)))
+        else {
+            return Ok(None);
+        };
+        if made > given.saturating_mul(4).saturating_add(4096) {
             return Ok(None);
         }
         let tensors: Vec<Option<Tensor>> = (constants.iter())

@@ -1,4 +1,4 @@
-//! Rules replace the true gradient of some nodes; a rule set says which rule goes to which node.
+//! Rules replace the true gradient of some nodes and units; a rule set says which rule goes where.
 
 mod array;
 mod canonical;
@@ -28,6 +28,8 @@ pub use relevance::{
 use crate::backprop::{Back, Cotangents};
 use crate::error::Result;
 use crate::graph::Graph;
+use crate::units::Unit;
+use matcher::Spot;
 use std::fmt;
 use std::sync::Arc;
 
@@ -138,18 +140,35 @@ impl RuleSet {
         self.rows.iter().map(|(matcher, rule)| (matcher, rule))
     }
 
-    /// The rule of each node; `None` where the true gradient is meant.
-    pub(crate) fn select(&self, graph: &Graph) -> Vec<Option<&dyn Rule>> {
-        let mut selected: Vec<Option<&dyn Rule>> = vec![None; graph.nodes().len()];
+    /// The rule of each node and of each unit.
+    ///
+    /// A unit that has a rule is one node to it, whatever its nodes have.
+    pub(crate) fn select(&self, graph: &Graph, units: &[Unit]) -> Selection<'_> {
+        let spots = Spot::all(graph, units);
+        let mut selected: Vec<Option<&dyn Rule>> = vec![None; spots.len()];
         for (matcher, rule) in &self.rows {
-            for (place, matches) in selected.iter_mut().zip(matcher.matches(graph)) {
-                if matches && place.is_none() {
+            let units = matcher.names_units();
+            let verdicts = matcher.verdicts(graph, &spots);
+            for ((place, spot), matches) in selected.iter_mut().zip(&spots).zip(verdicts) {
+                if matches && place.is_none() && (units || spot.unit.is_none()) {
                     *place = Some(&**rule);
                 }
             }
         }
-        selected
+        let (mut of_nodes, mut of_units) = (Vec::new(), Vec::new());
+        for (spot, rule) in spots.iter().zip(selected) {
+            if spot.unit.is_some() { of_units.push(rule) } else { of_nodes.push(rule) }
+        }
+        Selection { of_nodes, of_units }
     }
+}
+
+/// The rules that a rule set has for a graph; `None` where the true gradient is meant.
+pub(crate) struct Selection<'r> {
+    /// For each node.
+    pub(crate) of_nodes: Vec<Option<&'r dyn Rule>>,
+    /// For each unit.
+    pub(crate) of_units: Vec<Option<&'r dyn Rule>>,
 }
 
 impl fmt::Display for RuleSet {

@@ -54,6 +54,33 @@ def classifier():
     )
 
 
+def spelled_out():
+    """LayerNorm, GELU and SiLU in primitives, as exporters write them for old operator sets."""
+    constants = {"two": 2, "epsilon": 1e-5, "root2": 2**0.5, "one": 1, "half": 0.5}
+    nodes = [
+        node("ReduceMean", ["x"], "mean", axes=[-1]),
+        node("Sub", ["x", "mean"], "centered"),
+        node("Pow", ["centered", "two"], "squares"),
+        node("ReduceMean", ["squares"], "variance", axes=[-1]),
+        node("Add", ["variance", "epsilon"], "positive"),
+        node("Sqrt", ["positive"], "deviation"),
+        node("Div", ["centered", "deviation"], "normalized"),
+        node("Mul", ["normalized", "scale"], "scaled"),
+        node("Add", ["scaled", "bias"], "norm"),
+        node("Div", ["norm", "root2"], "inner"),
+        node("Erf", ["inner"], "erf"),
+        node("Add", ["erf", "one"], "raised"),
+        node("Mul", ["norm", "raised"], "doubled"),
+        node("Mul", ["doubled", "half"], "gelu"),
+        node("Gemm", ["gelu", "w", "b"], "hidden"),
+        node("Sigmoid", ["hidden"], "gate"),
+        node("Mul", ["hidden", "gate"], "y"),
+    ]
+    initializers = [weights("scale", 6), weights("bias", 6), weights("w", 6, 4), weights("b", 4)]
+    initializers += [weights(name, values=[number]) for name, number in constants.items()]
+    return model(nodes, [value("x", ["batch", 6])], [value("y", ["batch", 4])], initializers)
+
+
 def one_sample():
     """The classifier, with its weights, as an export that takes one sample at a time."""
     made = load(pathlib.Path(__file__).parent / "classifier.onnx")
@@ -159,6 +186,7 @@ if __name__ == "__main__":
     folder = pathlib.Path(__file__).parent
     for make in [
         classifier, any_size, channels_last, vector, several_inputs, dead, nan_weight, no_input, unsupported, one_sample,
+        spelled_out,
     ]:
         made = make()
         if make is not unsupported:

@@ -13,15 +13,13 @@ use super::step::{
 };
 use crate::dim::known_shape;
 use crate::error::{Context, Error, Result, bail};
+use crate::evaluate::MOST_ELEMENTS;
 use crate::graph::{Graph, Node, NodeId, Source, ValueId};
 use crate::op::{Op, OpDef};
 use crate::ops::layout::Identity;
 use ouzel_kernels::{View, mask_words};
 use std::collections::HashMap;
 use std::sync::Arc;
-
-/// Floats of one buffer beyond which no machine goes.
-const MOST_FLOATS: usize = 1 << 34;
 
 /// Where an output of a plan comes from.
 pub(crate) enum Exit {
@@ -137,7 +135,7 @@ impl<'a> Lowerer<'a> {
     pub(super) fn new_place(&mut self, shape: &[usize], order: Order) -> Result<Place> {
         let len = shape.iter().try_fold(1usize, |product, &length| product.checked_mul(length));
         match len {
-            Some(len) if len <= MOST_FLOATS => {
+            Some(len) if len <= MOST_ELEMENTS => {
                 let buffer = self.buffer(BufferKind::Floats, len);
                 Ok(Place::packed(buffer, shape, order))
             }

@@ -203,7 +203,7 @@ impl ExplanationGraph {
         let AttributionGraph { graph, raw, tensor, channel_axis, coverage, layer_map, notes, warnings, sums } =
             method.build(with_losses)?;
         let rank = graph.fact(image).rank();
-        let title = |node: &NodeId| graph.node(*node).title();
+        let title = |node: &NodeId| coverage.title(&graph, *node);
         let active = losses.iter().filter(|loss| loss.weight != 0.0);
         let described = active.zip(values);
         Ok(Self {
@@ -212,9 +212,9 @@ impl ExplanationGraph {
             channel_axis,
             losses: described.map(|(loss, value)| (loss.loss.name(), loss.weight, value)).collect(),
             target,
-            rewritten: coverage.rewritten,
             matched: coverage.matched.iter().map(|(node, rule)| (title(node), rule.to_string())).collect(),
             default_gradient: coverage.default.iter().map(title).collect(),
+            rewritten: coverage.rewritten,
             layer_map,
             sides: (image, (1..rank).filter(|&axis| Some(axis) != image_axis).collect()),
             notes,

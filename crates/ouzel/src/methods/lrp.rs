@@ -216,7 +216,7 @@ impl GraphMethod for Lrp {
                     .map(|cotangent| builder.var(cotangent))
                     .collect();
                 let rule = rule_of.get(&id).copied().unwrap_or("gradient").to_owned();
-                layers.push((node.title(), rule, sum(&builder, &behind).id()?));
+                layers.push((coverage.title(&builder.graph(), id), rule, sum(&builder, &behind).id()?));
             }
         }
         let sums =

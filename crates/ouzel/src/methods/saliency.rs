@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::explanation::{
     AttributionGraph, Explainer, GraphExplainer, GraphMethod, LossGraph, Method, Settings, Task,
 };
-use crate::graph::Graph;
+use crate::graph::{Graph, Node, NodeId};
 use crate::input::Input;
 use crate::losses::{ActivationMaximization, WeightedLoss};
 use crate::methods::MethodEntry;
@@ -17,7 +17,7 @@ use crate::options::{BACKPROP_MODIFIER, GRAD_MODIFIER, KEEPDIMS, RECTIFIERS, WRT
 use crate::rules::BackpropModifier;
 use crate::target::Filters;
 use ndarray::{ArrayD, Axis};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What lists of methods say of this one.
 pub(super) const ENTRY: MethodEntry = MethodEntry {
@@ -125,13 +125,29 @@ pub(crate) fn left_alone(modifier: &BackpropModifier, graph: &Graph, coverage: &
         ));
     }
     let mut kinds: BTreeMap<&str, (usize, Option<&'static str>)> = BTreeMap::new();
-    for &id in &coverage.default {
-        let node = graph.node(id);
-        // Erf is how exporters spell GELU out.
-        if node.op.family() == "activation" || node.op.name() == "Erf" {
-            let rectifier = BackpropModifier::rectifier_name(graph, node);
-            let entry = kinds.entry(node.op.name()).or_insert((0, rectifier));
-            entry.0 += 1;
+    let mut unit_of: HashMap<NodeId, usize> = HashMap::new();
+    for (index, unit) in coverage.units.iter().enumerate() {
+        unit_of.extend(unit.nodes.iter().map(|node| (*node, index)));
+    }
+    let mut told = HashSet::new();
+    for id in &coverage.default {
+        // The nodes of a unit are told by its name, once.
+        let (op, family, rectifier) = match unit_of.get(id) {
+            Some(index) if !told.insert(index) => continue,
+            Some(&index) => {
+                let unit = &coverage.units[index];
+                (unit.name, unit.family, BackpropModifier::rectifier_name(unit.name, |_| false))
+            }
+            None => {
+                let node = graph.node(*id);
+                let meets = |condition: fn(&Graph, &Node) -> bool| condition(graph, node);
+                let op = node.op.name();
+                (op, node.op.family(), BackpropModifier::rectifier_name(op, meets))
+            }
+        };
+        // A lone Erf is part of a GELU that was not recognised.
+        if family == "activation" || op == "Erf" {
+            kinds.entry(op).or_insert((0, rectifier)).0 += 1;
         }
     }
     for (op, (count, rectifier)) in kinds {

@@ -51,9 +51,14 @@ impl Importer<'_> {
         self.graph.add_constant("", Constant::new(tensor))
     }
 
+    /// The elements of a value that does not depend on the network's inputs.
+    fn known_tensor(&mut self, id: ValueId) -> Result<Option<Tensor>> {
+        if self.varies(id) { Ok(None) } else { constant_value(&self.graph, id) }
+    }
+
     /// A number or truth value that does not depend on the network's inputs.
-    fn known(&self, id: ValueId, what: &str) -> Result<i64> {
-        let value = constant_value(&self.graph, id)?.map(|tensor| tensor.cast(DType::I64).to_integers());
+    fn known(&mut self, id: ValueId, what: &str) -> Result<i64> {
+        let value = self.known_tensor(id)?.map(|tensor| tensor.cast(DType::I64).to_integers());
         match value.transpose()?.as_deref() {
             Some([value]) => Ok(*value),
             Some(_) => bail!(model, "expected {what} to be one value"),
@@ -69,21 +74,26 @@ impl Importer<'_> {
         if graph.input.len() != inputs.len() {
             bail!(model, "expected a graph of {} inputs, found one of {}", inputs.len(), graph.input.len());
         }
-        let outside = self.values.clone();
+        let scope = self.open_scope();
+        let outputs = self.add_in_scope(graph, inputs);
+        self.close_scope(scope);
+        outputs
+    }
+
+    fn add_in_scope(&mut self, graph: &GraphProto, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
         for tensor in &graph.initializer {
             let constant = self.constant(tensor)?;
             let id = self.graph.add_constant("", constant);
-            self.values.insert(tensor.name.clone(), id);
+            self.name_inside(&tensor.name, id);
         }
-        self.values.extend(graph.input.iter().map(|input| input.name.clone()).zip(inputs.iter().copied()));
-        let outputs = self.add_inner(&graph.node).and_then(|()| {
-            let outputs = graph.output.iter().map(|output| self.values.get(&output.name).copied());
-            outputs.collect::<Option<Vec<ValueId>>>().ok_or_else(|| {
-                Error::model("an output of the inner graph is not computed by any of its nodes")
-            })
-        });
-        self.values = outside;
+        for (input, &id) in graph.input.iter().zip(inputs) {
+            self.name_inside(&input.name, id);
+        }
+        self.add_inner(&graph.node)?;
+        let outputs = graph.output.iter().map(|output| self.values.get(&output.name).copied());
         outputs
+            .collect::<Option<Vec<ValueId>>>()
+            .ok_or_else(|| Error::model("an output of the inner graph is not computed by any of its nodes"))
     }
 
     /// `If`: the branch that the condition selects.
@@ -102,8 +112,10 @@ impl Importer<'_> {
             None => i64::MAX,
         };
         let given = inputs.get(1).copied().flatten();
-        let mut holds =
-            given.map_or(Ok(true), |id| self.known(id, "the condition").map(|value| value != 0))?;
+        let mut holds = match given {
+            Some(id) => self.known(id, "the condition")? != 0,
+            None => true,
+        };
         let states: Option<Vec<ValueId>> = inputs.iter().skip(2).copied().collect();
         let Some(mut states) = states else { bail!(unsupported, "an initial state is missing") };
         let Some(scans) = body.output.len().checked_sub(1 + states.len()) else {
@@ -123,8 +135,17 @@ impl Importer<'_> {
             holds = self.known(outputs[0], "the condition at the end of the body")? != 0;
             // A constant, so that the next round need not find out again.
             condition = self.tensor(Tensor::scalar(holds));
-            states = outputs[1..=states.len()].to_vec();
-            for (list, value) in collected.iter_mut().zip(&outputs[1 + states.len()..]) {
+            let Some((next, scanned)) = outputs[1..].split_at_checked(states.len()) else {
+                bail!(model, "the body has too few outputs");
+            };
+            states = next.to_vec();
+            for state in &mut states {
+                // Likewise: what does not depend on the network's inputs is computed once, not in every round.
+                if let Some(tensor) = self.known_tensor(*state)? {
+                    *state = self.tensor(tensor);
+                }
+            }
+            for (list, value) in collected.iter_mut().zip(scanned) {
                 list.push(*value);
             }
         }
@@ -244,7 +265,18 @@ impl Importer<'_> {
         call: &NodeProto,
         inputs: &[Option<ValueId>],
     ) -> Result<Vec<ValueId>> {
+        /// Functions that call each other deeper than this call each other in a circle, or might as well.
+        const DEEPEST: usize = 40;
+        if self.calls >= DEEPEST {
+            bail!(
+                unsupported,
+                "function {}: calls are nested deeper than {DEEPEST}; does it call itself?",
+                function.name
+            );
+        }
         let outside = std::mem::take(&mut self.values);
+        let scope = self.open_scope();
+        self.calls += 1;
         let opset = self.opset;
         let own = function.opset_import.iter().filter(|entry| is_standard(&entry.domain));
         self.opset = own.map(|entry| entry.version).max().unwrap_or(opset);
@@ -266,6 +298,8 @@ impl Importer<'_> {
                 .collect::<Option<Vec<ValueId>>>()
                 .ok_or_else(|| Error::model("an output of the function is not computed by any of its nodes"))
         });
+        self.close_scope(scope);
+        self.calls -= 1;
         (self.values, self.opset) = (outside, opset);
         outputs.context(|| format!("function {}", function.name))
     }
@@ -293,68 +327,11 @@ fn fill_attributes(node: &mut NodeProto, given: &[AttributeProto], defaults: &[A
 
 #[cfg(test)]
 mod tests {
-    use super::super::proto::{
-        DimensionProto, DimensionValue, ModelProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
-        TensorTypeProto, TypeProto, TypeValue, ValueInfoProto, data_type,
-    };
+    use super::super::made::{float, graph, integer, integers, model, node, number, scalar, value};
+    use super::super::proto::{AttributeProto, ModelProto, TensorProto, data_type};
     use super::*;
     use crate::{Builder, Model, Precision, gradient};
     use prost::Message;
-
-    fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        NodeProto { op_type: op.into(), input: names(inputs), output: names(outputs), ..Default::default() }
-    }
-
-    fn value(name: &str, length: i64) -> ValueInfoProto {
-        let dim = DimensionProto { value: Some(DimensionValue::Number(length)), ..Default::default() };
-        let shape = Some(TensorShapeProto { dim: vec![dim] });
-        let tensor = TensorTypeProto { elem_type: data_type::FLOAT, shape };
-        let r#type = Some(TypeProto { value: Some(TypeValue::Tensor(tensor)), ..Default::default() });
-        ValueInfoProto { name: name.into(), r#type, ..Default::default() }
-    }
-
-    /// A model with an input `x` of four elements and an output `y`.
-    fn model(opset: i64, node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> ModelProto {
-        let graph = GraphProto {
-            node,
-            initializer,
-            input: vec![value("x", 4)],
-            output: vec![value("y", 4)],
-            ..Default::default()
-        };
-        ModelProto {
-            graph: Some(graph),
-            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: opset }],
-            ..Default::default()
-        }
-    }
-
-    fn scalar(name: &str, value: f32) -> TensorProto {
-        TensorProto {
-            name: name.into(),
-            data_type: data_type::FLOAT,
-            float_data: vec![value],
-            ..Default::default()
-        }
-    }
-
-    fn number(name: &str, data_type: i32, value: i64) -> TensorProto {
-        let (int32_data, int64_data) = match data_type {
-            data_type::INT64 => (vec![], vec![value]),
-            _ => (vec![value as i32], vec![]),
-        };
-        TensorProto { name: name.into(), data_type, int32_data, int64_data, ..Default::default() }
-    }
-
-    fn graph(name: &str, graph: GraphProto) -> AttributeProto {
-        AttributeProto {
-            name: name.into(),
-            g: Some(Box::new(graph)),
-            r#type: attribute_type::GRAPH,
-            ..Default::default()
-        }
-    }
 
     fn run(model: &ModelProto, x: [f32; 4]) -> Vec<f64> {
         let model = Model::from_bytes(model.encode_to_vec()).unwrap();
@@ -405,12 +382,6 @@ mod tests {
 
     #[test]
     fn a_function_of_the_file_takes_the_attributes_of_its_call() {
-        let float = |name: &str, f: f32| AttributeProto {
-            name: name.into(),
-            f: Some(f),
-            r#type: attribute_type::FLOAT,
-            ..Default::default()
-        };
         let mut leaky = node("LeakyRelu", &["a"], &["b"]);
         leaky.attribute = vec![AttributeProto { ref_attr_name: "slope".into(), ..float("alpha", 0.0) }];
         let function = FunctionProto {
@@ -451,19 +422,8 @@ mod tests {
 
     #[test]
     fn old_files_align_the_second_operand_with_an_axis() {
-        let integer = |name: &str, i: i64| AttributeProto {
-            name: name.into(),
-            i: Some(i),
-            r#type: attribute_type::INT,
-            ..Default::default()
-        };
         let mut shape = node("Reshape", &["x"], &["matrix"]);
-        shape.attribute = vec![AttributeProto {
-            name: "shape".into(),
-            ints: vec![2, 2],
-            r#type: attribute_type::INTS,
-            ..Default::default()
-        }];
+        shape.attribute = vec![integers("shape", &[2, 2])];
         let mut add = node("Add", &["matrix", "rows"], &["y"]);
         add.attribute = vec![integer("broadcast", 1), integer("axis", 0), integer("consumed_inputs", 0)];
         let rows = TensorProto { dims: vec![2], float_data: vec![10.0, 20.0], ..scalar("rows", 0.0) };

@@ -11,7 +11,7 @@ use super::stored::{Source, dtype_of_code};
 use super::wire::ParsedModel;
 use crate::dim::Dim;
 use crate::error::{Context, Error, Result, bail};
-use crate::graph::{Constant, Fact, Graph, ValueId};
+use crate::graph::{self, Constant, Fact, Graph, ValueId};
 use crate::op::{READERS, Reader};
 use crate::ops::layout::Identity;
 use crate::ops::quantize::Format;
@@ -144,6 +144,16 @@ pub(super) struct Importer<'a> {
     /// The element types of tensors as the file says them.
     declared: HashMap<&'a str, i64>,
     meanings: HashMap<&'static str, Meaning<'static>>,
+    /// The functions of the file by domain, name and overload.
+    functions: HashMap<(&'a str, &'a str, &'a str), &'a FunctionProto>,
+    /// How many functions are being read one inside the other.
+    pub(super) calls: usize,
+    /// What names meant before the innermost bodies gave them to values of their own.
+    shadowed: Vec<(String, Option<ValueId>)>,
+    /// The nodes of bodies and functions that have been read, and how often bodies were gone through.
+    unrolled: usize,
+    /// For each value so far, whether it depends on an input.
+    varies: Vec<bool>,
 }
 
 impl<'a> Importer<'a> {
@@ -163,7 +173,61 @@ impl<'a> Importer<'a> {
             _ => None,
         });
         let declared = described.chain(initializers).filter(|(_, code)| *code != 0).collect();
-        Self { parsed, opset, graph: Graph::default(), values: HashMap::new(), declared, meanings }
+        let mut functions = HashMap::new();
+        for function in &parsed.model.functions {
+            let key = (function.domain.as_str(), function.name.as_str(), function.overload.as_str());
+            functions.entry(key).or_insert(function);
+        }
+        Self {
+            parsed,
+            opset,
+            graph: Graph::default(),
+            values: HashMap::new(),
+            declared,
+            meanings,
+            functions,
+            calls: 0,
+            shadowed: Vec::new(),
+            unrolled: 0,
+            varies: Vec::new(),
+        }
+    }
+
+    /// From now on names are those of an inner graph, until the scope is closed.
+    pub(super) fn open_scope(&self) -> usize {
+        self.shadowed.len()
+    }
+
+    /// Names mean again what they meant when the scope was opened.
+    pub(super) fn close_scope(&mut self, scope: usize) {
+        for (name, before) in self.shadowed.drain(scope..).rev() {
+            match before {
+                Some(id) => self.values.insert(name, id),
+                None => self.values.remove(&name),
+            };
+        }
+    }
+
+    /// Names a value inside the scope.
+    pub(super) fn name_inside(&mut self, name: &str, id: ValueId) {
+        let before = self.values.insert(name.to_owned(), id);
+        self.shadowed.push((name.to_owned(), before));
+    }
+
+    /// True if a value depends on an input of the network.
+    pub(super) fn varies(&mut self, id: ValueId) -> bool {
+        for (_, value) in self.graph.values().skip(self.varies.len()) {
+            let varies = match &value.source {
+                graph::Source::Input => true,
+                graph::Source::Constant(_) => false,
+                graph::Source::Node(node) => {
+                    let inputs = self.graph.node(*node).inputs.iter().flatten();
+                    inputs.into_iter().any(|input| self.varies[input.index()])
+                }
+            };
+            self.varies.push(varies);
+        }
+        self.varies[id.index()]
     }
 
     fn name_value(&mut self, name: &str, id: ValueId) -> Result<()> {
@@ -326,6 +390,10 @@ impl<'a> Importer<'a> {
     pub(super) fn add_inner(&mut self, nodes: &[NodeProto]) -> Result<()> {
         /// Unrolled loops can be too long for any machine.
         const LIMIT: usize = 200_000;
+        self.unrolled += 1 + nodes.len();
+        if self.unrolled > LIMIT {
+            bail!(unsupported, "unrolling it makes more than {LIMIT} nodes");
+        }
         let made_here: HashSet<&str> =
             nodes.iter().flat_map(|node| &node.output).map(String::as_str).collect();
         for node in nodes {
@@ -351,21 +419,17 @@ impl<'a> Importer<'a> {
             if self.graph.nodes().len() > LIMIT {
                 bail!(unsupported, "unrolling it makes more than {LIMIT} nodes");
             }
-            let named = node.output.iter().zip(made).filter(|(name, _)| !name.is_empty());
-            self.values.extend(named.map(|(name, id)| (name.clone(), id)));
+            for (name, id) in node.output.iter().zip(made).filter(|(name, _)| !name.is_empty()) {
+                self.name_inside(name, id);
+            }
         }
         Ok(())
     }
 
     /// What a node of the file means.
     fn meaning(&self, node: &NodeProto) -> Result<Meaning<'a>> {
-        let is_called = |function: &&FunctionProto| {
-            function.name == node.op_type
-                && function.domain == node.domain
-                && function.overload == node.overload
-        };
-        let parsed: &'a ParsedModel = self.parsed;
-        if let Some(function) = parsed.model.functions.iter().find(is_called) {
+        let key = (node.domain.as_str(), node.op_type.as_str(), node.overload.as_str());
+        if let Some(function) = self.functions.get(&key) {
             return Ok(Meaning::Call(function));
         }
         // Only a cast to a narrow type is more than one node.

@@ -1,8 +1,9 @@
-//! Which nodes a row of a rule set is about.
+//! Which nodes and units a row of a rule set is about.
 
 use super::kind::Kind;
 use crate::graph::{Graph, Node};
 use crate::op::OpDef;
+use crate::units::Unit;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,9 +15,9 @@ pub type Predicate = dyn Fn(&Graph, &Node) -> bool + Send + Sync;
 pub enum Matcher {
     /// Every node.
     Any,
-    /// Nodes of one op, by its ONNX name.
+    /// Nodes and units of one op, by its ONNX name; `SiLU` is `Swish`.
     Op(String),
-    /// Nodes of an op family, such as `activation` or `convolution`.
+    /// Nodes and units of a family, such as `activation` or `convolution`.
     Family(String),
     /// Nodes that play one of these parts.
     Kind(Vec<Kind>),
@@ -35,12 +36,12 @@ pub enum Matcher {
 }
 
 impl Matcher {
-    /// Nodes of one op, by its ONNX name.
+    /// Nodes and units of one op, by its ONNX name; `SiLU` is `Swish`.
     pub fn op(name: impl Into<String>) -> Self {
         Self::Op(name.into())
     }
 
-    /// Nodes of an op family.
+    /// Nodes and units of a family.
     pub fn family(name: impl Into<String>) -> Self {
         Self::Family(name.into())
     }
@@ -86,31 +87,107 @@ impl Matcher {
 
     /// The verdict on each node.
     pub fn matches(&self, graph: &Graph) -> Vec<bool> {
-        let each = |holds: &dyn Fn(&Node) -> bool| graph.nodes().iter().map(holds).collect();
+        self.verdicts(graph, &Spot::all(graph, &[]))
+    }
+
+    /// The verdict on each node and unit.
+    pub(super) fn verdicts(&self, graph: &Graph, spots: &[Spot]) -> Vec<bool> {
+        let each = |holds: &dyn Fn(&Spot) -> bool| -> Vec<bool> { spots.iter().map(holds).collect() };
+        // What a unit is matched by is not looked for inside it.
+        let outermost = |all: Vec<bool>| -> Vec<bool> {
+            let hidden = |spot: &Spot| spot.within.is_some_and(|unit| all[unit]);
+            spots.iter().zip(&all).map(|(spot, &hit)| hit && !hidden(spot)).collect()
+        };
         match self {
-            Self::Any => vec![true; graph.nodes().len()],
-            Self::Op(name) => each(&|node| node.op.name() == name),
-            Self::Family(name) => each(&|node| node.op.family() == name),
-            Self::Name(pattern) => each(&|node| {
-                let output = node.outputs.first().map(|&id| &*graph.value(id).name);
-                wildcard(pattern, &node.name) || output.is_some_and(|name| wildcard(pattern, name))
+            Self::Any => vec![true; spots.len()],
+            Self::Op(name) => {
+                let name = if name == "SiLU" { "Swish" } else { name };
+                outermost(each(&|spot| spot.op() == name))
+            }
+            Self::Family(name) => outermost(each(&|spot| spot.family() == name)),
+            Self::Name(pattern) => each(&|spot| {
+                let output = spot.node.outputs.first().map(|&id| &*graph.value(id).name);
+                wildcard(pattern, &spot.node.name) || output.is_some_and(|name| wildcard(pattern, name))
             }),
-            Self::Kind(kinds) => Kind::of_nodes(graph).iter().map(|kind| kinds.contains(kind)).collect(),
-            Self::Entry(inner) => entries(graph, inner.matches(graph)),
-            Self::Where(_, holds) => each(&|node| holds(graph, node)),
+            Self::Kind(kinds) => {
+                of_nodes(spots, Kind::of_nodes(graph).iter().map(|kind| kinds.contains(kind)))
+            }
+            Self::Entry(inner) => {
+                let all = inner.verdicts(graph, spots);
+                let nodes = spots.iter().zip(all).filter(|(spot, _)| spot.unit.is_none());
+                of_nodes(spots, entries(graph, nodes.map(|(_, hit)| hit).collect()).into_iter())
+            }
+            Self::Where(_, holds) => each(&|spot| spot.unit.is_none() && holds(graph, spot.node)),
             Self::Both(a, b) => {
-                a.matches(graph).into_iter().zip(b.matches(graph)).map(|(a, b)| a && b).collect()
+                let (a, b) = (a.verdicts(graph, spots), b.verdicts(graph, spots));
+                a.into_iter().zip(b).map(|(a, b)| a && b).collect()
             }
             Self::First(inner) => {
-                let all = inner.matches(graph);
+                let all = inner.verdicts(graph, spots);
                 only(all.iter().position(|&hit| hit), all.len())
             }
             Self::Last(inner) => {
-                let all = inner.matches(graph);
+                let all = inner.verdicts(graph, spots);
                 only(all.iter().rposition(|&hit| hit), all.len())
             }
         }
     }
+
+    /// True if the matcher says what is computed, as it must to be about units: a name alone is about nodes.
+    pub(super) fn names_units(&self) -> bool {
+        match self {
+            Self::Op(_) | Self::Family(_) => true,
+            Self::Both(a, b) => a.names_units() || b.names_units(),
+            Self::First(inner) | Self::Last(inner) => inner.names_units(),
+            Self::Any | Self::Kind(_) | Self::Name(_) | Self::Entry(_) | Self::Where(..) => false,
+        }
+    }
+}
+
+/// What a rule can be meant for: a node or a unit.
+pub(super) struct Spot<'g> {
+    /// The node, or the last one of the unit.
+    node: &'g Node,
+    /// The unit, if it is one.
+    pub(super) unit: Option<&'g Unit>,
+    /// The place among the spots of the unit that the node belongs to.
+    within: Option<usize>,
+}
+
+impl<'g> Spot<'g> {
+    /// All nodes and units in the order of the graph, each unit after its last node.
+    pub(super) fn all(graph: &'g Graph, units: &'g [Unit]) -> Vec<Self> {
+        let mut unit_of = vec![None; graph.nodes().len()];
+        for (index, unit) in units.iter().enumerate() {
+            unit.nodes.iter().for_each(|node| unit_of[node.index()] = Some(index));
+        }
+        let mut spots: Vec<Self> = Vec::new();
+        let mut places = vec![0; units.len()];
+        for (id, node) in graph.nodes_with_ids() {
+            spots.push(Spot { node, unit: None, within: unit_of[id.index()] });
+            if let Some(index) = unit_of[id.index()].filter(|&index| units[index].last() == id) {
+                places[index] = spots.len();
+                spots.push(Spot { node, unit: Some(&units[index]), within: None });
+            }
+        }
+        for spot in &mut spots {
+            spot.within = spot.within.map(|index| places[index]);
+        }
+        spots
+    }
+
+    fn op(&self) -> &str {
+        self.unit.map_or_else(|| self.node.op.name(), |unit| unit.name)
+    }
+
+    fn family(&self) -> &str {
+        self.unit.map_or_else(|| self.node.op.family(), |unit| unit.family)
+    }
+}
+
+/// Verdicts on nodes as those on spots; units are not meant.
+fn of_nodes(spots: &[Spot], mut verdicts: impl Iterator<Item = bool>) -> Vec<bool> {
+    spots.iter().map(|spot| spot.unit.is_none() && verdicts.next().unwrap_or(false)).collect()
 }
 
 fn only(place: Option<usize>, count: usize) -> Vec<bool> {

@@ -4,7 +4,7 @@ use super::{Matcher, Outcome, Rule, RuleSet};
 use crate::backprop::{Back, Cotangent};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node};
-use crate::op::{Op, OpDef};
+use crate::op::Op;
 use std::sync::Arc;
 
 /// Guided backpropagation: only positive gradients, and only where the rectifier's output is positive.
@@ -85,28 +85,28 @@ impl Rule for Zero {
     }
 }
 
-/// How an activation function can be named as a rectifier: the name, the op, and a condition on the node.
+/// How an activation function can be named as a rectifier: the name, the op, and perhaps a condition on the node.
 struct Rectifier {
     name: &'static str,
     op: &'static str,
-    applies: fn(&Graph, &Node) -> bool,
+    applies: Option<fn(&Graph, &Node) -> bool>,
 }
 
 /// The activation functions that behave like a rectifier: near zero on the left, growing on the right.
 const RECTIFIERS: &[Rectifier] = &[
-    Rectifier { name: "relu", op: "Relu", applies: |_, _| true },
-    Rectifier { name: "clip", op: "Clip", applies: clips_at_zero },
-    Rectifier { name: "leaky_relu", op: "LeakyRelu", applies: |_, _| true },
-    Rectifier { name: "prelu", op: "PRelu", applies: |_, _| true },
-    Rectifier { name: "thresholded_relu", op: "ThresholdedRelu", applies: |_, _| true },
-    Rectifier { name: "elu", op: "Elu", applies: |_, _| true },
-    Rectifier { name: "selu", op: "Selu", applies: |_, _| true },
-    Rectifier { name: "celu", op: "Celu", applies: |_, _| true },
-    Rectifier { name: "gelu", op: "Gelu", applies: |_, _| true },
-    Rectifier { name: "silu", op: "Swish", applies: |_, _| true },
-    Rectifier { name: "mish", op: "Mish", applies: |_, _| true },
-    Rectifier { name: "hard_swish", op: "HardSwish", applies: |_, _| true },
-    Rectifier { name: "softplus", op: "Softplus", applies: |_, _| true },
+    Rectifier { name: "relu", op: "Relu", applies: None },
+    Rectifier { name: "clip", op: "Clip", applies: Some(clips_at_zero) },
+    Rectifier { name: "leaky_relu", op: "LeakyRelu", applies: None },
+    Rectifier { name: "prelu", op: "PRelu", applies: None },
+    Rectifier { name: "thresholded_relu", op: "ThresholdedRelu", applies: None },
+    Rectifier { name: "elu", op: "Elu", applies: None },
+    Rectifier { name: "selu", op: "Selu", applies: None },
+    Rectifier { name: "celu", op: "Celu", applies: None },
+    Rectifier { name: "gelu", op: "Gelu", applies: None },
+    Rectifier { name: "silu", op: "Swish", applies: None },
+    Rectifier { name: "mish", op: "Mish", applies: None },
+    Rectifier { name: "hard_swish", op: "HardSwish", applies: None },
+    Rectifier { name: "softplus", op: "Softplus", applies: None },
 ];
 
 fn clips_at_zero(graph: &Graph, node: &Node) -> bool {
@@ -165,8 +165,11 @@ impl BackpropModifier {
 
     fn at(rule: Arc<dyn Rule>, rectifiers: &[&'static Rectifier]) -> Self {
         let rows = rectifiers.iter().fold(RuleSet::new(), |rules, rectifier| {
-            let matcher =
-                Matcher::op(rectifier.op).and(Matcher::predicate(rectifier.name, rectifier.applies));
+            let op = Matcher::op(rectifier.op);
+            let matcher = match rectifier.applies {
+                Some(applies) => op.and(Matcher::predicate(rectifier.name, applies)),
+                None => op,
+            };
             rules.with(matcher, rule.clone())
         });
         Self { name: rule.name().to_owned(), rules: rows }
@@ -228,9 +231,13 @@ impl BackpropModifier {
         self.rules.is_empty()
     }
 
-    /// The name under which an activation op can be added to the rectifiers.
-    pub(crate) fn rectifier_name(graph: &Graph, node: &Node) -> Option<&'static str> {
-        let matches = |known: &&Rectifier| known.op == node.op.name() && (known.applies)(graph, node);
+    /// The name under which an activation function can be added to the rectifiers: that of an op or unit, of which
+    /// `meets` says whether it meets a rectifier's condition.
+    pub(crate) fn rectifier_name(
+        op: &str,
+        meets: impl Fn(fn(&Graph, &Node) -> bool) -> bool,
+    ) -> Option<&'static str> {
+        let matches = |known: &&Rectifier| known.op == op && known.applies.is_none_or(&meets);
         RECTIFIERS.iter().find(matches).map(|known| known.name)
     }
 }
