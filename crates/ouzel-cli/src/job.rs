@@ -91,8 +91,11 @@ impl Method {
         let entry = entry.expect("invariant: the choices come from the same list");
         let mut options = Options::new().with_profile(&typed.profile);
         for (name, text) in &typed.options {
-            let option = entry.options.iter().find(|option| option.name == *name);
-            options = options.with_value(name, option_value(name, option.map(|it| it.kind), text, input)?);
+            let Some(option) = entry.options.iter().find(|option| option.name == *name) else {
+                let has: Vec<String> = entry.options.iter().map(|it| spelled(it.name)).collect();
+                usage!("{}: the method {} has {}", spelled(name), entry.name, has.join(", "));
+            };
+            options = options.with_value(name, option_value(name, option.kind, text, input)?);
         }
         let mut method = ouzel::method(entry.name, &options)
             .map_err(|error| wrong_option(&format!("--method {}", entry.name), &error))?;
@@ -117,25 +120,28 @@ pub fn array(path: &Path) -> Result<Tensor> {
     npy::read(&files::read(path)?).with_context(|| files::shown(path))
 }
 
+/// A method's option as it is typed.
+fn spelled(name: &str) -> String {
+    format!("--{}", name.replace('_', "-"))
+}
+
 /// What was typed as a method's option, its file read.
 fn option_value(
     name: &str,
-    kind: Option<OptionKind>,
+    kind: OptionKind,
     text: &str,
     input: &dyn Fn(&Path) -> Result<Tensor>,
 ) -> Result<OptionValue> {
-    let of = || format!("--{}", name.replace('_', "-"));
+    let of = || spelled(name);
     Ok(match kind {
-        Some(OptionKind::Toml) if args::is_toml(text) => {
+        OptionKind::Toml if args::is_toml(text) => {
             OptionValue::Toml(text.to_owned(), files::read_text(Path::new(text)).with_context(of)?)
         }
         // What is no file is a name or number.
-        Some(OptionKind::Input) if Path::new(text).exists() => {
+        OptionKind::Input if Path::new(text).exists() => {
             OptionValue::Array(text.to_owned(), input(Path::new(text)).with_context(of)?)
         }
-        Some(OptionKind::Array) => {
-            OptionValue::Array(text.to_owned(), array(Path::new(text)).with_context(of)?)
-        }
+        OptionKind::Array => OptionValue::Array(text.to_owned(), array(Path::new(text)).with_context(of)?),
         _ => OptionValue::Text(text.to_owned()),
     })
 }

@@ -334,7 +334,11 @@ fn losses_and_rules_from_files() {
     let ran = dir
         .ouzel("explain @classifier.onnx x.npy --backprop-modifier guided --explain-rules --timings")
         .succeeds();
-    assert!(ran.stderr.contains("guided       Relu 'relu1'") && ran.stderr.contains(" ms"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("guided               Relu 'relu1'") && ran.stderr.contains(" ms"),
+        "{}",
+        ran.stderr
+    );
     let report = dir.ouzel("explain @classifier.onnx x.npy --losses losses.toml --json -").succeeds().json();
     assert_eq!(report["target"], json!(null));
     assert_eq!(report["losses"][0]["weight"], -1.0);

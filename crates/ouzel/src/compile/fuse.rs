@@ -15,6 +15,9 @@ use std::collections::{HashMap, HashSet};
 /// Channels below which a program works better on a tensor as a whole.
 const LEAST_LANES: usize = 16;
 
+/// More nodes than this are cut before they are written as a program: it would be too long, and take long to write.
+const MOST_NODES: usize = 400;
+
 /// A gate within a cluster.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClusterGate {
@@ -405,45 +408,62 @@ impl<'a> Fuser<'a> {
         let graph = self.facts.graph;
         let mut elementwise = self.elementwise();
         let mut stored = self.stored(&elementwise);
-        'again: loop {
-            let mut steps = Vec::new();
-            for (root, node) in graph.nodes_with_ids().filter(|(id, _)| elementwise[id.index()]) {
-                if !stored[root.index()] {
-                    continue;
-                }
-                let nodes = self.expression(root, &elementwise, &stored);
-                if let (Op::Expand(_), [_]) = (&node.op, nodes.as_slice()) {
-                    continue;
-                }
-                if let Some(cluster) = self.finish_of(&nodes) {
-                    steps.push((root, ElementwiseStep::Finish(Box::new(cluster), nodes)));
-                    continue;
-                }
-                let expression = self.expression_of(root, node, &nodes);
-                match expression
-                    .and_then(|expression| Elementwise::new(expression, nodes.clone(), node.outputs[0]))
-                {
-                    Some(program) => steps.push((root, ElementwiseStep::Program(Box::new(program)))),
-                    None => {
-                        // Too long for one program: store something in the middle; or it cannot be written at all.
-                        let floats: Vec<NodeId> = (nodes.iter().copied())
-                            .filter(|&id| {
-                                id != root && self.facts.floats(graph.node(id).outputs[0]).is_some()
-                            })
-                            .collect();
-                        match floats.get(floats.len() / 2) {
-                            Some(middle) => stored[middle.index()] = true,
-                            None => {
-                                nodes.iter().for_each(|node| elementwise[node.index()] = false);
-                                stored = self.stored(&elementwise);
-                            }
+        // By the node that each ends with: its nodes, which are all there is where it needs no step, and the step.
+        let mut done: Vec<Option<(Vec<NodeId>, Option<ElementwiseStep>)>> = Vec::new();
+        done.resize_with(elementwise.len(), || None);
+        let mut next = 0;
+        while next < done.len() {
+            let root = NodeId(next as u32);
+            next += 1;
+            if !elementwise[root.index()] || !stored[root.index()] || done[root.index()].is_some() {
+                continue;
+            }
+            let node = graph.node(root);
+            let nodes = self.expression(root, &elementwise, &stored);
+            if let (Op::Expand(_), [_]) = (&node.op, nodes.as_slice()) {
+                done[root.index()] = Some((nodes, None));
+                continue;
+            }
+            if let Some(cluster) = self.finish_of(&nodes) {
+                let step = ElementwiseStep::Finish(Box::new(cluster), nodes.clone());
+                done[root.index()] = Some((nodes, Some(step)));
+                continue;
+            }
+            let expression = match nodes.len() <= MOST_NODES {
+                true => self.expression_of(root, node, &nodes),
+                false => None,
+            };
+            let program = expression
+                .and_then(|expression| Elementwise::new(expression, nodes.clone(), node.outputs[0]));
+            if let Some(program) = program {
+                done[root.index()] = Some((nodes, Some(ElementwiseStep::Program(Box::new(program)))));
+                continue;
+            }
+            // Too long for one program: store something in the middle; or it cannot be written at all.
+            let floats: Vec<NodeId> = (nodes.iter().copied())
+                .filter(|&id| id != root && self.facts.floats(graph.node(id).outputs[0]).is_some())
+                .collect();
+            match floats.get(floats.len() / 2) {
+                Some(middle) => {
+                    // Only what has been computed on the way to others changes.
+                    stored[middle.index()] = true;
+                    next = middle.index();
+                    for other in &mut done[middle.index()..] {
+                        if other.as_ref().is_some_and(|(nodes, _)| nodes.binary_search(middle).is_ok()) {
+                            *other = None;
                         }
-                        continue 'again;
                     }
                 }
+                None => {
+                    nodes.iter().for_each(|node| elementwise[node.index()] = false);
+                    stored = self.stored(&elementwise);
+                    done.fill_with(|| None);
+                    next = 0;
+                }
             }
-            return steps;
         }
+        let steps = done.into_iter().enumerate();
+        steps.filter_map(|(index, done)| Some((NodeId(index as u32), done?.1?))).collect()
     }
 
     /// Makes a program the tail of a cluster whose output it reads, if there is one that can wait until the program's other operands are
@@ -561,6 +581,7 @@ impl<'a> Fuser<'a> {
         let (facts, graph) = (self.facts, self.facts.graph);
         let output = graph.node(root).outputs[0];
         let mut nodes = vec![root];
+        let mut seen = HashSet::from([root]);
         let mut next = 0;
         while let Some(&id) = nodes.get(next) {
             next += 1;
@@ -569,7 +590,7 @@ impl<'a> Fuser<'a> {
                     let inside = elementwise[producer.index()]
                         && !stored[producer.index()]
                         && self.together(input, output)
-                        && !nodes.contains(&producer);
+                        && seen.insert(producer);
                     if inside {
                         nodes.push(producer);
                     }

@@ -185,7 +185,9 @@ mod tests {
 
     #[test]
     fn more_channels_than_positions_give_the_same() {
-        let wide = Array2::from_shape_fn((3, 8), |(row, column)| ((row * 7 + column * 5) % 11) as f64);
+        let wide = Array2::from_shape_fn((3, 8), |(row, column)| {
+            ((3 * row * row + 2 * column * column + row * column) % 13) as f64
+        });
         // Channels that are zero change nothing, but make the other product the smaller one.
         let mut tall = Array2::zeros((12, 8));
         tall.outer_iter_mut().zip(wide.outer_iter()).for_each(|(mut row, other)| row.assign(&other));

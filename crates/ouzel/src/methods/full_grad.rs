@@ -193,7 +193,7 @@ fn bias_inputs(op: &Op, inputs: &[Option<ValueId>], depends: &[bool]) -> bool {
 /// What an affine op gives for an input of zeros, in a shape that broadcasts to that of its output.
 fn bias<'b>(builder: &'b Builder, node: &Node, depends: &[bool]) -> Var<'b> {
     let rank = builder.graph().fact(node.outputs[0]).rank();
-    let var = |place: usize| node.inputs[place].map(|id| builder.var(id));
+    let var = |place: usize| node.inputs.get(place).copied().flatten().map(|id| builder.var(id));
     match (&node.op, var(2)) {
         (Op::Conv(_) | Op::ConvTranspose(_), Some(bias)) => bias.unsqueeze(1..rank - 1),
         (Op::Gemm(gemm), Some(bias)) => bias * gemm.beta.0,

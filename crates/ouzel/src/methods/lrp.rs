@@ -62,8 +62,8 @@ const START: MethodOption = MethodOption::new(
     "start",
     OptionKind::Name(|| vec!["value", "one"]),
     "NAME",
-    "value",
-    "what is shared out: the target's value, as Captum does, or 1, as zennit does",
+    "as the preset says, else value",
+    "what is shared out: the target's value, as Captum does, or 1 (one), as zennit does",
 );
 
 /// The box rule's bounds.
@@ -216,7 +216,8 @@ impl GraphMethod for Lrp {
                     .map(|cotangent| builder.var(cotangent))
                     .collect();
                 let rule = rule_of.get(&id).copied().unwrap_or("gradient").to_owned();
-                layers.push((coverage.title(&builder.graph(), id), rule, sum(&builder, &behind).id()?));
+                let title = coverage.title(&builder.graph(), id);
+                layers.push((title, rule, sum(&builder, &behind).id()?));
             }
         }
         let sums =

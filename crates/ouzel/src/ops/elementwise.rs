@@ -220,11 +220,15 @@ pub(super) fn combine_contents<T>(
     if a.dtype.size() < 4 {
         return None;
     }
-    let count: usize = known_shape(shape)?.iter().product();
     let (a, b) = (a.integers()?, b.integers()?);
     // Beyond vectors and scalars the order of elements would need real broadcasting; shapes never get there.
+    if shape.len() > 1 {
+        return None;
+    }
+    // Of one axis at most, so that no product can be too large.
+    let count: usize = known_shape(shape)?.iter().product();
     let fits = |x: &[Dim]| x.len() == count || x.len() == 1;
-    if shape.len() > 1 || !fits(a) || !fits(b) {
+    if !fits(a) || !fits(b) {
         return None;
     }
     (0..count).map(|index| combine(&a[index % a.len().max(1)], &b[index % b.len().max(1)])).collect()

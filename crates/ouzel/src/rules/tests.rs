@@ -245,6 +245,10 @@ fn rules_are_the_formulas_of_the_papers() {
             let dense = dense(&layer, &values);
             let flat = |array: &ArrayD<f64>| array.iter().copied().collect::<Vec<f64>>();
             for (rule, formula) in rules() {
+                // What a rectifier computes is no input of the network, whose bounds this rule knows.
+                if values.rectified && rule.name() == "z_box" {
+                    continue;
+                }
                 let title = format!("{} of {} ({seed})", rule.name(), layer.title);
                 let (expected, absorbs) = expected(&dense, &flat(&values.x), &flat(&values.r), &formula);
                 let (found, absorbed) = relevance(&layer, &values, rule);
