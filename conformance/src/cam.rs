@@ -123,9 +123,10 @@ pub(crate) fn tf_grad_cam(folder: &Folder, case: &Value) -> Result<Checks> {
     TfCall::gradient(folder, case, Cam::grad_cam())
 }
 
-/// tf-keras-vis's `GradcamPlusPlus`.
+/// tf-keras-vis's `GradcamPlusPlus`, in float64: where the denominator of a weight, `2 g² + g³ ΣA`, nearly vanishes, float32
+/// is a matter of luck.
 pub(crate) fn tf_grad_cam_plus_plus(folder: &Folder, case: &Value) -> Result<Checks> {
-    TfCall::gradient(folder, case, Cam::grad_cam_plus_plus())
+    TfCall::gradient(folder, case, Cam::grad_cam_plus_plus().precision(Precision::F64))
 }
 
 /// tf-keras-vis's `Layercam`.

@@ -137,7 +137,10 @@ pub fn recognize(graph: &Graph, keep: &[ValueId]) -> Vec<Unit> {
                     let inputs = found.inputs.into_iter().flatten().collect();
                     let unit = Unit { name: kind.name, family: kind.family, nodes, inputs, output };
                     let free = unit.nodes.iter().all(|node| !taken[node.index()]);
-                    (free && stands_alone(graph, &search, &consumers, &kept, &unit)).then_some(unit)
+                    (free
+                        && search.means_agree(&unit.nodes)
+                        && stands_alone(graph, &search, &consumers, &kept, &unit))
+                    .then_some(unit)
                 };
                 let found = search.at(pattern, kind.inputs, root).into_iter().filter_map(unit);
                 if let Some(unit) = found.max_by_key(|unit| unit.nodes.len()) {

@@ -402,6 +402,6 @@ mod tests {
         expression.store(selected);
         let (part, rest) = expression.take_out(x_id).unwrap();
         assert_eq!(part.stores.len(), 1);
-        assert_eq!(rest.leaves, [Leaf::Factor(x_id), Leaf::Value(g_id)]);
+        assert_eq!(rest.leaves, [Leaf::Value(g_id), Leaf::Factor(x_id)]);
     }
 }

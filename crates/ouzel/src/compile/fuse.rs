@@ -66,6 +66,8 @@ pub(crate) enum Second {
     Value,
     /// What a later expression needs of it, see [`Expression::take_out`].
     Factor,
+    /// Another value, which nothing but this one and constants decide.
+    Result(ValueId),
 }
 
 /// Elementwise nodes as one program.
@@ -136,6 +138,15 @@ enum ElementwiseStep {
     Program(Box<Elementwise>),
 }
 
+impl ElementwiseStep {
+    fn nodes(&self) -> &[NodeId] {
+        match self {
+            Self::Finish(_, nodes) => nodes,
+            Self::Program(program) => &program.nodes,
+        }
+    }
+}
+
 struct Fuser<'a> {
     facts: &'a Facts<'a>,
     layouts: &'a Layouts,
@@ -146,6 +157,9 @@ struct Fuser<'a> {
     uses: Vec<usize>,
     /// The nodes that read each value as numbers.
     readers: Vec<Vec<NodeId>>,
+    /// The steps of elementwise nodes that compute each node, by the nodes that they end with. A node that is not stored may be
+    /// part of several.
+    roots: Vec<Vec<NodeId>>,
     taken: Vec<bool>,
     /// Nodes that only say where gates open: nothing reads them as numbers.
     silent: Vec<bool>,
@@ -162,6 +176,7 @@ impl<'a> Fuser<'a> {
             recorded: HashSet::new(),
             uses: vec![0; facts.graph.values().len()],
             readers: vec![Vec::new(); facts.graph.values().len()],
+            roots: vec![Vec::new(); count],
             taken: vec![false; count],
             silent: vec![false; count],
             clusters: Vec::new(),
@@ -182,18 +197,21 @@ impl<'a> Fuser<'a> {
         }
         let mut endings: Vec<Option<Ending>> = vec![None; self.taken.len()];
         let mut hidden = self.taken.clone();
-        for (root, ending) in self.elementwise_steps() {
-            let nodes = match &ending {
-                ElementwiseStep::Finish(_, nodes) => nodes,
-                ElementwiseStep::Program(program) => &program.nodes,
-            };
-            nodes.iter().for_each(|node| hidden[node.index()] = true);
-            match ending {
+        let steps = self.elementwise_steps();
+        for (root, step) in &steps {
+            for node in step.nodes() {
+                hidden[node.index()] = true;
+                self.roots[node.index()].push(*root);
+            }
+        }
+        for (root, step) in steps {
+            match step {
                 ElementwiseStep::Finish(cluster, _) => endings[root.index()] = Some(Ending::Cluster(cluster)),
                 ElementwiseStep::Program(program) if self.go_on(root, &program) => {}
                 ElementwiseStep::Program(program) => endings[root.index()] = Some(Ending::Program(program)),
             }
         }
+        self.take_in_programs(&mut endings);
         self.take_out_factors(&mut endings);
         for cluster in self.clusters {
             let last = cluster.last.index();
@@ -484,11 +502,10 @@ impl<'a> Fuser<'a> {
                 && cluster.last < root
                 && self.works_by_lanes(cluster)
                 && self.layouts.agree(facts, cluster.output, output)
-                && self.other_readers(cluster.output, &program.nodes).all(|reader| reader > root)
+                && self.other_readers(cluster.output, root).all(|reader| reader > root)
         };
         let is_needed = |cluster: &Cluster| {
-            facts.is_output(cluster.output)
-                || self.other_readers(cluster.output, &program.nodes).next().is_some()
+            facts.is_output(cluster.output) || self.other_readers(cluster.output, root).next().is_some()
         };
         let clusters = self.clusters.iter().enumerate().filter(|(_, cluster)| can_wait(cluster));
         let host = clusters.max_by_key(|(_, cluster)| (!is_needed(cluster), cluster.last));
@@ -506,9 +523,63 @@ impl<'a> Fuser<'a> {
         true
     }
 
-    /// The nodes that read a value, but these.
-    fn other_readers(&self, value: ValueId, nodes: &[NodeId]) -> impl Iterator<Item = NodeId> {
-        self.readers[value.index()].iter().copied().filter(|reader| !nodes.contains(reader))
+    /// The nodes that read a value, but for the step that ends with `root`. In the place of a node that other steps compute on their
+    /// way, the ends of those: one that is part of this step too is read there as well.
+    fn other_readers(&self, value: ValueId, root: NodeId) -> impl Iterator<Item = NodeId> {
+        let steps = self.readers[value.index()].iter().flat_map(|reader| {
+            match self.roots[reader.index()].as_slice() {
+                [] => std::slice::from_ref(reader),
+                roots => roots,
+            }
+        });
+        steps.copied().filter(move |&step| step != root)
+    }
+
+    /// Where the output of a cluster is kept for one later program alone, and that reads nothing else but constants, the result of the
+    /// program is computed and kept instead.
+    fn take_in_programs(&mut self, endings: &mut [Option<Ending>]) {
+        let facts = self.facts;
+        for index in 0..self.clusters.len() {
+            let cluster = &self.clusters[index];
+            let Some(tail) = cluster.tail.as_ref().filter(|tail| tail.second == Some(Second::Value)) else {
+                continue;
+            };
+            let (value, own) = (cluster.output, &tail.program);
+            let reads = |program: &Elementwise| program.expression.leaves.contains(&Leaf::Value(value));
+            let is_read_by_tails = self.clusters.iter().enumerate().any(|(other, cluster)| {
+                other != index && cluster.tail.as_ref().is_some_and(|tail| reads(&tail.program))
+            });
+            let mut programs = endings.iter().enumerate().filter_map(|(place, ending)| match ending {
+                Some(Ending::Program(program)) if reads(program) => Some((place, program)),
+                _ => None,
+            });
+            let (Some((place, later)), None) = (programs.next(), programs.next()) else { continue };
+            let is_known = |leaf: &Leaf| match leaf {
+                Leaf::Value(id) => *id == value || facts.graph.constant(*id).is_some(),
+                Leaf::Lanes(_) => true,
+                Leaf::Factor(_) | Leaf::Mask(_) => false,
+            };
+            let is_shared = facts.is_output(value)
+                || self.readers[value.index()]
+                    .iter()
+                    .any(|reader| !own.nodes.contains(reader) && !later.nodes.contains(reader));
+            if is_read_by_tails
+                || is_shared
+                || later.expression.record.is_some()
+                || !later.expression.leaves.iter().all(is_known)
+                || !self.layouts.agree(facts, value, later.output)
+            {
+                continue;
+            }
+            let mut expression = own.expression.clone();
+            expression.replace_last(&later.expression);
+            let (Some(program), result) = (own.with(expression), later.output) else { continue };
+            endings[place] = None;
+            if let Some(tail) = &mut self.clusters[index].tail {
+                tail.program = program;
+                tail.second = Some(Second::Result(result));
+            }
+        }
     }
 
     /// Where the output of a cluster is kept for one later expression alone, and that needs nothing but a factor of it (the derivative of

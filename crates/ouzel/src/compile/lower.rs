@@ -371,6 +371,12 @@ impl<'a> Lowerer<'a> {
                 self.factors.insert(cluster.output, place.clone());
                 Some(place)
             }
+            // Not within a join: that may be where the first result goes.
+            Some(Second::Result(result)) => {
+                let place = self.new_place(self.shape(result)?, self.order(result)?)?;
+                self.places[result.index()] = Some(place.clone());
+                Some(place)
+            }
             None => None,
         };
         let output = cluster.tail.as_ref().map_or(cluster.output, |tail| tail.program.output);

@@ -130,6 +130,7 @@ impl Importer<'_> {
         while trip < trips && holds {
             let mut inner = vec![self.tensor(Tensor::scalar(trip)), condition];
             inner.extend(&states);
+            self.count_round()?;
             let outputs = self.add_graph(body, &inner).context(|| format!("round {trip}"))?;
             trip += 1;
             holds = self.known(outputs[0], "the condition at the end of the body")? != 0;
@@ -207,6 +208,7 @@ impl Importer<'_> {
         let length = self.length(first, axis)?;
         let mut collected: Vec<Vec<ValueId>> = vec![Vec::new(); scans];
         for step in 0..length {
+            self.count_round()?;
             let mut inner = states.clone();
             for (index, &value) in scanned.iter().enumerate() {
                 let place = if backwards[index] == 0 { step } else { length - 1 - step };

@@ -152,6 +152,8 @@ pub(super) struct Importer<'a> {
     shadowed: Vec<(String, Option<ValueId>)>,
     /// The nodes of bodies and functions that have been read, and how often bodies were gone through.
     unrolled: usize,
+    /// How often the bodies of loops and scans have been gone through.
+    rounds: usize,
     /// For each value so far, whether it depends on an input.
     varies: Vec<bool>,
 }
@@ -189,6 +191,7 @@ impl<'a> Importer<'a> {
             calls: 0,
             shadowed: Vec::new(),
             unrolled: 0,
+            rounds: 0,
             varies: Vec::new(),
         }
     }
@@ -214,10 +217,26 @@ impl<'a> Importer<'a> {
         self.shadowed.push((name.to_owned(), before));
     }
 
+    /// Counts one more round of a loop or scan.
+    pub(super) fn count_round(&mut self) -> Result<()> {
+        /// Rounds that add no node take their time, too.
+        const LIMIT: usize = 10_000;
+        self.rounds += 1;
+        if self.rounds > LIMIT {
+            bail!(unsupported, "unrolling it takes more than {LIMIT} rounds");
+        }
+        Ok(())
+    }
+
     /// True if a value depends on an input of the network.
     pub(super) fn varies(&mut self, id: ValueId) -> bool {
-        for (_, value) in self.graph.values().skip(self.varies.len()) {
-            let varies = match &value.source {
+        // From the back, so that what is known is not gone through again.
+        let new = self.graph.values().len() - self.varies.len();
+        let mut sources: Vec<&graph::Source> =
+            self.graph.values().rev().take(new).map(|(_, value)| &value.source).collect();
+        sources.reverse();
+        for source in sources {
+            let varies = match source {
                 graph::Source::Input => true,
                 graph::Source::Constant(_) => false,
                 graph::Source::Node(node) => {

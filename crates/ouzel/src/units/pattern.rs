@@ -275,7 +275,8 @@ impl<'t> Reader<'t> {
             self.expect(")")?;
             return Ok(Pattern::Call(name.to_owned(), condition, arguments));
         }
-        if let Some(place) = self.inputs.iter().position(|input| input.trim_start_matches('#') == name) {
+        if let Some(place) = self.inputs.iter().position(|input| input.trim_start_matches(['#', '!']) == name)
+        {
             return Ok(Pattern::Input(place));
         }
         match self.definitions.iter().find(|(defined, _)| *defined == name) {

@@ -86,6 +86,36 @@ impl<'g> Search<'g> {
         Some((node, self.graph.node(node)))
     }
 
+    /// True if a value is another less its mean.
+    fn is_centered(&self, value: ValueId) -> bool {
+        let inner = |mut value: ValueId| {
+            while let Some((_, behind)) = self.seen_through(value) {
+                value = behind;
+            }
+            value
+        };
+        let Some((_, node)) = self.producer(inner(value)) else { return false };
+        let (Op::Sub(_), &[Some(whole), Some(mean)]) = (&node.op, &node.inputs[..]) else { return false };
+        self.producer(inner(mean)).is_some_and(|(_, node)| {
+            matches!(node.op, Op::ReduceMean(_)) && node.inputs[0].is_some_and(|of| inner(of) == inner(whole))
+        })
+    }
+
+    /// True if all means among the nodes are taken over the same axes: the moments of a norm are.
+    pub(super) fn means_agree(&self, nodes: &[NodeId]) -> bool {
+        let axes = |id: &NodeId| {
+            let node = self.graph.node(*id);
+            let Op::ReduceMean(op) = &node.op else { return None };
+            let rank = self.graph.fact(node.inputs.first().copied().flatten()?).rank();
+            let mut axes = op.0.resolve(rank).ok()?;
+            axes.sort_unstable();
+            Some(axes)
+        };
+        let mut axes = nodes.iter().filter_map(axes);
+        let first = axes.next();
+        axes.all(|other| Some(other) == first)
+    }
+
     /// The node between a value and one that is the same but for its type.
     fn seen_through(&self, value: ValueId) -> Option<(NodeId, ValueId)> {
         let (id, node) = self.producer(value)?;
@@ -158,6 +188,9 @@ impl Attempt<'_, '_> {
 
     fn input(&self, place: usize, value: ValueId, found: &Found) -> Option<Found> {
         let constant = self.inputs[place].starts_with('#');
+        if self.inputs[place].starts_with('!') && self.search.is_centered(value) {
+            return None;
+        }
         let fits = self.search.graph.fact(value).dtype.is_float()
             && !(constant && self.search.varies[value.index()])
             && found.inputs[place].is_none_or(|known| known == value);
@@ -378,7 +411,18 @@ fn holds(condition: &str, graph: &Graph, node: &Node) -> bool {
         }
         // Axes that a reshape has made; the last one alone, if it was there before, is that of a LayerNorm.
         "groups" => {
-            let before = graph.producer(input).and_then(|reshape| graph.node(reshape).inputs[0]);
+            // The squares are taken of what the reshape made.
+            let made = |value| graph.producer(value).map(|node| graph.node(node));
+            let mut reshape = made(input);
+            while let Some(node) = reshape
+                && !matches!(node.op, Op::Reshape(_))
+            {
+                let is_between = matches!(node.op, Op::Mul(_) | Op::Pow(_) | Op::Sub(_))
+                    || SEEN_THROUGH.contains(&node.op.name());
+                let first = node.inputs.first().copied().flatten();
+                reshape = first.filter(|_| is_between).and_then(made);
+            }
+            let before = reshape.and_then(|reshape| reshape.inputs[0]);
             let last = |value| graph.fact(value).shape.last();
             reduced().is_some_and(|axes| {
                 axes[0] > 0

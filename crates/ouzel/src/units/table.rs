@@ -8,7 +8,8 @@ struct Row {
     /// ONNX's name for it, where there is one.
     name: &'static str,
     family: &'static str,
-    /// What it is a function of; those marked `#` are constants with any number of elements.
+    /// What it is a function of; those marked `#` are constants with any number of elements, those marked `!` are not
+    /// values less their own mean.
     inputs: &'static [&'static str],
     patterns: &'static [&'static str],
     /// Parts of the patterns that have names; `|` separates alternatives.
@@ -146,7 +147,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "RMSNormalization",
         family: "norm",
-        inputs: &["x", "#scale"],
+        inputs: &["!x", "#scale"],
         patterns: &["x * inverse * scale", "x * inverse"],
         with: &[
             ("inverse", "1 / (square + ε)^0.5"),
