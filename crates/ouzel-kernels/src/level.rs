@@ -145,16 +145,21 @@ impl Level {
     }
 
     /// Runs a kernel with the instructions of this level.
+    ///
+    /// Each kernel is one function a level, wherever it is called from: kernels call others, and copies of them in each tile
+    /// would take minutes to compile.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         {
             use crate::vector_x86::{Avx2, Avx512};
+            #[inline(never)]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
                 // SAFETY: this function can only be reached where its target features exist, which are those that the token asks for.
                 kernel.run(unsafe { Avx512::assume() })
             }
+            #[inline(never)]
             #[target_feature(enable = "avx2,fma")]
             fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
                 // SAFETY: as above.
@@ -168,7 +173,11 @@ impl Level {
                 Kind::Portable => {}
             }
         }
-        kernel.run(Portable)
+        #[inline(never)]
+        fn run_portable<K: Kernel>(kernel: K) -> K::Output {
+            kernel.run(Portable)
+        }
+        run_portable(kernel)
     }
 }
 
