@@ -107,15 +107,9 @@ pub(crate) fn captum_lrp(folder: &Folder, case: &Value) -> Result<Checks> {
     relevance(folder, case, Lrp::new(Preset::named("epsilon")?))
 }
 
-/// zennit's `BetaSmooth`, which has the rule for sums too where a canonizer makes the additions of a residual network
-/// modules.
+/// zennit's `BetaSmooth`.
 pub(crate) fn beta_smooth(folder: &Folder, case: &Value) -> Result<Checks> {
-    let canonizer = case["arguments"]["canonizer"].as_str().unwrap_or_default();
-    let preset = match canonizer.contains("Sum") {
-        true => Preset::from_toml("", "then = 'beta_smooth'\n[[rule]]\nkind = 'sum'\nrule = 'norm'")?,
-        false => Preset::named("beta_smooth")?,
-    };
-    relevance(folder, case, Lrp::new(preset))
+    relevance(folder, case, Lrp::new(Preset::named("beta_smooth")?))
 }
 
 /// A composite of zennit: from 1 on, for pixels between 0 and 1.

@@ -1,6 +1,6 @@
 //! Options of methods: the tables that front ends show, and the values that they pass on.
 
-use crate::error::{Error, Result, bail};
+use crate::error::{Context, Error, Result, bail};
 use crate::explanation::Settings;
 use crate::grad_modifiers::GradModifier;
 use crate::model::TensorRef;
@@ -264,7 +264,8 @@ impl Options {
     /// The backprop modifier, and the activation functions that it acts on.
     pub(crate) fn backprop_modifier(&self) -> Result<BackpropModifier> {
         if let Some(OptionValue::Toml(file, text)) = self.value("backprop_modifier") {
-            return Ok(BackpropModifier::custom(file, RuleSet::from_toml(text)?));
+            let rules = RuleSet::from_toml(text).context(|| format!("backprop_modifier {file}"))?;
+            return Ok(BackpropModifier::custom(file, rules));
         }
         let name = self.text("backprop_modifier")?.unwrap_or("none").to_ascii_lowercase();
         BackpropModifier::named(&name, &self.list("rectifiers")?)

@@ -622,10 +622,11 @@ impl OpDef for Concat {
         let lengths: Vec<Dim> = (0..back.arity()).map(|index| back.x(index).shape()[axis].clone()).collect();
         let known: Option<Vec<i64>> = lengths.iter().map(Dim::known).collect();
         if let Some(known) = known {
-            return Ok(back.each_wanted(|index| {
-                let start = known[..index].iter().sum();
-                g.slice(axis, start, start + known[index])
-            }));
+            return back.try_each_wanted(|index| {
+                let ends = known[..=index].iter().try_fold(0i64, |end, length| end.checked_add(*length));
+                let Some(end) = ends else { bail!(shape, "the lengths {known:?} are too large to add up") };
+                Ok(g.slice(axis, end - known[index], end))
+            });
         }
         // Lengths that are not known yet are asked for at run time.
         let (start, end) = (axis as i64, Some(axis as i64 + 1));
