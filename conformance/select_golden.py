@@ -137,7 +137,7 @@ def choose(networks):
         (name, case, set(traits(name, case)), [folder / file for file in arrays(case)])
         for name, (folder, listing) in networks.items()
         for case in listing["cases"]
-        if case["method"] in COVERED.get(case["peer"], []) and (network, case["method"]) not in UNEXPLAINED
+        if case["method"] in COVERED.get(case["peer"], []) and (name, case["method"]) not in UNEXPLAINED
     ]
     missing = set().union(*(shown for _, _, shown, _ in candidates))
     copied, chosen = set(), []
