@@ -4,7 +4,7 @@
     python3 conformance/export.py                                   # every op, and the networks in this repository
     python3 conformance/export.py --networks resnet18 vgg11 ...     # networks of torchvision, by their names; needs torch
 
-The first form is part of `.ci/run`. It makes an environment of its own in `target/export` (requirements-export.txt) and
+The first form makes an environment of its own in `target/export` (requirements-export.txt) and
 checks, for every file: `onnx.checker` with full check, strict shape inference, and the numbers of ONNX Runtime on the CPU.
 
  - ops: every sample of every op as a file of its own, written by a test of the library.
