@@ -624,7 +624,9 @@ impl OpDef for Concat {
         if let Some(known) = known {
             return back.try_each_wanted(|index| {
                 let ends = known[..=index].iter().try_fold(0i64, |end, length| end.checked_add(*length));
-                let Some(end) = ends else { bail!(shape, "the lengths {known:?} are too large to add up") };
+                let Some(end) = ends else {
+                    bail!(shape, "the lengths {known:?} add up to more than any memory holds")
+                };
                 Ok(g.slice(axis, end - known[index], end))
             });
         }
