@@ -213,7 +213,7 @@ pub trait Method: fmt::Debug + Send + Sync {
     /// let model = Model::load(path)?;
     /// let top = [WeightedLoss::new(ActivationMaximization::new("animal_logits", Filters::Late(1)), -1.0)];
     /// let file = Saliency::default().to_onnx(&model, &top, &Export::default())?;
-    /// assert!(file.output_names().eq(["animal", "tree", "attribution", "heatmap"]));
+    /// assert!(file.output_names().eq(["animal", "things", "attribution", "heatmap"]));
     /// let bytes = file.to_bytes()?; // or file.save("explainer.onnx")?
     /// let explainer = Model::from_bytes(bytes)?;
     /// assert_eq!(explainer.metadata()["ouzel.method"], "saliency");

@@ -240,10 +240,12 @@ impl Constant {
     }
 
     /// Reads float32 elements from `first` on, straight from where they are stored; false if that cannot be done.
+    ///
+    /// The answer never changes, whatever other threads have read meanwhile.
     pub(crate) fn read_floats(&self, first: usize, out: &mut [f32]) -> Result<bool> {
-        match (self.0.tensor.get(), &self.0.stored) {
-            (None, Some(stored)) => stored.read_floats(first, out),
-            _ => Ok(false),
+        match &self.0.stored {
+            Some(stored) => stored.read_floats(first, out),
+            None => Ok(false),
         }
     }
 

@@ -299,8 +299,10 @@ fn dense(
         let failed: Mutex<Option<Error>> = Mutex::new(None);
         let layer =
             Dense::from_rows(columns, rows, |first, out| match constant.read_floats(first * columns, out) {
-                Ok(_) => out.iter_mut().for_each(|weight| *weight = narrow(*weight)),
-                Err(error) => {
+                Ok(true) => out.iter_mut().for_each(|weight| *weight = narrow(*weight)),
+                refused => {
+                    let error =
+                        refused.err().unwrap_or_else(|| Error::internal("elements cannot be read in part"));
                     if let Ok(mut failed) = failed.lock() {
                         failed.get_or_insert(error);
                     }

@@ -600,6 +600,8 @@ mod tests {
     use super::super::proto::{GraphProto, ModelProto, StringStringEntryProto};
     use super::super::wire::{ParsedModel, read_bytes, read_path, read_reader};
     use super::*;
+    use crate::graph::Constant;
+    use crate::tensor::DType;
     use prost::Message;
 
     /// A folder that goes away with the test.
@@ -713,6 +715,24 @@ mod tests {
         check!(INT32, i32, i32, int32_data, |v| *v, |i| i as i32 * -9999);
         check!(INT64, i64, i64, int64_data, |v| *v, |i| i as i64 * -999_999_999);
         check!(UINT32, u32, u32, uint64_data, |v| u64::from(*v), |i| (i as u32).wrapping_mul(99_999_999));
+    }
+
+    #[test]
+    fn elements_are_read_in_part_also_after_another_plan_has_read_all() {
+        let folder = Folder::new("parts");
+        let values: Vec<f32> = (0..3000).map(|i| i as f32 * 0.37 - 3.0).collect();
+        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let plain = tensor(data_type::FLOAT, &[3000]);
+        let bytes = model_of(TensorProto { raw_data: Some(raw.into()), ..plain });
+        let model = read_path(&folder.write("model.onnx", &bytes)).unwrap();
+        let stored = first(&model).unwrap();
+        let constant = Constant::stored(DType::F32, &[3000], Box::new(stored)).unwrap();
+        for _ in 0..2 {
+            let mut found = vec![0.0; 100];
+            assert!(constant.read_floats(2000, &mut found).unwrap());
+            assert_eq!(found, values[2000..2100]);
+            constant.tensor().unwrap();
+        }
     }
 
     #[test]
