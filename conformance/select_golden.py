@@ -21,21 +21,27 @@ COVERED = {
         "GradientSaliency.GetSmoothedMask",
         "GuidedIG.GetMask",
         "IntegratedGradients.GetMask",
+        "Occlusion.GetMask",
         "XRAI.GetMask",
     ],
     "captum": [
         "Deconvolution",
         "DeepLift",
+        "FeatureAblation",
         "GuidedBackprop",
         "GuidedGradCam",
+        "InputXGradient",
         "IntegratedGradients",
         "LRP",
+        "LayerActivation",
         "LayerGradCam",
+        "LayerGradientXActivation",
         "LayerIntegratedGradients",
         "NoiseTunnel",
+        "Occlusion",
         "Saliency",
     ],
-    "keras-vis": ["visualize_cam", "visualize_saliency", "visualize_saliency_with_losses"],
+    "keras-vis": ["visualize_activation", "visualize_cam", "visualize_saliency", "visualize_saliency_with_losses"],
     "pytorch-grad-cam": [
         "AblationCAM",
         "EigenCAM",
@@ -80,6 +86,10 @@ ARRAYS = [
     "noise",
     "segments",
     "base_attribution",
+    "seed_input",
+    "input_per_iteration",
+    "gradient_per_iteration",
+    "gradient_of_first_iteration",
 ]
 # Methods that run a network on many variants: one network shows them.
 VARIED = ["GetSmoothedMask", "IG.GetMask", "IntegratedGradients", "NoiseTunnel", "SmoothGrad", "XRAI"]
@@ -96,7 +106,7 @@ def kind(tensor):
 def arrays(case):
     """The files of a case."""
     named = [case[key] for key in ARRAYS if key in case]
-    return named + [file for file in [str(case["arguments"].get("baseline"))] if file.endswith(".npy")]
+    return named + [file for file in map(str, case["arguments"].values()) if file.endswith(".npy")]
 
 
 def traits(network, case):

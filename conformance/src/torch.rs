@@ -12,7 +12,9 @@ use ndarray::{ArrayD, Axis};
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
 use ouzel::rules::deeplift::Maxima;
 use ouzel::rules::{BackpropModifier, InputBounds, Preset, Start};
-use ouzel::{Attribution, Baseline, DeepLift, Lrp, Method, Precision, Saliency, visualize_saliency};
+use ouzel::{
+    Attribution, Baseline, DeepLift, InputXGradient, Lrp, Method, Precision, Saliency, visualize_saliency,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -23,6 +25,8 @@ struct Arguments {
     abs: bool,
     /// The baseline of Captum's `DeepLift`: zeros, or a file.
     baseline: Option<String>,
+    /// The layer of Captum's `LayerActivation` and `LayerGradientXActivation`.
+    layer_tensor: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,6 +75,30 @@ pub(crate) fn captum_saliency(folder: &Folder, case: &Value) -> Result<Checks> {
         let exact = call.repeat(folder, &Saliency::default().precision(Precision::F64))?.raw.to_f64();
         checks.relative("float64 gradient", &exact, &folder.array(file)?, folder.float64_limit());
     }
+    Ok(checks)
+}
+
+/// Captum's `InputXGradient` and `LayerGradientXActivation`.
+pub(crate) fn captum_input_x_gradient(folder: &Folder, case: &Value) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    let mut method = InputXGradient::default();
+    if let Some(layer) = &call.arguments.layer_tensor {
+        method = method.wrt_tensor(layer.as_str());
+    }
+    let mut checks = Checks::default();
+    let attribution = call.explain(folder, &method)?;
+    call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
+    Ok(checks)
+}
+
+/// Captum's `LayerActivation`: the values of a layer.
+pub(crate) fn captum_layer_activation(folder: &Folder, case: &Value) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    let layer = call.arguments.layer_tensor.as_deref().context("the case names no layer")?;
+    let (model, input) = (folder.model(), folder.input(&call.input)?);
+    let values = model.run(&input, &[model.find(layer)?], Precision::F32)?;
+    let mut checks = Checks::default();
+    call.compare(folder, &mut checks, &values[0].to_f64())?;
     Ok(checks)
 }
 
