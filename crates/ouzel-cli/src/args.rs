@@ -316,7 +316,9 @@ impl ComparedArgs {
     /// What was typed of one of them.
     pub fn of(&self, name: &str) -> MethodArgs {
         let entry = METHODS.iter().find(|method| method.name == name);
-        let has = |option: &str| entry.is_some_and(|it| it.options.iter().any(|known| known.name == option));
+        let inner = self.options.get("inner").map(String::as_str);
+        let known = entry.map(|entry| entry.options_with(inner)).unwrap_or_default();
+        let has = |option: &str| known.iter().any(|known| known.name == option);
         let options = self.options.iter().filter(|(option, _)| has(option));
         MethodArgs {
             method: name.to_owned(),
@@ -418,7 +420,7 @@ pub struct LabelsArgs {
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
     /// The picture's file, a PNG
-    #[arg(long, value_name = "FILE.png", value_hint = ValueHint::FilePath, conflicts_with = "out_dir")]
+    #[arg(short, long, value_name = "FILE.png", value_hint = ValueHint::FilePath, conflicts_with = "out_dir")]
     pub out: Option<PathBuf>,
     /// A folder for pictures INPUT-NAME.ouzel.png; it is created
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -585,7 +587,7 @@ pub struct CompareArgs {
     #[command(flatten)]
     pub labels: LabelsArgs,
     /// The picture's file
-    #[arg(long, value_name = "FILE.png", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, value_name = "FILE.png", value_hint = ValueHint::FilePath)]
     pub out: PathBuf,
     #[command(flatten)]
     pub look: LookArgs,
@@ -623,7 +625,7 @@ pub struct VisualizeArgs {
     #[arg(long)]
     pub keep_softmax: bool,
     /// The picture, or an animation of how it comes about
-    #[arg(long, value_name = "FILE.png|FILE.gif", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, value_name = "FILE.png|FILE.gif", value_hint = ValueHint::FilePath)]
     pub out: PathBuf,
     /// How many pictures an animation has
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = at_least_one)]

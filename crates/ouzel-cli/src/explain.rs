@@ -365,7 +365,7 @@ impl Session<'_> {
         }
         let mut warnings = attribution.warnings.clone();
         if let Some(sums) = attribution.completeness.as_ref().filter(|sums| !sums.holds()) {
-            let has = |name: &str| self.method.method.entry().options.iter().any(|it| it.name == name);
+            let has = |name: &str| self.method.options().iter().any(|it| it.name == name);
             let hint = match (has("layer_sums"), has("steps"), has("samples")) {
                 (true, ..) => "; --layer-sums with --json says where the rest went",
                 (_, true, _) => "; more --steps bring the two together",

@@ -7,7 +7,7 @@ use crate::npy;
 use anyhow::{Context, Result};
 use ouzel::image::{Channels, Colormap, Fit, Labels, Layout, Preprocess, Preset, Size, View};
 use ouzel::losses::{self, WeightedLoss};
-use ouzel::{METHODS, OptionKind, OptionValue, Options, Precision, Region, Tensor};
+use ouzel::{METHODS, MethodOption, OptionKind, OptionValue, Options, Precision, Region, Tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -90,9 +90,10 @@ impl Method {
         let entry = METHODS.iter().find(|method| method.name == typed.method);
         let entry = entry.expect("invariant: the choices come from the same list");
         let mut options = Options::new().with_profile(&typed.profile);
+        let known = entry.options_with(typed.options.get("inner").map(String::as_str));
         for (name, text) in &typed.options {
-            let Some(option) = entry.options.iter().find(|option| option.name == *name) else {
-                let has: Vec<String> = entry.options.iter().map(|it| spelled(it.name)).collect();
+            let Some(option) = known.iter().find(|option| option.name == *name) else {
+                let has: Vec<String> = known.iter().map(|it| spelled(it.name)).collect();
                 usage!("{}: the method {} has {}", spelled(name), entry.name, has.join(", "));
             };
             options = options.with_value(name, option_value(name, option.kind, text, input)?);
@@ -107,6 +108,11 @@ impl Method {
         };
         settings.seed = run.seed;
         Ok(Self { method, typed: typed.options.clone(), profile: typed.profile.clone() })
+    }
+
+    /// All options that it has.
+    pub fn options(&self) -> Vec<&'static MethodOption> {
+        self.method.entry().options_with(self.typed.get("inner").map(String::as_str))
     }
 
     /// The name of the tensor that the map is made for, as typed.

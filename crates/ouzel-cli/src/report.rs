@@ -168,7 +168,7 @@ pub fn input(source: &Source, ready: &Ready, data: &Data) -> Value {
 pub fn options(method: &Method, goal: &Goal, run: &Run) -> Value {
     let settings = method.method.settings();
     let mut json = serde_json::Map::new();
-    for option in method.method.entry().options {
+    for option in method.options() {
         let typed = method.typed.get(option.name).map(String::as_str);
         let value = match option.kind {
             OptionKind::Flag => typed.is_some().into(),

@@ -65,3 +65,24 @@ fn whether_attributions_add_up_is_said() {
     let ran = dir.ouzel("explain @classifier.onnx x.npy --json -").succeeds();
     assert!(ran.json()["completeness"].is_null());
 }
+
+#[test]
+fn any_method_can_be_smoothed_with_its_own_options() {
+    let dir = Dir::new();
+    dir.write_npy("x.npy", &values(&[1, 3, 8, 8]));
+    let raw = |options: &str| -> ArrayD<f32> {
+        let line = "explain @classifier.onnx x.npy --class 1 --raw-npy -";
+        dir.ouzel(line).words(options).succeeds().npy::<f32>()
+    };
+    // Without noise, the mean is what the inner method gives.
+    let smooth = "--method smoothgrad --samples 2 --noise-sigma 0 --inner";
+    for inner in ["lrp --rules epsilon_plus", "integrated-gradients --steps 3", "occlusion --window 4x4"] {
+        let (alone, smooth) = (raw(&format!("--method {inner}")), raw(&format!("{smooth} {inner}")));
+        assert!(alone.iter().any(|value| *value != 0.0), "{inner}");
+        assert!((&smooth - &alone).iter().all(|difference| difference.abs() < 1e-5), "{inner}");
+    }
+    let line = "explain @classifier.onnx x.npy --method smoothgrad";
+    dir.ouzel(line).words("--inner vargrad").fails(2, &["inner", "vargrad", "lrp"]);
+    dir.ouzel(line).words("--steps 3").fails(2, &["--steps", "smoothgrad"]);
+    dir.ouzel(line).words("--inner lrp --steps 3").fails(2, &["--steps", "--rules"]);
+}

@@ -55,6 +55,27 @@ pub struct MethodEntry {
     pub(crate) new: fn(&Options) -> Result<Box<dyn Method>>,
 }
 
+impl MethodEntry {
+    /// True if it has an option of this name itself.
+    pub(crate) fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|known| known.name == option)
+    }
+
+    /// What can be chosen: its own options and, if it runs another method, those of `inner`, that method's name.
+    pub fn options_with(&self, inner: Option<&str>) -> Vec<&'static MethodOption> {
+        let mut options: Vec<&'static MethodOption> = self.options.iter().collect();
+        if let Some(own) = self.options.iter().find(|option| option.name == smoothgrad::INNER.name) {
+            let inner = inner.unwrap_or(own.default).replace('-', "_");
+            let of_inner =
+                METHODS.iter().filter(|method| method.name == inner).flat_map(|method| method.options);
+            let others: Vec<_> =
+                of_inner.filter(|option| options.iter().all(|known| known.name != option.name)).collect();
+            options.extend(others);
+        }
+        options
+    }
+}
+
 /// The methods, in the order in which they are shown; the first is the default.
 ///
 /// ```
@@ -102,8 +123,9 @@ pub fn method(name: &str, options: &Options) -> Result<Box<dyn Method>> {
     if !PROFILES.contains(&options.profile()) {
         bail!(option, "unknown profile '{}': expected one of {}", options.profile(), PROFILES.join(", "));
     }
-    if let Some(other) = options.names().find(|name| entry.options.iter().all(|known| known.name != *name)) {
-        let names: Vec<&str> = entry.options.iter().map(|option| option.name).collect();
+    let own = entry.options_with(options.text(smoothgrad::INNER.name)?);
+    if let Some(other) = options.names().find(|name| own.iter().all(|known| known.name != *name)) {
+        let names: Vec<&str> = own.iter().map(|option| option.name).collect();
         bail!(option, "the method {} has no option '{other}'; it has {}", entry.name, names.join(", "));
     }
     (entry.new)(options).context(|| entry.name)

@@ -172,11 +172,14 @@ impl Grid {
             return self.columns.min(pictures.len());
         }
         let tallest = pictures.iter().map(|picture| picture.dim().0).max().unwrap_or(1) as f64;
-        let shape = |columns: usize| {
-            let rows = pictures.len().div_ceil(columns);
-            (columns as f64 * self.tile_width as f64 / (rows as f64 * tallest) / 1.5).ln().abs()
+        let count = pictures.len();
+        // A sheet one and a half times as wide as it is high, with few empty places.
+        let ugliness = |columns: usize| {
+            let rows = count.div_ceil(columns);
+            let shape = (columns as f64 * self.tile_width as f64 / (rows as f64 * tallest) / 1.5).ln().abs();
+            shape + (columns * rows - count) as f64 / count as f64
         };
-        (1..=pictures.len().min(64)).min_by(|&a, &b| shape(a).total_cmp(&shape(b))).unwrap_or(1)
+        (1..=count.min(64)).min_by(|&a, &b| ugliness(a).total_cmp(&ugliness(b))).unwrap_or(1)
     }
 
     /// Copies a picture onto the sheet, its corners rounded.

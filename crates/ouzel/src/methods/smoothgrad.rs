@@ -16,12 +16,12 @@ use crate::tensor::Tensor;
 use ndarray::{ArrayD, Zip};
 
 /// The method that is run on the noisy inputs.
-const INNER: MethodOption = MethodOption::new(
+pub(super) const INNER: MethodOption = MethodOption::new(
     "inner",
     OptionKind::Name(inner_methods),
     "NAME",
     "saliency",
-    "the method that is run on each noisy input",
+    "the method that is run on each noisy input; its options may be given too",
 );
 
 /// How many noisy inputs there are.
@@ -99,12 +99,10 @@ pub(super) const VARGRAD: MethodEntry = MethodEntry {
     new: |options| smoothing(&VARGRAD, Statistic::Variance, options),
 };
 
-/// The methods whose options are all among those of these three.
+/// All methods but these three.
 fn inner_methods() -> Vec<&'static str> {
-    let has = |option: &MethodOption| OPTIONS.iter().any(|own| own.name == option.name);
     let is_own = |entry: &MethodEntry| entry.options.iter().any(|option| option.name == INNER.name);
-    let fits = |entry: &&MethodEntry| entry.options.iter().all(has) && !is_own(entry);
-    METHODS.iter().filter(fits).map(|entry| entry.name).collect()
+    METHODS.iter().filter(|entry| !is_own(entry)).map(|entry| entry.name).collect()
 }
 
 /// The method of what was chosen; profiles have defaults of their own.
@@ -131,13 +129,16 @@ fn smoothing(
         (None, Some(_)) => Noise::Sigma(positive("noise_sigma")?),
         (Some(_), Some(_)) => bail!(option, "noise_level and noise_sigma: expected one of the two"),
     };
-    let own = [&SAMPLES, &NOISE_LEVEL, &NOISE_SIGMA, &INNER];
-    let inner_options = own.iter().fold(options.clone(), |options, option| options.without(option.name));
     let name = options.text(INNER.name)?.unwrap_or(INNER.default).to_ascii_lowercase().replace('-', "_");
-    if !inner_methods().contains(&name.as_str()) {
+    let Some(inner) =
+        METHODS.iter().find(|entry| entry.name == name && inner_methods().contains(&entry.name))
+    else {
         bail!(option, "unknown inner method '{name}': expected one of {}", inner_methods().join(", "));
-    }
-    let inner = method(&name, &inner_options)?;
+    };
+    let own = [&SAMPLES, &NOISE_LEVEL, &NOISE_SIGMA, &INNER].map(|option| option.name);
+    let others = options.names().filter(|name| own.contains(name) || !inner.has(name));
+    let inner_options = others.fold(options.clone(), |options, option| options.without(option));
+    let inner = method(inner.name, &inner_options)?;
     let mut made = Smoothing {
         samples: options.count("samples", samples)?,
         noise,
