@@ -1,7 +1,7 @@
 //! The graph: nodes that apply ops to values, append-only and in topological order; facts are inferred on construction.
 
 use crate::builder::{Builder, Var};
-use crate::dim::{Dim, Shape, display_shape, known_shape};
+use crate::dim::{Bindings, Dim, Shape, display_shape, known_shape};
 use crate::error::{Context, Result, bail};
 use crate::op::{Inputs, Op, OpDef};
 use crate::tensor::{DType, Tensor};
@@ -445,6 +445,27 @@ impl Graph {
         let outputs = facts.into_iter().map(|fact| self.add_value("", fact, Source::Node(id))).collect();
         self.nodes.push(Node { name: name.into(), op, inputs: inputs.to_vec(), outputs, provenance: None });
         Ok(id)
+    }
+
+    /// The same graph with symbols bound; values keep their ids.
+    ///
+    /// # Errors
+    /// If shapes do not fit once symbols are bound; the message names the node.
+    pub(crate) fn bound(&self, bindings: &Bindings) -> Result<Self> {
+        let mut graph = self.clone();
+        for &input in &self.inputs {
+            for dim in &mut graph.values[input.index()].fact.shape {
+                *dim = dim.bind(bindings);
+            }
+        }
+        for node in &self.nodes {
+            let inputs = node.inputs.iter().map(|input| input.map(|id| graph.fact(id)));
+            let facts = infer(&node.op, &inputs.collect::<Vec<_>>()).context(|| node.title())?;
+            for (output, fact) in node.outputs.iter().zip(facts) {
+                graph.values[output.index()].fact = fact;
+            }
+        }
+        Ok(graph)
     }
 
     /// Names a value.

@@ -483,12 +483,35 @@ impl Model {
                 _ => {}
             }
         }
-        let bound = rewrite::bound(graph, &bindings).context(|| self.title().to_owned())?;
+        self.bound(&bindings)
+    }
+
+    /// The same model for inputs of these shapes. How many samples there are stays open, if that is a symbol of its own; values
+    /// keep their ids.
+    ///
+    /// # Errors
+    /// If the shapes do not fit the inputs, or shapes inside the network do not fit; the message names the node.
+    pub(crate) fn for_shapes(&self, shapes: &[(ValueId, Vec<usize>)]) -> Result<Self> {
+        let graph = self.graph();
+        let mut bindings = Bindings::new();
+        for (id, shape) in shapes {
+            rewrite::bind(&graph.value(*id).name, graph.fact(*id), shape, &mut bindings)?;
+        }
+        let mut other_axes = self.inputs().iter().flat_map(|id| graph.fact(*id).shape.iter().skip(1));
+        let batch = graph.fact(self.main_input()).shape.first();
+        if let Some((batch, symbol)) = batch.and_then(|batch| Some((batch, batch.as_symbol()?)))
+            && other_axes.all(|dim| dim != batch)
+        {
+            bindings.remove(symbol);
+        }
+        if bindings.is_empty() { Ok(self.clone()) } else { self.bound(&bindings) }
+    }
+
+    fn bound(&self, bindings: &Bindings) -> Result<Self> {
         let old = &*self.inner;
-        let values = old.values.iter().map(|(name, id)| Ok((name.clone(), bound.kept(*id)?)));
         let inner = Inner {
-            values: values.collect::<Result<_>>()?,
-            graph: bound.graph.clone(),
+            graph: old.graph.bound(bindings).context(|| self.title().to_owned())?,
+            values: old.values.clone(),
             title: old.title.clone(),
             layers: old.layers.clone(),
             outputs: old.outputs.clone(),

@@ -85,15 +85,6 @@ pub(crate) fn with_input(graph: &Graph, value: ValueId, wanted: &[ValueId]) -> R
     rebuild(graph, wanted, &Bindings::new(), false, Some(value), &as_it_is)
 }
 
-/// Binds symbols, and changes nothing else.
-///
-/// # Errors
-/// If shapes do not fit once symbols are bound; the message names the node.
-pub(crate) fn bound(graph: &Graph, bindings: &Bindings) -> Result<Rewritten> {
-    let all: Vec<ValueId> = graph.values().map(|(id, _)| id).collect();
-    rebuild(graph, &all, bindings, false, None, &as_it_is)
-}
-
 /// Binds symbols, computes what depends on constants alone, lets equal nodes be one, skips nodes that change nothing,
 /// and leaves out what none of `wanted` depends on. Inputs stay.
 ///

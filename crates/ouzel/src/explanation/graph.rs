@@ -255,8 +255,10 @@ pub(crate) struct GraphExplainer {
 impl GraphExplainer {
     /// Makes a method ready for a task.
     pub(crate) fn boxed(method: &dyn GraphMethod, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
-        let explanation = ExplanationGraph::new(task.model, task.losses, method)?;
-        Self::made(explanation, method.settings(), task, task.shapes.to_vec())
+        // Some gradients hang on lengths that the file leaves open.
+        let model = &task.model.for_shapes(task.shapes)?;
+        let explanation = ExplanationGraph::new(model, task.losses, method)?;
+        Self::made(explanation, method.settings(), &Task { model, ..*task }, task.shapes.to_vec())
     }
 
     /// The same, where the inner tensor `given`, of this shape, is one more input, behind the others: what is computed of it
@@ -267,7 +269,8 @@ impl GraphExplainer {
         given: ValueId,
         shape: &[usize],
     ) -> Result<Box<dyn Explainer>> {
-        let explanation = ExplanationGraph::new(task.model, task.losses, method)?;
+        let model = &task.model.for_shapes(task.shapes)?;
+        let explanation = ExplanationGraph::new(model, task.losses, method)?;
         let mut wanted = vec![explanation.raw];
         wanted.extend(explanation.losses.iter().map(|(_, _, value)| *value));
         let opened = with_input(&explanation.graph, given, &wanted)?;
@@ -285,7 +288,7 @@ impl GraphExplainer {
             None => None,
         };
         let explanation = ExplanationGraph { graph: opened.graph, raw, losses, target, ..explanation };
-        Self::made(explanation, method.settings(), task, shapes)
+        Self::made(explanation, method.settings(), &Task { model, ..*task }, shapes)
     }
 
     fn made(

@@ -3,6 +3,7 @@
 
 mod attention;
 mod losses;
+mod normalization;
 mod quantized;
 mod recurrent;
 mod sampling;
@@ -74,6 +75,9 @@ pub(crate) fn samples() -> Vec<crate::gradient_check::FunctionSample> {
 pub(super) fn narrow_cast(op: &str) -> Function {
     if op == "Cast" { quantized::narrow_cast } else { quantized::narrow_cast_like }
 }
+
+/// What a batch normalization in training mode stands for.
+pub(super) const BATCH_NORMALIZATION_IN_TRAINING: Function = normalization::batch_normalization_in_training;
 
 /// The lengths of axes that must be known.
 fn known_lengths(shape: &[crate::dim::Dim], what: &str) -> Result<Vec<i64>> {

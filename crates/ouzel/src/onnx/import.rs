@@ -460,6 +460,14 @@ impl<'a> Importer<'a> {
         if is_standard(&node.domain) && target.is_some_and(|code| Format::of_code(code).is_some()) {
             return Ok(Meaning::Nodes(functions::narrow_cast(&node.op_type)));
         }
+        let in_training =
+            |attribute: &AttributeProto| attribute.name == "training_mode" && attribute.i == Some(1);
+        if is_standard(&node.domain)
+            && node.op_type == "BatchNormalization"
+            && node.attribute.iter().any(in_training)
+        {
+            return Ok(Meaning::Nodes(functions::BATCH_NORMALIZATION_IN_TRAINING));
+        }
         match self.meanings.get(node.op_type.as_str()) {
             Some(meaning) if is_standard(&node.domain) => Ok(*meaning),
             _ if is_standard(&node.domain) => bail!(unsupported, "op {} is not supported", node.op_type),

@@ -3,9 +3,9 @@
 use crate::builder::{Builder, Var};
 use crate::error::{Result, bail};
 use crate::evaluate::constant_value;
-use crate::graph::{Constant, Fact, Graph, ValueId};
+use crate::graph::{Constant, Fact, Graph, Source, ValueId};
 use crate::tensor::{DType, Tensor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// An attribute's value.
 #[derive(Clone, Debug)]
@@ -229,6 +229,22 @@ impl<'a> NodeReader<'a> {
         let checked = builder.check();
         *self.graph = builder.into_graph();
         checked.and(made)
+    }
+
+    /// True if no input of the network goes into the input of this index.
+    pub(crate) fn is_made_of_constants(&self, index: usize) -> bool {
+        let mut waiting: Vec<ValueId> = self.inputs.get(index).copied().flatten().into_iter().collect();
+        let mut seen = HashSet::new();
+        while let Some(id) = waiting.pop() {
+            match self.graph.value(id).source {
+                Source::Input => return false,
+                Source::Node(node) if seen.insert(node) => {
+                    waiting.extend(self.graph.node(node).inputs.iter().flatten());
+                }
+                Source::Node(_) | Source::Constant(_) => {}
+            }
+        }
+        true
     }
 
     /// Puts a constant at an input that later opset versions have where earlier ones had an attribute.

@@ -118,11 +118,10 @@ impl Listed for BatchNormalization {
         for ignored in ["momentum", "consumed_inputs"] {
             node.ignore(ignored);
         }
-        let training = match node.opset() {
-            ..7 => !node.flag_or("is_test", false)? && node.output_count() > 1,
-            _ => node.flag_or("training_mode", false)? || node.output_count() > 1,
-        };
-        if training {
+        // Training mode has no other mark before opset 14.
+        node.flag_or("training_mode", false)?;
+        let training = !(node.opset() < 7 && node.flag_or("is_test", false)?);
+        if training && node.output_count() > 1 {
             bail!(unsupported, "the file was saved in training mode; export the network in evaluation mode");
         }
         if !node.flag_or("spatial", true)? && node.required_input(0)?.rank() > 2 {
