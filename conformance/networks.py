@@ -98,7 +98,7 @@ TORCH = [
     Row("PoolFormer", "timm:poolformerv2_s12", square(96)),
     Row("CoAtNet", "timm:coatnet_nano_rw_224", square(96), {"img_size": 96}),
     Row("CoAtNet", "timm:coatnet_rmlp_nano_rw_224", square(96), {"img_size": 96}),
-    Row("MaxViT", "torchvision:maxvit_t", square(64), {"input_size": (64, 64), "partition_size": 2}),
+    Row("MaxViT", "torchvision:maxvit_t", square(224)),
     Row("MaxViT", "timm:maxvit_rmlp_pico_rw_256", square(128), {"img_size": 128}),
     Row("EVA", "timm:eva02_tiny_patch14_224", square(98), {"img_size": 98}),
     Row("FastViT", "timm:fastvit_t8", square(96)),

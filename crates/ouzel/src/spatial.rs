@@ -312,8 +312,9 @@ fn channel_axis(graph: &Graph, value: ValueId) -> Option<usize> {
     None
 }
 
-/// The most tokens that are no patches.
-const MOST_EXTRA_TOKENS: i64 = 64;
+/// The most tokens that are no patches: a class token or two and the registers of known networks. With many more, almost any
+/// number of tokens would be a grid.
+const MOST_EXTRA_TOKENS: i64 = 16;
 
 /// How the tokens on an axis are patches of an input with these sides.
 fn token_grid(graph: &Graph, value: ValueId, axis: usize, sides: &[Dim]) -> Result<TokenGrid> {

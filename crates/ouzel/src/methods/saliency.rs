@@ -220,8 +220,12 @@ pub fn visualize_saliency_with_losses(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::ValueId;
-    use crate::tensor::Tensor;
+    use crate::builder::Builder;
+    use crate::dim::Dim;
+    use crate::graph::{Fact, ValueId};
+    use crate::ops::convolution::Conv;
+    use crate::ops::window::Window;
+    use crate::tensor::{DType, Tensor};
 
     const SCENE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/scene_fair.onnx");
 
@@ -249,6 +253,43 @@ mod tests {
 
     fn losses(layer: &str, filters: Filters) -> [WeightedLoss; 1] {
         [WeightedLoss::new(ActivationMaximization::new(layer, filters), -1.0)]
+    }
+
+    /// A strided convolution and a pooling of pictures of this height and width, and the mean over positions.
+    fn strided(height: Dim, width: Dim) -> Model {
+        let builder = Builder::default();
+        let shape = [Dim::symbol("batch"), 2.into(), height, width];
+        let x = builder.input("x", Fact::new(DType::F32, shape.into_iter().collect()));
+        let weights = |shape: &[usize]| {
+            let count = shape.iter().product();
+            let values = (0..count).map(|index: usize| ((index * 37 % 11) as f32 - 5.0) / 7.0).collect();
+            builder.constant(ArrayD::from_shape_vec(shape, values).unwrap())
+        };
+        let window = || Window::plain(2).with_strides([2, 2]);
+        let y = builder.apply(Conv { window: window(), group: 1 }, &[x, weights(&[3, 2, 3, 3])]);
+        let y = builder.apply(Conv { window: window(), group: 1 }, &[y * y, weights(&[4, 3, 2, 2])]);
+        let y = y.reduce_mean([2, 3], false).id().unwrap();
+        let mut graph = builder.finish().unwrap();
+        graph.set_name(y, "y");
+        graph.outputs = vec![y];
+        Model::of_graph(graph)
+    }
+
+    #[test]
+    fn lengths_that_the_file_leaves_open_are_those_of_the_input() {
+        let open = strided(Dim::symbol("height"), Dim::symbol("width"));
+        for (height, width) in [(9, 12), (10, 7), (8, 8)] {
+            let fixed = strided((height as i64).into(), (width as i64).into());
+            let x = ArrayD::from_shape_fn(vec![2, 2, height, width], |at| {
+                (at[1] + at[2] * at[3]) as f32 / 50.0 - 0.4
+            });
+            let input = Input::from(x);
+            for options in [Saliency::default(), Saliency::default().precision(Precision::F64)] {
+                let of =
+                    |model: &Model| options.attribute(model, &losses("y", 1.into()), &input).unwrap().raw;
+                assert_eq!(of(&open), of(&fixed), "{height} x {width}");
+            }
+        }
     }
 
     #[test]

