@@ -295,7 +295,8 @@ def forward(command, file, x, output):
     session = unavailable("ONNX Runtime", onnxruntime.InferenceSession, file, None, ["CPUExecutionProvider"])
     [taken] = session.get_inputs()
     names = [value.name for value in session.get_outputs()]
-    theirs = unavailable("ONNX Runtime", session.run, names, {taken.name: x})
+    taken_as = np.float16 if taken.type == "tensor(float16)" else x.dtype
+    theirs = unavailable("ONNX Runtime", session.run, names, {taken.name: x.astype(taken_as)})
     distances = []
     for name, expected in zip(names, theirs):
         with tempfile.TemporaryDirectory() as folder:

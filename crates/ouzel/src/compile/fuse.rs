@@ -131,6 +131,9 @@ impl Fusion {
     }
 }
 
+/// The nodes of a step, which are all there is where none is needed, and the step.
+type Done = (Vec<NodeId>, Option<ElementwiseStep>);
+
 /// What elementwise nodes become.
 enum ElementwiseStep {
     /// An epilogue on a tensor, of these nodes.
@@ -426,9 +429,20 @@ impl<'a> Fuser<'a> {
         let graph = self.facts.graph;
         let mut elementwise = self.elementwise();
         let mut stored = self.stored(&elementwise);
-        // By the node that each ends with: its nodes, which are all there is where it needs no step, and the step.
-        let mut done: Vec<Option<(Vec<NodeId>, Option<ElementwiseStep>)>> = Vec::new();
+        // By the node that each ends with.
+        let mut done: Vec<Option<Done>> = Vec::new();
         done.resize_with(elementwise.len(), || None);
+        // Stores the result of a node, and says from where on there is work again: only what has been computed on the way to others
+        // changes.
+        let store = |node: NodeId, stored: &mut [bool], done: &mut [Option<Done>]| {
+            stored[node.index()] = true;
+            for other in &mut done[node.index()..] {
+                if other.as_ref().is_some_and(|(nodes, _)| nodes.binary_search(&node).is_ok()) {
+                    *other = None;
+                }
+            }
+            node.index()
+        };
         let mut next = 0;
         while next < done.len() {
             let root = NodeId(next as u32);
@@ -438,6 +452,10 @@ impl<'a> Fuser<'a> {
             }
             let node = graph.node(root);
             let nodes = self.expression(root, &elementwise, &stored);
+            if let Some(missing) = self.missing(&nodes, &elementwise, &stored) {
+                next = store(missing, &mut stored, &mut done);
+                continue;
+            }
             if let (Op::Expand(_), [_]) = (&node.op, nodes.as_slice()) {
                 done[root.index()] = Some((nodes, None));
                 continue;
@@ -462,16 +480,7 @@ impl<'a> Fuser<'a> {
                 .filter(|&id| id != root && self.facts.floats(graph.node(id).outputs[0]).is_some())
                 .collect();
             match floats.get(floats.len() / 2) {
-                Some(middle) => {
-                    // Only what has been computed on the way to others changes.
-                    stored[middle.index()] = true;
-                    next = middle.index();
-                    for other in &mut done[middle.index()..] {
-                        if other.as_ref().is_some_and(|(nodes, _)| nodes.binary_search(middle).is_ok()) {
-                            *other = None;
-                        }
-                    }
-                }
+                Some(&middle) => next = store(middle, &mut stored, &mut done),
                 None => {
                     nodes.iter().for_each(|node| elementwise[node.index()] = false);
                     stored = self.stored(&elementwise);
@@ -670,6 +679,19 @@ impl<'a> Fuser<'a> {
         }
         nodes.sort();
         nodes
+    }
+
+    /// A node whose result these read, but which is neither stored nor one of them: truth values in between have let it look as if it lay
+    /// in the order of these.
+    fn missing(&self, nodes: &[NodeId], elementwise: &[bool], stored: &[bool]) -> Option<NodeId> {
+        let graph = self.facts.graph;
+        let inputs = nodes.iter().flat_map(|&id| self.reads(id, graph.node(id)));
+        let mut producers = inputs.filter_map(|input| Some(self.facts.producer(input)?.0));
+        producers.find(|producer| {
+            elementwise[producer.index()]
+                && !stored[producer.index()]
+                && nodes.binary_search(producer).is_err()
+        })
     }
 
     /// The epilogue that computes these nodes, if there is one.

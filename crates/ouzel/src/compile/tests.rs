@@ -15,6 +15,7 @@ use crate::ops::matmul::{Gemm, MatMul};
 use crate::ops::norm::{BatchNormalization, LayerNormalization};
 use crate::ops::pad::{Pad, PadMode};
 use crate::ops::pool::{AveragePool, Divisor, GlobalAveragePool, MaxPool, Pooling};
+use crate::ops::quantize::RoundThrough;
 use crate::ops::slice::Split;
 use crate::ops::softmax::Softmax;
 use crate::ops::window::Window;
@@ -371,6 +372,15 @@ fn squeeze_and_excitation() {
         let share = net.conv(net.conv(pooled, 8, &[1, 1], padded(0), 1).relu(), 32, &[1, 1], padded(0), 1);
         let y = net.conv(x * share.sigmoid(), 20, &[1, 1], padded(0), 1);
         y + net.conv(x, 20, &[1, 1], padded(0), 1)
+    });
+}
+
+#[test]
+fn a_quantized_layer_before_a_mean_over_positions() {
+    check(&[2, 3, 12, 12], |net, x| {
+        let x = net.plain(x, 16).relu() / 0.05;
+        let x = net.clip(net.apply(RoundThrough, x) + 3.0, 0.0, 40.0);
+        net.linear(net.apply(Flatten { axis: 1 }, net.apply(GlobalAveragePool, (x - 3.0) * 0.05)), 5)
     });
 }
 
