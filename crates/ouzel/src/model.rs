@@ -11,7 +11,7 @@ use crate::op::OpDef;
 use crate::parts::Cut;
 use crate::rewrite;
 use crate::target::{Region, TargetAxes};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::units::{self, Unit};
 use ndarray::Array2;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -332,15 +332,15 @@ impl Model {
         let constants = layer.inputs.iter().filter_map(|name| self.inner.values.get(name));
         constants
             .filter_map(|&id| graph.constant(id))
-            .filter(|constant| constant.fact().dtype.is_float())
+            .filter(|constant| is_weight(constant.fact().dtype))
             .filter_map(|constant| element_count(&constant.fact().shape))
             .fold(0, usize::saturating_add)
     }
 
-    /// The number of elements of all floating point constants.
+    /// The number of elements of all constants that are weights: floating point numbers, and narrow integers that stand for such.
     pub fn parameter_count(&self) -> usize {
         let constants = self.graph().values().filter_map(|(_, value)| match &value.source {
-            Source::Constant(constant) if constant.fact().dtype.is_float() => Some(constant.fact()),
+            Source::Constant(constant) if is_weight(constant.fact().dtype) => Some(constant.fact()),
             _ => None,
         });
         constants.filter_map(|fact| element_count(&fact.shape)).fold(0, usize::saturating_add)
@@ -456,6 +456,11 @@ impl Model {
         Err(first_problem
             .unwrap_or_else(|| Error::target("the model has no floating point output to explain")))
     }
+}
+
+/// True for the types of weights; shapes and indices are wide integers.
+fn is_weight(dtype: DType) -> bool {
+    dtype.is_float() || matches!(dtype, DType::I16 | DType::I8 | DType::U16 | DType::U8)
 }
 
 /// Sizes that the file leaves open.

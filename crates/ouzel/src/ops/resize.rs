@@ -565,7 +565,11 @@ fn sizes_of(fact: Option<&Fact>) -> Result<Option<Target<Dim>>> {
     let Some(fact) = fact.filter(|fact| !is_empty(fact)) else { return Ok(None) };
     match fact.integers() {
         Some(sizes) => Ok(Some(Target::Sizes(sizes.to_vec()))),
-        None => bail!(unsupported, "the sizes depend on the values of the network's input"),
+        None => bail!(
+            unsupported,
+            "the sizes depend on the values or, in a way that cannot be followed, on the size of the network's input; export \
+             the network for inputs of one size"
+        ),
     }
 }
 

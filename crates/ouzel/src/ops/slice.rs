@@ -34,7 +34,11 @@ pub(crate) fn allocatable(shape: &[usize]) -> Result<usize> {
 pub(crate) fn expressions<'a>(x: &Inputs<'a, Fact>, index: usize, what: &str) -> Result<&'a [Dim]> {
     match x.get(index)?.integers() {
         Some(dims) => Ok(dims),
-        None => bail!(unsupported, "{what} (input {index}) depend on the values of the network's input"),
+        None => bail!(
+            unsupported,
+            "{what} (input {index}) depend on the values or, in a way that cannot be followed, on the size of the network's input; \
+             export the network for inputs of one size"
+        ),
     }
 }
 
