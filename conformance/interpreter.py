@@ -51,9 +51,13 @@ def network(model):
 
     def quantize(x, attributes):
         scaled = x[0] / spread(x[1], x[0], attributes)
-        rounded = scaled + (scaled.round() - scaled).detach()
+        # In this order the sum is the whole number itself, so that the largest one is not beyond the bounds.
+        rounded = scaled.detach().round() + (scaled - scaled.detach())
         bounds = torch.iinfo(x[2].dtype)
-        return (rounded + spread(x[2], x[0], attributes)).clamp(bounds.min, bounds.max)
+        shifted = rounded + spread(x[2], x[0], attributes)
+        # Numbers at a bound are not beyond it; the gradient of clamp differs between versions of PyTorch.
+        inside = (shifted >= bounds.min) & (shifted <= bounds.max)
+        return torch.where(inside, shifted, shifted.detach().clamp(bounds.min, bounds.max))
 
     def dequantize(x, attributes):
         value = x[0].to(x[1].dtype)

@@ -212,7 +212,7 @@ def make(row):
         import torchvision
 
         network = torchvision.models.get_model(name, weights=None, **row.arguments)
-        return FirstValue(network) if row.family == "Segmentation" else network
+        return FirstValue(network) if "segmentation" in type(network).__module__ else network
     return OWN[name](**row.arguments)
 
 
