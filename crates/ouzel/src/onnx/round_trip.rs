@@ -63,7 +63,7 @@ impl Case {
     }
 
     fn written(&self, opset: i64) -> Result<Vec<u8>> {
-        OnnxFile::new(&self.graph, &self.outputs, opset)?.to_bytes()
+        OnnxFile::new(&self.graph, &self.outputs, None, opset)?.to_bytes()
     }
 
     fn read_back(&self, bytes: Vec<u8>) -> Result<Vec<Tensor>> {
@@ -212,7 +212,7 @@ fn gradients_of_small_networks_are_written_and_read() {
         let wanted: Vec<ValueId> = outputs.iter().map(|(_, id)| *id).collect();
         let expected = evaluate(&graph, &[(model.main_input(), x.clone())], &wanted).unwrap();
         for opset in [16, 17, 21] {
-            let written = OnnxFile::new(&graph, &outputs, opset).unwrap();
+            let written = OnnxFile::new(&graph, &outputs, None, opset).unwrap();
             let bytes = written.to_bytes().unwrap();
             let grown = bytes.len() as i64 - std::fs::metadata(&path).unwrap().len() as i64;
             assert!(grown < 64 << 10, "{file} grew by {grown} bytes");
@@ -236,7 +236,7 @@ fn gradients_of_small_networks_are_written_and_read() {
 fn large_files_keep_their_weights_beside() {
     let model = Model::load(format!("{ASSETS}/scene_fair.onnx")).unwrap();
     let (graph, outputs) = with_gradient(&model, "animal_logits");
-    let written = OnnxFile::new(&graph, &outputs, 17).unwrap();
+    let written = OnnxFile::new(&graph, &outputs, None, 17).unwrap();
     let folder = std::env::temp_dir().join(format!("ouzel_export_{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("large.onnx");
