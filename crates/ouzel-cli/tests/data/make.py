@@ -197,11 +197,21 @@ def unsupported():
     return model(nodes, [value("x", ["n", 2])], outputs, domains=["fancy"])
 
 
+def young():
+    """An op that operator sets before 17 do not have."""
+    nodes = [
+        node("LayerNormalization", ["x", "scale", "shift"], "normal", axis=-1),
+        node("MatMul", ["normal", "w1"], "y"),
+    ]
+    initializers = [weights("scale", 5), weights("shift", 5), weights("w1", 5, 3)]
+    return model(nodes, [value("x", ["n", 5])], [value("y", ["n", 3])], initializers)
+
+
 if __name__ == "__main__":
     folder = pathlib.Path(__file__).parent
     for make in [
         classifier, any_size, channels_last, vector, symmetric, several_inputs, dead, nan_weight, no_input, unsupported,
-        one_sample, spelled_out,
+        one_sample, spelled_out, young,
     ]:
         made = make()
         if make is not unsupported:

@@ -268,7 +268,9 @@ mod tests {
 
     #[test]
     fn rounds_are_full_where_they_can_be() {
-        for (count, most, expected) in [(50, 8, 5), (20, 8, 5), (16, 8, 8), (51, 8, 6), (9, 8, 5), (3, 1, 1), (64, 8, 8)] {
+        for (count, most, expected) in
+            [(50, 8, 5), (20, 8, 5), (16, 8, 8), (51, 8, 6), (9, 8, 5), (3, 1, 1), (64, 8, 8)]
+        {
             assert_eq!(at_once(count, most), expected, "{count} {most}");
         }
         for count in 9..200 {

@@ -4,8 +4,8 @@ use super::path::{self, BASELINE, Baseline, STEPS, TOLERANCE};
 use crate::builder::Var;
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, ExplanationGraph, Method, Settings, Task, VariantExplainer, VariantMethod, Varied,
-    VariedSample, Varying,
+    Combine, Combined, Explainer, ExplanationGraph, Method, Settings, Task, VariantExplainer, VariantMethod,
+    Varied, VariedSample, Varying,
 };
 use crate::graph::{Fact, Source};
 use crate::losses::WeightedLoss;

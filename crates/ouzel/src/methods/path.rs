@@ -182,16 +182,23 @@ impl Baseline {
             Self::Constant(value) => vec![x.scalar_like(*value)],
             Self::Minimum => vec![lowest()],
             Self::Maximum => vec![highest()],
-            Self::Mean => vec![x.reduce_mean((1..rank).filter(|&axis| Some(axis) != sample.channel_axis), true)],
+            Self::Mean => {
+                vec![x.reduce_mean((1..rank).filter(|&axis| Some(axis) != sample.channel_axis), true)]
+            }
             Self::Blur => {
                 let axes: Vec<usize> = (1..rank).filter(|&axis| Some(axis) != sample.channel_axis).collect();
                 let one = one?;
                 let Some(longest) = axes.iter().map(|axis| one[axis - 1]).max() else {
-                    bail!(option, "{} has no spatial axes, and blur needs some: use another baseline", x.fact())
+                    bail!(
+                        option,
+                        "{} has no spatial axes, and blur needs some: use another baseline",
+                        x.fact()
+                    )
                 };
                 let blurred = |x: Var<'b>, axis: usize| {
                     let from = one[axis - 1];
-                    let unit = ArrayD::from_shape_fn(vec![from, from], |at| f64::from(u8::from(at[0] == at[1])));
+                    let unit =
+                        ArrayD::from_shape_fn(vec![from, from], |at| f64::from(u8::from(at[0] == at[1])));
                     along_axis(x, axis, gaussian_blur(unit, &[1], longest as f64 / 10.0, Border::Mirror))
                 };
                 vec![axes.into_iter().fold(x, blurred)]
@@ -204,7 +211,11 @@ impl Baseline {
             }
             Self::Array(array) => {
                 let one = one?;
-                let array = if array.shape().len() == rank { array.to_f64() } else { array.to_f64().insert_axis(Axis(0)) };
+                let array = if array.shape().len() == rank {
+                    array.to_f64()
+                } else {
+                    array.to_f64().insert_axis(Axis(0))
+                };
                 let fits = |entry: &ArrayD<f64>| entry.broadcast(&one[..]).is_some();
                 let entries: Vec<ArrayD<f64>> = array.outer_iter().map(|entry| entry.to_owned()).collect();
                 if entries.is_empty() || !entries.iter().all(fits) {
@@ -214,7 +225,10 @@ impl Baseline {
                         array.shape()
                     );
                 }
-                entries.into_iter().map(|entry| builder.constant(Tensor::from(entry).cast(x.dtype()))).collect()
+                entries
+                    .into_iter()
+                    .map(|entry| builder.constant(Tensor::from(entry).cast(x.dtype())))
+                    .collect()
             }
         })
     }

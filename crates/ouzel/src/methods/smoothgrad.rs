@@ -3,8 +3,8 @@
 use crate::builder::Var;
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, ExplanationGraph, Method, Settings, Task, VariantExplainer, VariantMethod, Varied,
-    VariedSample, Varying,
+    Combine, Combined, Explainer, ExplanationGraph, Method, Settings, Task, VariantExplainer, VariantMethod,
+    Varied, VariedSample, Varying,
 };
 use crate::grad_modifiers::GradModifier;
 use crate::graph::Fact;

@@ -17,7 +17,7 @@ use prost::Message;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Files beyond this many bytes have their weights in a file of their own: protobuf messages end at 2^31.
 const MESSAGE_LIMIT: u64 = (1 << 31) - 1;
@@ -74,7 +74,8 @@ impl OnnxFile {
             writer.add_node(node).context(|| node.title())?;
         }
         writer.add_outputs(&outputs);
-        let GraphWriter { graph, whole: Whole { weights, .. }, .. } = writer;
+        let GraphWriter { mut graph, whole: Whole { weights, widened, .. }, .. } = writer;
+        graph.node.splice(0..0, widened);
         let model = ModelProto {
             ir_version: ir_version(opset),
             producer_name: "ouzel".into(),
@@ -152,14 +153,29 @@ impl OnnxFile {
     /// Writes the file; weights beyond 2 GiB go to a file beside it, whose name has `.data` at its end.
     ///
     /// # Errors
-    /// If weights cannot be read any more, or a file cannot be written.
+    /// If weights cannot be read any more, or a file cannot be written. Nothing is left of the file then.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.save_within(path.as_ref(), MESSAGE_LIMIT)
     }
 
     pub(super) fn save_within(&self, path: &Path, limit: u64) -> Result<()> {
-        let create = |path: &Path| {
-            File::create(path).map(BufWriter::new).map_err(|error| Error::io("write", path, error))
+        let mut begun = Vec::new();
+        let saved = self.save_parts(path, limit, &mut begun);
+        if saved.is_err() {
+            // What is no file, such as a device, is nothing that was begun here.
+            for path in begun.iter().filter(|path| path.is_file()) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        saved
+    }
+
+    /// Writes one file or two; `begun` are those that are there by now, whole or not.
+    fn save_parts(&self, path: &Path, limit: u64, begun: &mut Vec<PathBuf>) -> Result<()> {
+        let mut create = |path: &Path| {
+            let file = File::create(path).map_err(|error| Error::io("write", path, error))?;
+            begun.push(path.to_owned());
+            Ok::<_, Error>(BufWriter::new(file))
         };
         let flushed = |mut out: BufWriter<File>, path: &Path| {
             out.flush().map_err(|error| Error::io("write", path, error))
@@ -221,11 +237,13 @@ impl Layout {
         let tensors = file.weights.iter().map(|(name, constant)| {
             let fact = constant.fact();
             let Some(shape) = known_shape(&fact.shape) else { bail!(internal, "a constant has no shape") };
-            let bytes = shape.iter().product::<usize>() as u64 * fact.dtype.size() as u64;
+            let halves = constant.halves();
+            let each = if halves.is_some() { 2 } else { fact.dtype.size() };
+            let bytes = shape.iter().product::<usize>() as u64 * each as u64;
             let mut tensor = TensorProto {
                 name: name.clone(),
                 dims: shape.iter().map(|&length| length as i64).collect(),
-                data_type: data_type_of(fact.dtype),
+                data_type: halves.unwrap_or(data_type_of(fact.dtype)),
                 ..Default::default()
             };
             let place = beside.filter(|_| bytes >= SMALL).map(|location| {
@@ -276,7 +294,11 @@ impl Layout {
                 put_field(&mut header, RAW_DATA, *bytes);
             }
             out.write_all(&header).map_err(failed)?;
-            let elements = little_endian(&constant.read().context(|| format!("the weights '{name}'"))?);
+            let elements = match constant.halves() {
+                Some(_) => constant.read_halves(),
+                None => constant.read().map(|tensor| little_endian(&tensor)),
+            };
+            let elements = elements.context(|| format!("the weights '{name}'"))?;
             if elements.len() as u64 != *bytes {
                 bail!(internal, "the weights '{name}' have changed");
             }
@@ -335,6 +357,8 @@ pub(super) struct Whole {
     attributes: HashMap<(i32, Vec<usize>, Vec<u8>), String>,
     /// The names of constants that are stored, by their identity.
     constants: HashMap<usize, String>,
+    /// What makes float32 of weights that are stored in 16 bits; runtimes do it when they load the file.
+    widened: Vec<NodeProto>,
 }
 
 impl Whole {
@@ -356,13 +380,31 @@ impl Whole {
             return name.clone();
         }
         let name = self.fresh(stem);
-        self.store(constant, name.clone());
-        name
+        self.store(constant, &name)
     }
 
-    fn store(&mut self, constant: &Constant, name: String) {
-        self.constants.entry(constant.identity()).or_insert_with(|| name.clone());
-        self.weights.push((name, constant.clone()));
+    /// Stores a constant under its name; gives the name of the tensor to compute with.
+    fn store(&mut self, constant: &Constant, name: &str) -> String {
+        self.weights.push((name.to_owned(), constant.clone()));
+        let mut usable = name.to_owned();
+        if constant.halves().is_some() {
+            usable = self.fresh(&format!("{name}_float"));
+            self.widened.push(NodeProto {
+                op_type: "Cast".into(),
+                name: format!("widened/{name}"),
+                input: vec![name.to_owned()],
+                output: vec![usable.clone()],
+                attribute: vec![AttributeProto {
+                    name: "to".into(),
+                    r#type: attribute_type::INT,
+                    i: Some(data_type_of(constant.fact().dtype).into()),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            });
+        }
+        self.constants.entry(constant.identity()).or_insert_with(|| usable.clone());
+        usable
     }
 }
 
@@ -415,7 +457,7 @@ impl<'g> GraphWriter<'g> {
             match &value.source {
                 Source::Input if computed.contains(&id) => {}
                 Source::Input => self.graph.input.push(value_info(name, &value.fact)),
-                Source::Constant(constant) => self.whole.store(constant, name.clone()),
+                Source::Constant(constant) => self.names[id.index()] = self.whole.store(constant, name),
                 Source::Node(_) => {}
             }
         }

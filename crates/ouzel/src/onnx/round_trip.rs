@@ -1,7 +1,8 @@
 //! Tests of writing: each op and each small network is written, read again and run, and must give the same numbers.
 
-use super::export::OnnxFile;
+use super::export::{OnnxFile, value_info};
 use super::lower::lower;
+use super::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, data_type};
 use super::writer::tensor_proto;
 use crate::backprop::gradient;
 use crate::builder::Builder;
@@ -13,7 +14,7 @@ use crate::graph::{Constant, Fact, Graph, ValueId};
 use crate::model::Model;
 use crate::op::samples;
 use crate::rules::RuleSet;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use prost::Message;
 use std::path::Path;
 
@@ -158,7 +159,7 @@ fn lowered_ops_compute_the_same() {
                     .iter()
                     .map(|(id, tensor)| {
                         let wide = tensor.dtype().is_float();
-                        (*id, if wide { tensor.cast(crate::DType::F64) } else { tensor.clone() })
+                        (*id, if wide { tensor.cast(DType::F64) } else { tensor.clone() })
                     })
                     .collect();
                 let expected = evaluate(&graph, &inputs, &case.wanted()).unwrap();
@@ -250,7 +251,65 @@ fn large_files_keep_their_weights_beside() {
             assert_eq!(other.tensor().unwrap(), constant.tensor().unwrap());
         }
     }
+    // Weights that are gone when they are to be copied: nothing is left of the new file.
+    let (graph, outputs) = with_gradient(&Model::load(&path).unwrap(), "animal_logits");
+    let again = OnnxFile::new(&graph, &outputs, None, 17).unwrap();
+    std::fs::remove_file(folder.join("large.onnx.data")).unwrap();
+    for limit in [1000, 1 << 31] {
+        let error = again.save_within(&folder.join("again.onnx"), limit).unwrap_err().to_string();
+        assert!(error.contains("large.onnx.data"), "{error}");
+        let left = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["large.onnx"]);
+    }
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn weights_of_16_bits_stay_so() {
+    let info = |name: &str, shape: &[usize]| {
+        let shape = shape.iter().map(|&length| length.into()).collect();
+        value_info(name, &Fact::new(DType::F32, shape))
+    };
+    let count = 100 * 7;
+    for (code, half) in [
+        (data_type::FLOAT16, half::f16::from_f32(1.1).to_le_bytes()),
+        (data_type::BFLOAT16, half::bf16::from_f32(1.1).to_le_bytes()),
+    ] {
+        let weight = TensorProto {
+            name: "weight".into(),
+            dims: vec![100, 7],
+            data_type: code,
+            raw_data: Some(half.repeat(count).into()),
+            ..Default::default()
+        };
+        let graph = GraphProto {
+            node: vec![NodeProto {
+                op_type: "MatMul".into(),
+                input: vec!["x".into(), "weight".into()],
+                output: vec!["y".into()],
+                ..Default::default()
+            }],
+            initializer: vec![weight],
+            input: vec![info("x", &[2, 100])],
+            output: vec![info("y", &[2, 7])],
+            ..Default::default()
+        };
+        let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
+        let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..Default::default() };
+        let model = Model::from_bytes(model.encode_to_vec()).unwrap();
+        let outputs = [("y".to_owned(), model.find("y").unwrap())];
+        let bytes = OnnxFile::new(model.graph(), &outputs, None, 17).unwrap().to_bytes().unwrap();
+        assert!(bytes.len() < 2 * count + 400, "{} bytes", bytes.len());
+        let stored = ModelProto::decode(&bytes[..]).unwrap().graph.unwrap();
+        assert_eq!((&*stored.initializer[0].name, stored.initializer[0].data_type), ("weight", code));
+        let x = Tensor::from_shape_vec(&[2, 100], vec![0.5f32; 200]).unwrap();
+        let run = |model: &Model| {
+            let y = model.find("y").unwrap();
+            evaluate(model.graph(), &[(model.main_input(), x.clone())], &[y]).unwrap()
+        };
+        let expected = run(&model);
+        assert_near(&run(&Model::from_bytes(bytes).unwrap()), &expected, 1e-7, "16 bits");
+    }
 }
 
 /// Writes what `conformance/export.py` runs with ONNX Runtime: every sample of every op, with inputs and outputs.
