@@ -8,8 +8,10 @@ The first form makes an environment of its own in `target/export` (requirements-
 checks, for every file: `onnx.checker` with full check, strict shape inference, and the numbers of ONNX Runtime on the CPU.
 
  - ops: every sample of every op as a file of its own, written by a test of the library.
- - networks here: each target mode, grad modifier and backprop modifier, batches of 1 and 3; the attribution and the
-   heatmap are those of `ouzel explain`, and the file is read by Ouzel again and predicts its own heatmap.
+ - networks here: each target mode, grad modifier and backprop modifier, CAMs, LRP, DeepLIFT, SmoothGrad and integrated
+   gradients at once and in rounds, batches of 1 and 3; the attribution and the heatmap are those of `ouzel explain`, and the
+   file is read by Ouzel again and predicts its own heatmap.
+ - the Python of the README, on a network that fits it.
 
 The second form is run by hand, in an environment with torch and torchvision beside the requirements. Networks have random
 (He) weights, as in truth.py, and a dynamic batch. It checks the attribution of ONNX Runtime against PyTorch in float64, by
@@ -99,7 +101,7 @@ def message(path):
 
 
 def check_ops(failures):
-    command = ["cargo", "test", "--quiet", "-p", "ouzel", "--lib", "write_every_op", "--", "--ignored"]
+    command = ["cargo", "test", "--quiet", "-p", "ouzel", "--lib", "write_every_op_for_onnx_runtime", "--", "--ignored"]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     ran = skipped = 0
     for folder in sorted((WORK / "ops").iterdir()):
@@ -146,7 +148,17 @@ VARIANTS = {
     "negate": ["--grad-modifier", "negate"],
     "input x gradient": ["--method", "input-x-gradient", "--grad-modifier", "none"],
     "keepdims": ["--keepdims"],
+    "grad-cam": ["--method", "grad-cam"],
+    "lrp": ["--method", "lrp"],
+    "deeplift": ["--method", "deeplift"],
+    "smoothgrad at once": ["--method", "smoothgrad", "--samples", "4"],
+    "smoothgrad in rounds": ["--method", "smoothgrad", "--samples", "10", "--seed", "3"],
+    "vargrad in rounds": ["--method", "vargrad", "--samples", "9"],
+    "integrated gradients": ["--method", "integrated-gradients", "--steps", "12", "--baseline", "blur"],
 }
+
+# What is said of files alone.
+SAVED = {"smoothgrad in rounds": ["--samples-per-pass", "4"]}
 
 
 def check_networks(failures, folder):
@@ -163,7 +175,7 @@ def check_networks(failures, folder):
             exported = folder / "exported.onnx"
             where = f"{model.stem}, {title}"
             try:
-                ouzel("export", model, "-o", exported, *options, "--quiet")
+                ouzel("export", model, "-o", exported, *options, *SAVED.get(title, []), "--quiet")
                 check_file(exported)
                 runtime = session(exported, 1)
                 for batch in [1, 3]:
@@ -195,6 +207,39 @@ def check_networks(failures, folder):
             except Exception as error:
                 failures.append(f"{where}: {str(error).strip().splitlines()[0][:400]}")
     print(f"networks here: {ran} runs compared")
+
+
+def check_readme(failures, folder):
+    """Runs the Python of the README on a network that fits it."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    random = np.random.default_rng(0)
+
+    def weight(name, *shape):
+        return numpy_helper.from_array(random.normal(0, 0.5, shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["input", "w1"], ["conv1"], strides=[4, 4]),
+        helper.make_node("Relu", ["conv1"], ["relu1"]),
+        helper.make_node("GlobalAveragePool", ["relu1"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w2"], ["logits"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in [("input", ["n", 3, 224, 224]), ("logits", ["n", 5])]
+    ]
+    graph = helper.make_graph(nodes, "network", ends[:1], ends[1:], [weight("w1", 4, 3, 4, 4), weight("w2", 4, 5)])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "network.onnx")
+    ouzel("export", folder / "network.onnx", "-o", folder / "explainer.onnx", "--quiet")
+    np.save(folder / "pictures.npy", random.random((2, 3, 224, 224), np.float32))
+    section = (ROOT / "README.md").read_text().split("## Explanations without Ouzel")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    if done.returncode or "(2, 3, 224, 224) (2, 224, 224)" not in done.stdout:
+        failures.append(f"the README's Python: {done.stdout} {done.stderr}")
+    print("the README's Python runs")
 
 
 def check_torch(name, failures, folder, times):
@@ -269,6 +314,7 @@ def main():
         if typed.networks is None:
             check_ops(failures)
             check_networks(failures, folder)
+            check_readme(failures, folder)
         for name in typed.networks or []:
             try:
                 check_torch(name, failures, folder, typed.times)

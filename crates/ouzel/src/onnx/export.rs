@@ -74,8 +74,12 @@ impl OnnxFile {
             writer.add_node(node).context(|| node.title())?;
         }
         writer.add_outputs(&outputs);
-        let GraphWriter { mut graph, whole: Whole { weights, widened, .. }, .. } = writer;
+        let GraphWriter { mut graph, whole: Whole { mut weights, widened, .. }, .. } = writer;
         graph.node.splice(0..0, widened);
+        // Constants of ours that have become attributes; those of the network stay.
+        let mut kept: HashSet<&str> = lowered.graph.values().map(|(_, value)| &*value.name).collect();
+        add_read(&graph, &mut kept);
+        weights.retain(|(name, _)| kept.contains(name.as_str()));
         let model = ModelProto {
             ir_version: ir_version(opset),
             producer_name: "ouzel".into(),
@@ -323,6 +327,15 @@ fn field_length(bytes: u64) -> u64 {
 fn put_field(out: &mut Vec<u8>, key: u8, length: u64) {
     out.push(key);
     prost::encode_length_delimiter(length as usize, out).expect("invariant: a vector grows");
+}
+
+/// Adds the names of what a graph reads, inner graphs included.
+fn add_read<'g>(graph: &'g GraphProto, names: &mut HashSet<&'g str>) {
+    names.extend(graph.output.iter().map(|output| output.name.as_str()));
+    for node in &graph.node {
+        names.extend(node.input.iter().map(String::as_str));
+        node.attribute.iter().filter_map(|attribute| attribute.g.as_deref()).for_each(|body| add_read(body, names));
+    }
 }
 
 /// For each value, whether it is one of `from` or depends on one.

@@ -2,6 +2,7 @@
 
 use super::export::{OnnxFile, value_info};
 use super::lower::lower;
+use super::made;
 use super::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, data_type};
 use super::writer::tensor_proto;
 use crate::backprop::gradient;
@@ -265,6 +266,25 @@ fn large_files_keep_their_weights_beside() {
 }
 
 #[test]
+fn gates_select_where_a_gradient_may_be_infinite() {
+    for (op, gate, expected) in [("Sqrt", "Where", [0.0, 0.0, 0.25, 0.5]), ("Neg", "Mul", [0.0, 0.0, -1.0, -1.0])] {
+        let nodes = vec![made::node("Relu", &["x"], &["positive"]), made::node(op, &["positive"], &["y"])];
+        let model = Model::from_bytes(made::model(17, nodes, Vec::new()).encode_to_vec()).unwrap();
+        let builder = Builder::new(model.graph().clone());
+        let score = builder.var(model.find("y").unwrap()).sum().id().unwrap();
+        let graph = builder.finish().unwrap();
+        let made = gradient(graph, score, &[model.main_input()], &RuleSet::new()).unwrap();
+        let file = OnnxFile::new(&made.graph, &[("gradient".to_owned(), made.values[0])], None, 17).unwrap();
+        assert!(file.ops().contains_key(gate), "{op}: {:?}", file.ops());
+        let back = Model::from_bytes(file.to_bytes().unwrap()).unwrap();
+        let x = Tensor::vector([-1.0f32, 0.0, 4.0, 1.0]);
+        let wanted = [back.find("gradient").unwrap()];
+        let found = evaluate(back.graph(), &[(back.main_input(), x)], &wanted).unwrap();
+        assert_eq!(found[0], Tensor::vector(expected.map(|number| number as f32)), "{op}");
+    }
+}
+
+#[test]
 fn weights_of_16_bits_stay_so() {
     let info = |name: &str, shape: &[usize]| {
         let shape = shape.iter().map(|&length| length.into()).collect();
@@ -315,7 +335,7 @@ fn weights_of_16_bits_stay_so() {
 /// Writes what `conformance/export.py` runs with ONNX Runtime: every sample of every op, with inputs and outputs.
 #[test]
 #[ignore = "writes files for another program"]
-fn write_every_op() {
+fn write_every_op_for_onnx_runtime() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/export/ops");
     let _ = std::fs::remove_dir_all(&folder);
     for opset in [17, 21] {
