@@ -1,6 +1,6 @@
 // Runs exported explanations with onnxruntime-web (WebAssembly) under Node, and compares them with Ouzel's own.
 //
-//     node examples/web/compare.mjs [NETWORK.onnx …]     after `npm install` here and `cargo build --release`
+//     node examples/web/compare.mjs [NETWORK.onnx …]     after build.sh; OUZEL=… for another binary
 //
 // Without names it takes the networks of the demo. Inputs are random. Exits with 1 if a number differs.
 
@@ -14,7 +14,8 @@ import { npy, relative } from "./numbers.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const folder = mkdtempSync(join(tmpdir(), "ouzel-"));
-const ouzel = (...words) => execFileSync(join(root, "target/release/ouzel"), words, { encoding: "utf8" });
+const binary = process.env.OUZEL ?? join(root, "target/release/ouzel");
+const ouzel = (...words) => execFileSync(binary, words, { encoding: "utf8" });
 
 // What is exported, and the largest relative difference. Noise and paths are a loop in the file.
 const METHODS = [

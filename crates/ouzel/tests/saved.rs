@@ -99,7 +99,7 @@ fn variants_at_once_and_in_rounds_are_those_of_the_method() {
             let found = run(&file, "attribution", &[("x", x.clone().into())]);
             assert_near(&found, &expected.raw, &title);
             assert_eq!(file.ops().get("Loop").copied().unwrap_or(0), usize::from(at_once < 5), "{title}");
-            let maps = Tensor::from(expected.maps().unwrap());
+            let maps = Tensor::from(expected.maps(&method.settings().grad_modifier, false).unwrap());
             assert_near(&run(&file, "heatmap", &[("x", x.clone().into())]), &maps, &title);
         }
     }
@@ -177,7 +177,6 @@ fn what_cannot_be_saved_says_why() {
     refused(&auto, &losses(0), &["steps auto", "expected"]);
     let per_sample = losses(Filters::PerSample(vec![vec![0], vec![1]]));
     refused(&Smoothing::default(), &per_sample, &["filters", "when the file runs"]);
-    let closure =
-        GradModifier::Custom("mine".into(), std::sync::Arc::new(|gradient: &ArrayD<f64>| gradient.clone()));
+    let closure = GradModifier::Custom("mine".into(), std::sync::Arc::new(|gradient: ArrayD<f64>| gradient));
     refused(&Saliency::default().grad_modifier(closure), &losses(0), &["saved"]);
 }

@@ -334,7 +334,10 @@ fn add_read<'g>(graph: &'g GraphProto, names: &mut HashSet<&'g str>) {
     names.extend(graph.output.iter().map(|output| output.name.as_str()));
     for node in &graph.node {
         names.extend(node.input.iter().map(String::as_str));
-        node.attribute.iter().filter_map(|attribute| attribute.g.as_deref()).for_each(|body| add_read(body, names));
+        node.attribute
+            .iter()
+            .filter_map(|attribute| attribute.g.as_deref())
+            .for_each(|body| add_read(body, names));
     }
 }
 

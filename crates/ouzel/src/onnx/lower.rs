@@ -129,7 +129,8 @@ struct Lower<'g> {
 /// For each value, whether nodes that a gradient added may make it infinite: quotients, powers and logarithms of what depends
 /// on the network's inputs, and what is computed of those.
 fn unbounded(graph: &Graph) -> Vec<bool> {
-    let mut varies: Vec<bool> = graph.values().map(|(_, value)| matches!(value.source, Source::Input)).collect();
+    let mut varies: Vec<bool> =
+        graph.values().map(|(_, value)| matches!(value.source, Source::Input)).collect();
     let mut unbounded = vec![false; varies.len()];
     for node in graph.nodes() {
         let inputs = || node.inputs.iter().flatten().map(|id| id.index());

@@ -267,7 +267,9 @@ fn large_files_keep_their_weights_beside() {
 
 #[test]
 fn gates_select_where_a_gradient_may_be_infinite() {
-    for (op, gate, expected) in [("Sqrt", "Where", [0.0, 0.0, 0.25, 0.5]), ("Neg", "Mul", [0.0, 0.0, -1.0, -1.0])] {
+    for (op, gate, expected) in
+        [("Sqrt", "Where", [0.0, 0.0, 0.25, 0.5]), ("Neg", "Mul", [0.0, 0.0, -1.0, -1.0])]
+    {
         let nodes = vec![made::node("Relu", &["x"], &["positive"]), made::node(op, &["positive"], &["y"])];
         let model = Model::from_bytes(made::model(17, nodes, Vec::new()).encode_to_vec()).unwrap();
         let builder = Builder::new(model.graph().clone());
