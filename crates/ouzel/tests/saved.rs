@@ -180,3 +180,26 @@ fn what_cannot_be_saved_says_why() {
     let closure = GradModifier::Custom("mine".into(), std::sync::Arc::new(|gradient: ArrayD<f64>| gradient));
     refused(&Saliency::default().grad_modifier(closure), &losses(0), &["saved"]);
 }
+
+#[test]
+fn nothing_is_left_of_a_file_whose_weights_are_gone() {
+    let data = format!("{}/../ouzel-cli/tests/data", env!("CARGO_MANIFEST_DIR"));
+    let folder = std::env::temp_dir().join(format!("ouzel_saved_{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["outside.onnx", "outside.bin"] {
+        std::fs::copy(format!("{data}/{name}"), folder.join(name)).unwrap();
+    }
+    let model = Model::load(folder.join("outside.onnx")).unwrap();
+    let file = Saliency::default().to_onnx(&model, &losses(0), &Export::default()).unwrap();
+    std::fs::remove_file(folder.join("outside.bin")).unwrap();
+    let error = file.save(folder.join("saved.onnx")).unwrap_err().to_string();
+    assert!(error.contains("outside.bin"), "{error}");
+    assert!(!folder.join("saved.onnx").exists());
+    std::fs::copy(format!("{data}/outside.bin"), folder.join("outside.bin")).unwrap();
+    file.save(folder.join("saved.onnx")).unwrap();
+    let x = values(&[2, 3, 8, 8], 8);
+    let expected = Saliency::default().attribute(&model, &losses(0), &Input::from(x.clone())).unwrap();
+    let saved = run(&file, "attribution", &[("x", x.into())]);
+    assert_near(&saved, &expected.raw, "weights in a file of their own");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
