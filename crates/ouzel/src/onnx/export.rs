@@ -479,6 +479,8 @@ impl<'g> GraphWriter<'g> {
         }
     }
 
+    /// Outputs. Shapes between inputs and outputs are left for runtimes to find: written with symbols, they keep some from
+    /// binding the batch.
     fn add_outputs(&mut self, outputs: &[(&str, ValueId)]) {
         for (name, id) in outputs {
             self.graph.output.push(value_info(name, self.source.fact(*id)));
@@ -491,14 +493,6 @@ impl<'g> GraphWriter<'g> {
                     output: vec![(*name).to_owned()],
                     ..Default::default()
                 });
-            }
-        }
-        let outputs: HashSet<&str> = outputs.iter().map(|(name, _)| *name).collect();
-        for (id, value) in self.source.values() {
-            let name = &self.names[id.index()];
-            let is_named = !value.name.is_empty() && matches!(value.source, Source::Node(_));
-            if is_named && !outputs.contains(name.as_str()) {
-                self.graph.value_info.push(value_info(name, &value.fact));
             }
         }
     }
