@@ -10,7 +10,7 @@ checks, for every file: `onnx.checker` with full check, strict shape inference, 
  - ops: every sample of every op as a file of its own, written by a test of the library.
  - networks here: each target mode, grad modifier and backprop modifier, CAMs, LRP, DeepLIFT, SmoothGrad and integrated
    gradients at once and in rounds, batches of 1 and 3; the attribution and the heatmap are those of `ouzel explain`, and the
-   file is read by Ouzel again and predicts its own heatmap.
+   file is read by Ouzel again and predicts its own heatmap; tract runs some of them, too.
  - the Python of the README, on a network that fits it.
 
 The second form is run by hand, in an environment with torch and torchvision beside the requirements. Networks have random
@@ -23,6 +23,7 @@ Exits with 1 if a check fails.
 """
 
 import argparse
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -41,15 +42,12 @@ NOT_IN_RUNTIME = set()
 DIFFERENT = {}
 
 
-def in_own_environment():
+def in_own_environment(modules):
     """Runs the script again in an environment that has what it needs, unless this one has."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError:
+    if not all(importlib.util.find_spec(name) for name in modules):
         python = WORK / "venv" / "bin" / "python"
         if pathlib.Path(sys.executable) == python:
-            raise
+            sys.exit(f"the environment in {WORK / 'venv'} lacks one of {', '.join(modules)}: remove it")
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", WORK / "venv"], check=True)
         quiet = ["--quiet", "--disable-pip-version-check"]
@@ -77,6 +75,19 @@ def check_file(path):
     if domains - {"", "ai.onnx"}:
         raise ValueError(f"ops of other domains: {domains}")
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+
+
+def run_tract(path, x):
+    """The attribution of a file without loops, as tract computes it."""
+    import tract
+
+    model = tract.onnx().load(str(path))
+    count = model.output_count()
+    model.set_input_fact(0, ",".join(map(str, x.shape)) + ",f32")
+    for index in range(count):
+        model.set_output_fact(index, None)
+    # tract calls outputs after nodes; the attribution is the last but one.
+    return model.into_model().into_runnable().run([x])[count - 2].to_numpy()
 
 
 def relative(found, expected):
@@ -160,6 +171,9 @@ VARIANTS = {
     "integrated gradients": ["--method", "integrated-gradients", "--steps", "12", "--baseline", "blur"],
 }
 
+# What tract is asked to run, too: it has no loops.
+IN_TRACT = {"top", "guided, relu", "grad-cam"}
+
 # What is said of files alone.
 SAVED = {"smoothgrad in rounds": ["--samples-per-pass", "4"]}
 
@@ -181,7 +195,7 @@ def check_networks(failures, folder):
                 ouzel("export", model, "-o", exported, *options, *SAVED.get(title, []), "--quiet")
                 check_file(exported)
                 runtime = session(exported, 1)
-                errors = {"attribution": [], "heatmap": [], "heatmap that Ouzel reads": []}
+                errors = {"attribution": [], "heatmap": [], "heatmap that Ouzel reads": [], "attribution in tract": []}
                 for batch in [1, 3]:
                     x = random.random((batch, *map(int, shape)), np.float32)
                     np.save(folder / "x.npy", x)
@@ -202,6 +216,8 @@ def check_networks(failures, folder):
                         ouzel("predict", exported, folder / "x.npy", *out, "--quiet")
                         own = np.load(folder / "own" / "heatmap.npy")
                         pairs.append(("heatmap that Ouzel reads", own, found["heatmap"]))
+                    if title in IN_TRACT:
+                        pairs.append(("attribution in tract", run_tract(exported, x), raw))
                     for name, a, b in pairs:
                         rows = range(0, batch, 2) if title == "input" else range(batch)
                         errors[name] += [relative(a[row], b[row]) for row in rows]
@@ -317,7 +333,7 @@ def main():
     parser.add_argument("--keep", type=pathlib.Path, help="where exported networks are left")
     parser.add_argument("--ouzel", type=pathlib.Path, default=OUZEL, help="the binary that is checked")
     typed = parser.parse_args()
-    in_own_environment()
+    in_own_environment(["onnx", "onnxruntime"] if typed.networks else ["onnx", "onnxruntime", "tract"])
     OUZEL = typed.ouzel.resolve()
     failures = []
     with tempfile.TemporaryDirectory() as folder:
