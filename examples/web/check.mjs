@@ -10,6 +10,7 @@ import { createServer } from "node:http";
 import { dirname, extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import puppeteer from "puppeteer-core";
+import { npy, relative } from "./numbers.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, "../..");
@@ -29,13 +30,6 @@ function assert(condition, text) {
   if (!condition) throw new Error(text);
 }
 
-/** The numbers of a .npy file of float32. */
-function npy(path) {
-  const bytes = readFileSync(path);
-  const start = 10 + bytes.readUInt16LE(8);
-  return new Float32Array(bytes.buffer.slice(bytes.byteOffset + start, bytes.byteOffset + bytes.length));
-}
-
 /** Ouzel's own map of a class. */
 function own(network, picture, index) {
   const out = join(here, "build/own.npy");
@@ -43,11 +37,6 @@ function own(network, picture, index) {
   const model = join(root, `assets/scene_${network}.onnx`);
   execFileSync(join(root, "target/release/ouzel"), ["explain", model, picture, ...options]);
   return npy(out);
-}
-
-function relative(found, expected) {
-  const sum = (term) => expected.reduce((total, value, index) => total + term(value, found[index]) ** 2, 0);
-  return Math.sqrt(sum((a, b) => a - b) / sum((a) => a));
 }
 
 const chromium = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);

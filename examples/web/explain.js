@@ -19,6 +19,11 @@ function color(value) {
   return COLORS[low].map((from, channel) => from + (COLORS[low + 1][channel] - from) * (place - low));
 }
 
+// How much of the map at a place comes from where around it: a binomial filter.
+const NEIGHBORS = [-2, -1, 0, 1, 2].flatMap((down) =>
+  [-2, -1, 0, 1, 2].map((across) => [down, across, ([6, 4, 1][Math.abs(down)] * [6, 4, 1][Math.abs(across)]) / 256]),
+);
+
 const status = document.querySelector("#status");
 const alpha = document.querySelector("#alpha");
 let picture = null; // ImageData of SIZE × SIZE
@@ -52,14 +57,34 @@ async function explain(network) {
   Object.assign(network, { top, index, scores: Array.from(outputs.animal.data), heatmap: outputs.heatmap.data });
 }
 
+/** The map as it is shown: each place with its neighbors, and the strongest hundredth at full strength. */
+function shown(heatmap) {
+  const near = new Float32Array(SIZE * SIZE);
+  for (let y = 0; y < SIZE; y++) {
+    for (let x = 0; x < SIZE; x++) {
+      let sum = 0;
+      for (const [down, across, weight] of NEIGHBORS) {
+        const [row, column] = [Math.min(Math.max(y + down, 0), SIZE - 1), Math.min(Math.max(x + across, 0), SIZE - 1)];
+        sum += weight * heatmap[row * SIZE + column];
+      }
+      near[y * SIZE + x] = sum;
+    }
+  }
+  const strong = Float32Array.from(near).sort()[Math.floor(0.99 * near.length)];
+  return near.map((value) => Math.min(1, value / Math.max(strong, 1e-7)));
+}
+
+/** The picture, faded where the map is weak, and the map's colors over it where it is strong. */
 function draw(network) {
   const drawn = new ImageData(new Uint8ClampedArray(picture.data), SIZE, SIZE);
+  const map = shown(network.heatmap);
   for (let place = 0; place < SIZE * SIZE; place++) {
-    const value = network.heatmap[place];
-    const opacity = alpha.value * Math.min(1, 0.35 + value);
-    color(value).forEach((level, channel) => {
-      const here = 4 * place + channel;
-      drawn.data[here] = picture.data[here] * (1 - opacity) + level * opacity;
+    const levels = picture.data.subarray(4 * place, 4 * place + 3);
+    const grey = 0.299 * levels[0] + 0.587 * levels[1] + 0.114 * levels[2];
+    const opacity = alpha.value * (1 - (1 - map[place]) ** 2);
+    color(map[place]).forEach((level, channel) => {
+      const base = (levels[channel] + (grey - levels[channel]) * 0.6 * alpha.value) * (1 - 0.35 * alpha.value);
+      drawn.data[4 * place + channel] = base + opacity * (level - base);
     });
   }
   const small = new OffscreenCanvas(SIZE, SIZE);

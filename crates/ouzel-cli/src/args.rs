@@ -503,6 +503,10 @@ pub struct ExportArgs {
     /// The version of the ONNX operators, 13 to 23 [default: 17, or the network's if that is newer]
     #[arg(long, value_name = "N")]
     pub opset: Option<i64>,
+    /// How many noisy inputs or points of a path run at once, for each sample; more of them become a loop in the file
+    /// [default: 8]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub samples_per_pass: Option<usize>,
     /// Take pictures, an input 'picture' of uint8 [N,H,W,3], and give them back with the map over them, as 'overlay'
     #[arg(long)]
     pub pictures: bool,

@@ -28,6 +28,12 @@ pub fn run(typed: &ExportArgs) -> Result<()> {
         explain_rules: false,
     };
     let mut method = Method::new(&typed.method, &run, &array)?;
+    if typed.samples_per_pass.is_some() && method.method.as_variants().is_none() {
+        usage!(
+            "--samples-per-pass: the method {} does not vary the input as a graph; leave the option out",
+            typed.method.method
+        );
+    }
     let messages = Messages::new(typed.quiet);
     files::check_parent("--out", &typed.out)?;
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
@@ -62,6 +68,7 @@ pub fn run(typed: &ExportArgs) -> Result<()> {
     };
     let mut export = Export::default().named_by(named_by);
     export.opset = typed.opset;
+    export.samples_per_pass = typed.samples_per_pass;
     if typed.pictures {
         export = export.pictures(ends(&model, &prepared, layout, typed)?);
     }

@@ -419,6 +419,12 @@ impl<'b> Var<'b> {
         self.binary(Expand, target)
     }
 
+    /// Repeats axes of length 1 until they have these lengths; 1 leaves an axis as it is.
+    pub fn expand(self, lengths: impl IntoIterator<Item = i64>) -> Var<'b> {
+        let target = self.builder.integers(lengths);
+        self.binary(Expand, target)
+    }
+
     /// Axis `i` of the result is axis `permutation[i]` of this.
     pub fn transpose(self, permutation: impl IntoIterator<Item = usize>) -> Var<'b> {
         let permutation: Vec<usize> = permutation.into_iter().collect();

@@ -5,8 +5,10 @@ mod forward;
 mod graph;
 mod perturbation;
 mod pictures;
+mod rounds;
 mod variants;
 
+pub(crate) use export::along_axis;
 pub use export::{Export, NamedBy, Pictures};
 pub(crate) use forward::{Forward, filters_of_samples, scores_of_samples, value_of};
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
@@ -15,6 +17,7 @@ pub use perturbation::Fill;
 pub(crate) use perturbation::{
     FILL_VALUE, Perturbation, PerturbationExplainer, Perturbed, Sample, SampleShape, Scorer,
 };
+pub use rounds::{VariantMethod, Varying};
 pub(crate) use variants::{Combine, Combined, VariantExplainer, Varied, VariedSample};
 
 use crate::attribution::Attribution;
@@ -144,6 +147,11 @@ pub trait Method: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The method as nodes that are computed for many variants of the input, if it is that: such methods can be saved, too.
+    fn as_variants(&self) -> Option<&dyn VariantMethod> {
+        None
+    }
+
     /// Makes the explanation ready to run many times on inputs of exactly the task's shapes.
     ///
     /// # Errors
@@ -204,7 +212,8 @@ pub trait Method: fmt::Debug + Send + Sync {
     /// `attribution`, raw and signed, and `heatmap`, scaled to 0…1 for each sample. Filters that the losses leave open
     /// with [`Filters::Late`] are named as [`Export::named_by`] says.
     ///
-    /// Weights are those of the model, stored once under their names; a batch that is dynamic stays so.
+    /// Weights are those of the model, stored once under their names; a batch that is dynamic stays so. A [`VariantMethod`]
+    /// runs [`Export::samples_per_pass`] variants of each sample at once, and more of them in a `Loop`.
     ///
     /// ```
     /// use ouzel::losses::{ActivationMaximization, WeightedLoss};
@@ -224,14 +233,17 @@ pub trait Method: fmt::Debug + Send + Sync {
     /// If the method is not a graph of ops, if a layer or filter does not exist, if an op on the way is not supported or
     /// has no gradient, or if it cannot be said in the file's operator set; the message names the node.
     fn to_onnx(&self, model: &Model, losses: &[WeightedLoss], export: &Export) -> Result<OnnxFile> {
-        match self.as_graph() {
-            Some(method) => export::to_onnx(method, model, losses, export),
-            None => bail!(
+        let (explanation, variants) = match (self.as_graph(), self.as_variants()) {
+            (Some(method), _) => (ExplanationGraph::new(model, losses, method)?, None),
+            (None, Some(method)) => (method.inner(model, losses)?, Some(method)),
+            (None, None) => bail!(
                 unsupported,
                 "{} is more than a graph of ops, so that it cannot be saved as an ONNX file",
                 self.entry().name
             ),
-        }
+        };
+        let about = export::About { entry: self.entry(), settings: self.settings(), model, variants };
+        export::to_onnx(&about, losses, explanation, export)
     }
 
     /// What is done to the attribution before it becomes a map.

@@ -139,6 +139,16 @@ pub(crate) trait Stored: Send + Sync {
     /// Reads the elements.
     fn load(&self) -> Result<Tensor>;
 
+    /// The number that files have for the elements' type, if they are stored as floating point numbers of 16 bits.
+    fn halves(&self) -> Option<i32> {
+        None
+    }
+
+    /// The bytes of such elements as they are stored.
+    fn read_halves(&self) -> Result<Vec<u8>> {
+        bail!(internal, "a tensor is not stored in 16 bits")
+    }
+
     /// Reads float32 elements from `first` on; false if they are not stored as such.
     fn read_floats(&self, _first: usize, _out: &mut [f32]) -> Result<bool> {
         Ok(false)
@@ -246,6 +256,19 @@ impl Constant {
         match &self.0.stored {
             Some(stored) => stored.read_floats(first, out),
             None => Ok(false),
+        }
+    }
+
+    /// As [`Stored::halves`].
+    pub(crate) fn halves(&self) -> Option<i32> {
+        self.0.stored.as_ref().and_then(|stored| stored.halves())
+    }
+
+    /// As [`Stored::read_halves`].
+    pub(crate) fn read_halves(&self) -> Result<Vec<u8>> {
+        match &self.0.stored {
+            Some(stored) => stored.read_halves(),
+            None => bail!(internal, "a tensor is not stored in 16 bits"),
         }
     }
 

@@ -15,6 +15,7 @@ pub(crate) mod proto;
 mod reader;
 #[cfg(test)]
 mod round_trip;
+mod rounds;
 mod stored;
 mod wire;
 mod writer;
@@ -28,6 +29,7 @@ pub(crate) use lower::{known_length, known_shape_of};
 #[cfg(test)]
 pub(crate) use reader::Attribute;
 pub use reader::NodeReader;
+pub(crate) use rounds::Rounds;
 pub(crate) use stored::{Source as ModelSource, dtype_of_code};
 pub(crate) use wire::{ParsedModel, read_bytes, read_path, read_reader, read_tensor};
 pub use writer::NodeWriter;

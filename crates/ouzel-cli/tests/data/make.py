@@ -6,7 +6,7 @@ Needs onnx and numpy: python make.py writes NAME.onnx for each function of this 
 import pathlib
 
 import numpy as np
-from onnx import TensorProto, checker, helper, load, numpy_helper
+from onnx import TensorProto, checker, external_data_helper, helper, load, numpy_helper
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 random = np.random.default_rng(0)
@@ -197,13 +197,33 @@ def unsupported():
     return model(nodes, [value("x", ["n", 2])], outputs, domains=["fancy"])
 
 
+def young():
+    """An op that operator sets before 17 do not have."""
+    nodes = [
+        node("LayerNormalization", ["x", "scale", "shift"], "normal", axis=-1),
+        node("MatMul", ["normal", "w1"], "y"),
+    ]
+    initializers = [weights("scale", 5), weights("shift", 5), weights("w1", 5, 3)]
+    return model(nodes, [value("x", ["n", 5])], [value("y", ["n", 3])], initializers)
+
+
+def outside():
+    """The classifier with the weights of its convolution in a file of their own, outside.bin."""
+    made = load(pathlib.Path(__file__).parent / "classifier.onnx")
+    weight = next(tensor for tensor in made.graph.initializer if tensor.name == "w1")
+    (pathlib.Path(__file__).parent / "outside.bin").write_bytes(weight.raw_data)
+    external_data_helper.set_external_data(weight, "outside.bin")
+    weight.ClearField("raw_data")
+    return made
+
+
 if __name__ == "__main__":
     folder = pathlib.Path(__file__).parent
     for make in [
         classifier, any_size, channels_last, vector, symmetric, several_inputs, dead, nan_weight, no_input, unsupported,
-        one_sample, spelled_out,
+        one_sample, spelled_out, young, outside,
     ]:
         made = make()
-        if make is not unsupported:
+        if make not in (unsupported, outside):
             checker.check_model(made)
         (folder / f"{make.__name__}.onnx").write_bytes(made.SerializeToString())

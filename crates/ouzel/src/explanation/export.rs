@@ -1,12 +1,14 @@
 //! An explanation as an ONNX file: a network whose outputs are its own, the attribution and the heatmap.
 
-use super::{ExplanationGraph, GraphMethod, pictures};
+use super::rounds::{Given, varied};
+use super::{ExplanationGraph, Settings, VariantMethod, pictures};
 use crate::builder::{Builder, Var};
 use crate::error::{Result, bail};
 use crate::grad_modifiers::GradModifier;
 use crate::graph::{Fact, Graph, ValueId};
 use crate::image::{EPSILON, Preprocess, Render, Upsampling};
 use crate::losses::{LateTarget, WeightedLoss};
+use crate::methods::MethodEntry;
 use crate::model::Model;
 use crate::onnx::{OnnxFile, known_length};
 use crate::op::Op;
@@ -35,6 +37,9 @@ const OVERLAY: &str = "overlay";
 /// The opset of files, unless the network's is newer or another one is asked for.
 const OPSET: i64 = 17;
 
+/// How many variants of a sample run at once if nothing is said.
+const SAMPLES_PER_PASS: usize = 8;
+
 /// Who names the filters that the losses leave open with [`Filters::Late`](crate::Filters::Late).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NamedBy {
@@ -55,6 +60,9 @@ pub struct Export {
     pub named_by: NamedBy,
     /// The file takes pictures and gives pictures; default: it takes what the network takes.
     pub pictures: Option<Pictures>,
+    /// How many variants of each sample run at once, for methods that vary the input; default: 8. More of them become a
+    /// `Loop`, so that memory does not grow with their number.
+    pub samples_per_pass: Option<usize>,
     /// What the file says about itself beside what is always there.
     pub metadata: BTreeMap<String, String>,
 }
@@ -74,6 +82,13 @@ impl Export {
     #[must_use]
     pub fn pictures(mut self, pictures: Pictures) -> Self {
         self.pictures = Some(pictures);
+        self
+    }
+
+    /// How many variants of each sample run at once.
+    #[must_use]
+    pub fn samples_per_pass(mut self, samples: usize) -> Self {
+        self.samples_per_pass = Some(samples);
         self
     }
 
@@ -99,20 +114,30 @@ impl Export {
     }
 }
 
-/// The file of an explanation.
+/// Whose explanation is saved.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    pub(super) entry: &'static MethodEntry,
+    pub(super) settings: &'a Settings,
+    pub(super) model: &'a Model,
+    /// The method as what it makes of variants, if it varies the input.
+    pub(super) variants: Option<&'a dyn VariantMethod>,
+}
+
+/// The file of an explanation: of the attribution itself, or of that of a variant.
 pub(super) fn to_onnx(
-    method: &dyn GraphMethod,
-    model: &Model,
+    about: &About<'_>,
     losses: &[WeightedLoss],
+    explanation: ExplanationGraph,
     export: &Export,
 ) -> Result<OnnxFile> {
+    let About { settings, model, variants, .. } = *about;
     let mut outputs = Vec::new();
     for name in model.output_names() {
         outputs.push((name.clone(), model.find(name.as_str())?));
     }
-    let explanation = ExplanationGraph::new(model, losses, method)?;
     let mut metadata = model.metadata().clone();
-    metadata.extend(described(method, model, &explanation, export)?);
+    metadata.extend(described(about, &explanation, export)?);
     let layer_map = explanation.layer_map.as_ref();
     let size = match layer_map.is_some_and(|map| map.upsampling.is_some()) {
         true => side_lengths(&explanation)?,
@@ -120,10 +145,9 @@ pub(super) fn to_onnx(
     };
     let rectify = layer_map.is_some_and(|map| map.rectify);
     let upsampling = layer_map.and_then(|map| map.upsampling);
-    let ExplanationGraph { graph, raw, channel_axis, target, .. } = explanation;
-    let mut moved = Rewritten::identity(graph);
-    if let Some(target) = target {
-        moved = name_target(&moved.graph, &target, export.named_by)?;
+    let mut moved = Rewritten::identity(explanation.graph.clone());
+    if let Some(target) = &explanation.target {
+        moved = name_target(&moved.graph, target, export.named_by)?;
     }
     let mut pictures = None;
     if let Some(ends) = &export.pictures {
@@ -136,9 +160,26 @@ pub(super) fn to_onnx(
     for (_, id) in &mut outputs {
         *id = place(*id)?;
     }
-    let settings = method.settings();
     let builder = Builder::new(moved.graph.clone());
-    let raw = builder.var(place(raw)?);
+    let mut rounds = None;
+    let raw = match variants {
+        None => builder.var(place(explanation.raw)?),
+        Some(method) => {
+            if losses.iter().any(|loss| loss.weight != 0.0 && loss.loss.needs_all_samples()) {
+                bail!(
+                    target,
+                    "filters that are named for each sample cannot be saved with {}: name them when the file runs",
+                    about.entry.name
+                );
+            }
+            let given = givens(&explanation, &builder, &place)?;
+            let most = export.samples_per_pass.unwrap_or(SAMPLES_PER_PASS);
+            let varied = varied(method, &explanation, &builder, &given, most)?;
+            rounds = varied.rounds;
+            varied.raw
+        }
+    };
+    let channel_axis = explanation.channel_axis;
     let shown = if rectify { raw.relu() } else { raw };
     let reduced = reduced(shown, &settings.grad_modifier, channel_axis.filter(|_| !settings.keep_dims));
     let map = scaled(upsampling.map_or(Ok(reduced), |upsampling| enlarged(reduced, upsampling, &size))?)?;
@@ -157,7 +198,8 @@ pub(super) fn to_onnx(
         outputs.push((free_name(name, is_taken), var.id()?));
     }
     let graph = builder.finish()?;
-    let mut file = OnnxFile::new(&graph, &outputs, export.opset.unwrap_or(model.opset().max(OPSET)))?;
+    let opset = export.opset.unwrap_or(model.opset().max(OPSET));
+    let mut file = OnnxFile::new(&graph, &outputs, rounds.as_ref(), opset)?;
     file.set_metadata(&metadata);
     file.set_name(&match model.graph_name() {
         "" => "explanation".to_owned(),
@@ -166,10 +208,27 @@ pub(super) fn to_onnx(
     Ok(file)
 }
 
+/// The inputs of an explanation, that which varies first, and where they are in the builder.
+fn givens<'b>(
+    explanation: &ExplanationGraph,
+    builder: &'b Builder,
+    place: &dyn Fn(ValueId) -> Result<ValueId>,
+) -> Result<Vec<Given<'b>>> {
+    let image = explanation.sides.0;
+    let batch = explanation.graph.fact(image).shape.first();
+    let target = explanation.target.as_ref().map(|target| target.input);
+    let others = explanation.graph.inputs().iter().copied().filter(|&id| id != image);
+    let given = |id: ValueId| {
+        let first = explanation.graph.fact(id).shape.first();
+        let each_sample = Some(id) == target || (first.is_some() && first == batch);
+        Ok(Given { id, var: builder.var(place(id)?), each_sample })
+    };
+    std::iter::once(image).chain(others).map(given).collect()
+}
+
 /// What the file says about itself.
 fn described(
-    method: &dyn GraphMethod,
-    model: &Model,
+    about: &About<'_>,
     explanation: &ExplanationGraph,
     export: &Export,
 ) -> Result<BTreeMap<String, String>> {
@@ -182,15 +241,18 @@ fn described(
     };
     let mut metadata: BTreeMap<String, String> = [
         ("ouzel.version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("ouzel.method", method.entry().name.to_owned()),
-        ("ouzel.grad_modifier", method.settings().grad_modifier.name().to_owned()),
+        ("ouzel.method", about.entry.name.to_owned()),
+        ("ouzel.grad_modifier", about.settings.grad_modifier.name().to_owned()),
         ("ouzel.tensor", explanation.tensor.clone()),
         ("ouzel.losses", losses.join(" + ")),
         ("ouzel.target", target.to_owned()),
-        ("ouzel.source_sha256", model.sha256()?),
+        ("ouzel.source_sha256", about.model.sha256()?),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
+    if about.variants.is_some() {
+        metadata.insert("ouzel.seed".to_owned(), about.settings.seed.to_string());
+    }
     metadata.extend(export.metadata.clone());
     Ok(metadata)
 }
@@ -291,18 +353,23 @@ fn enlarged<'b>(map: Var<'b>, upsampling: Upsampling, lengths: &[usize]) -> Resu
             continue;
         }
         let unit = ArrayD::from_shape_fn(vec![from, from], |at| f64::from(u8::from(at[0] == at[1])));
-        let matrix = Tensor::from(upsampling.apply(unit, &[to])?).cast(map.dtype());
-        let exchange: Vec<usize> = (0..rank)
-            .map(|other| match other {
-                _ if other == axis => rank - 1,
-                _ if other == rank - 1 => axis,
-                _ => other,
-            })
-            .collect();
-        let turned = large.transpose(exchange.clone());
-        large = turned.matmul(map.builder().constant(matrix)).transpose(exchange);
+        large = along_axis(large, axis, upsampling.apply(unit, &[to])?);
     }
     Ok(large)
+}
+
+/// The products of what lies along an axis with a matrix, whose columns are what comes out.
+pub(crate) fn along_axis(x: Var<'_>, axis: usize, matrix: ArrayD<f64>) -> Var<'_> {
+    let last = x.rank() - 1;
+    let exchange: Vec<usize> = (0..=last)
+        .map(|other| match other {
+            _ if other == axis => last,
+            _ if other == last => axis,
+            _ => other,
+        })
+        .collect();
+    let matrix = x.builder().constant(Tensor::from(matrix).cast(x.dtype()));
+    x.transpose(exchange.clone()).matmul(matrix).transpose(exchange)
 }
 
 /// keras-vis's scaling to 0…1 for each sample, as [`min_max`](crate::image::min_max).

@@ -1,13 +1,19 @@
 //! Integrated gradients: the gradient averaged over the way from a baseline to the input, times that way.
 
 use super::path::{self, BASELINE, Baseline, STEPS, TOLERANCE};
+use crate::builder::Var;
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, Method, Settings, Task, VariantExplainer, Varied, VariedSample,
+    Combine, Combined, Explainer, ExplanationGraph, Method, Settings, Task, VariantExplainer, VariantMethod,
+    Varied, VariedSample, Varying,
 };
+use crate::graph::{Fact, Source};
+use crate::losses::WeightedLoss;
 use crate::methods::MethodEntry;
 use crate::methods::saliency::Saliency;
+use crate::model::Model;
 use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, Options, WRT, WRT_CHANNEL_AXIS};
+use crate::tensor::Tensor;
 use ndarray::{ArrayD, Zip};
 
 /// How the points of the path are chosen.
@@ -279,6 +285,10 @@ impl Method for IntegratedGradients {
         &mut self.settings
     }
 
+    fn as_variants(&self) -> Option<&dyn VariantMethod> {
+        Some(self)
+    }
+
     fn prepare(&self, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
         let integral = Integral::new(self);
         let variants = integral.variants();
@@ -289,6 +299,88 @@ impl Method for IntegratedGradients {
             variants,
             Box::new(integral),
         )
+    }
+}
+
+impl IntegratedGradients {
+    /// Where the path of each variant begins.
+    fn start<'b>(sample: &Varying<'b>) -> Var<'b> {
+        match sample.differences.get(2) {
+            Some(&number) => sample.shared[0].gathered(number),
+            None => sample.shared[0],
+        }
+    }
+}
+
+impl VariantMethod for IntegratedGradients {
+    fn inner(&self, model: &Model, losses: &[WeightedLoss]) -> Result<ExplanationGraph> {
+        let explained = self.settings.explained(model)?;
+        if !matches!(model.graph().value(explained).source, Source::Input) {
+            bail!(
+                unsupported,
+                "integrated gradients are saved for inputs of the network, and '{}' is none: leave wrt out",
+                model.graph().value(explained).name
+            );
+        }
+        ExplanationGraph::new(model, losses, &gradient(&self.settings))
+    }
+
+    fn differences(&self, input: &Fact) -> Result<Vec<Tensor>> {
+        let steps = match self.steps {
+            Steps::Fixed(0) => bail!(option, "steps 0: expected 1 or more"),
+            Steps::Fixed(steps) => steps,
+            Steps::Auto => bail!(
+                unsupported,
+                "steps auto: how many there are follows from what comes out, and a file has a fixed number; expected one"
+            ),
+        };
+        let starts: usize = self.baselines.iter().map(|baseline| baseline.count(input.rank())).sum();
+        if starts == 0 {
+            bail!(option, "there is no baseline");
+        }
+        let points = self.quadrature.points(steps);
+        let each = |number: &dyn Fn(&(f64, f64)) -> f64| {
+            let numbers: Vec<f64> = (0..starts).flat_map(|_| points.iter().map(number)).collect();
+            Tensor::vector(numbers).cast(input.dtype)
+        };
+        let mut differences = vec![each(&|(_, weight)| weight / starts as f64), each(&|(point, _)| *point)];
+        if starts > 1 {
+            let numbers = (0..starts as i64).flat_map(|start| vec![start; points.len()]);
+            differences.push(Tensor::vector(numbers.collect::<Vec<i64>>()));
+        }
+        Ok(differences)
+    }
+
+    fn shared<'b>(&self, sample: &Varying<'b>) -> Result<Vec<Var<'b>>> {
+        let mut starts = Vec::new();
+        for baseline in &self.baselines {
+            starts.extend(baseline.nodes(sample, self.settings.seed)?);
+        }
+        Ok(match starts[..] {
+            [start] => vec![start],
+            _ => {
+                let alike: Vec<Var<'b>> =
+                    starts.into_iter().map(|start| start.expand_like(sample.x).unsqueeze([0])).collect();
+                vec![sample.x.builder().concat(&alike, 0)]
+            }
+        })
+    }
+
+    fn vary<'b>(&self, sample: &Varying<'b>) -> Var<'b> {
+        let start = Self::start(sample);
+        let way = (sample.x - start).unsqueeze(if sample.differences.len() > 2 { None } else { Some(0) });
+        way * sample.number(1, way) + start
+    }
+
+    fn summands<'b>(&self, attribution: Var<'b>, sample: &Varying<'b>) -> Vec<Var<'b>> {
+        match self.multiply_by_inputs {
+            true => vec![attribution * (sample.x - Self::start(sample))],
+            false => vec![attribution],
+        }
+    }
+
+    fn total<'b>(&self, sums: &[Var<'b>]) -> Var<'b> {
+        sums[0]
     }
 }
 

@@ -1,10 +1,13 @@
 //! What path methods share: where a path begins, at which points it is looked at, and whether the attributions add up.
 
 use crate::attribution::Completeness;
+use crate::builder::Var;
 use crate::error::{Result, bail};
-use crate::explanation::VariedSample;
+use crate::explanation::{VariedSample, Varying, along_axis};
 use crate::image::{Border, gaussian_blur};
 use crate::noise;
+use crate::onnx::known_length;
+use crate::ops::reduce::ReduceMin;
 use crate::options::{MethodOption, OptionKind, OptionValue, Options};
 use crate::tensor::Tensor;
 use ndarray::{ArrayD, Axis};
@@ -152,6 +155,80 @@ impl Baseline {
                     whole.expect("invariant: checked that it can be broadcast").to_owned()
                 };
                 array.outer_iter().map(like_x).collect()
+            }
+        })
+    }
+}
+
+impl Baseline {
+    /// How many baselines it stands for, for inputs of this rank.
+    pub(super) fn count(&self, rank: usize) -> usize {
+        match self {
+            Self::Array(array) if array.shape().len() == rank => array.shape()[0],
+            _ => 1,
+        }
+    }
+
+    /// The baselines as nodes, each of a shape that broadcasts to that of the input; as [`Self::arrays`] makes them.
+    pub(super) fn nodes<'b>(&self, sample: &Varying<'b>, seed: u64) -> Result<Vec<Var<'b>>> {
+        let (x, builder) = (sample.x, sample.x.builder());
+        let rank = x.rank();
+        let lowest = || builder.apply(ReduceMin::over((1..rank as i64).collect::<Vec<_>>(), true), &[x]);
+        let highest = || x.reduce_max(1..rank, true);
+        let shape = x.shape();
+        let one: Result<Vec<usize>> =
+            shape.iter().enumerate().skip(1).map(|(axis, dim)| known_length(dim, axis)).collect();
+        Ok(match self {
+            Self::Constant(value) => vec![x.scalar_like(*value)],
+            Self::Minimum => vec![lowest()],
+            Self::Maximum => vec![highest()],
+            Self::Mean => {
+                vec![x.reduce_mean((1..rank).filter(|&axis| Some(axis) != sample.channel_axis), true)]
+            }
+            Self::Blur => {
+                let axes: Vec<usize> = (1..rank).filter(|&axis| Some(axis) != sample.channel_axis).collect();
+                let one = one?;
+                let Some(longest) = axes.iter().map(|axis| one[axis - 1]).max() else {
+                    bail!(
+                        option,
+                        "{} has no spatial axes, and blur needs some: use another baseline",
+                        x.fact()
+                    )
+                };
+                let blurred = |x: Var<'b>, axis: usize| {
+                    let from = one[axis - 1];
+                    let unit =
+                        ArrayD::from_shape_fn(vec![from, from], |at| f64::from(u8::from(at[0] == at[1])));
+                    along_axis(x, axis, gaussian_blur(unit, &[1], longest as f64 / 10.0, Border::Mirror))
+                };
+                vec![axes.into_iter().fold(x, blurred)]
+            }
+            Self::Noise => {
+                let one = one?;
+                let numbers = noise::uniform(&mut noise::stream(seed, BASELINE_STREAM), one.iter().product());
+                let numbers = builder.constant(Tensor::from_shape_vec(&one, numbers)?.cast(x.dtype()));
+                vec![lowest() + numbers * (highest() - lowest())]
+            }
+            Self::Array(array) => {
+                let one = one?;
+                let array = if array.shape().len() == rank {
+                    array.to_f64()
+                } else {
+                    array.to_f64().insert_axis(Axis(0))
+                };
+                let fits = |entry: &ArrayD<f64>| entry.broadcast(&one[..]).is_some();
+                let entries: Vec<ArrayD<f64>> = array.outer_iter().map(|entry| entry.to_owned()).collect();
+                if entries.is_empty() || !entries.iter().all(fits) {
+                    bail!(
+                        option,
+                        "the baseline: expected an array like one sample, {one:?}, or several of them, found {:?}",
+                        array.shape()
+                    );
+                }
+                entries
+                    .into_iter()
+                    .map(|entry| builder.constant(Tensor::from(entry).cast(x.dtype())))
+                    .collect()
             }
         })
     }

@@ -1,18 +1,25 @@
 //! SmoothGrad, SmoothGrad-squared and VarGrad: what is left of an attribution when noise is added to the input.
 
+use crate::builder::Var;
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, Method, Settings, Task, VariantExplainer, Varied, VariedSample,
+    Combine, Combined, Explainer, ExplanationGraph, Method, Settings, Task, VariantExplainer, VariantMethod,
+    Varied, VariedSample, Varying,
 };
 use crate::grad_modifiers::GradModifier;
+use crate::graph::Fact;
+use crate::losses::WeightedLoss;
 use crate::methods::saliency::Saliency;
 use crate::methods::{METHODS, MethodEntry, method};
+use crate::model::Model;
 use crate::noise;
+use crate::onnx::known_length;
+use crate::ops::reduce::ReduceMin;
 use crate::options::{
     BACKPROP_MODIFIER, GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, Options, RECTIFIERS, WRT,
     WRT_CHANNEL_AXIS,
 };
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use ndarray::{ArrayD, Zip};
 
 /// The method that is run on the noisy inputs.
@@ -269,6 +276,20 @@ impl Smoothing {
     }
 }
 
+impl Smoothing {
+    /// How many noisy inputs there are.
+    fn count(&self) -> Result<usize> {
+        let samples = match &self.noise {
+            Noise::Array(array) => array.shape().first().copied().unwrap_or(0),
+            _ => self.samples,
+        };
+        if samples == 0 {
+            bail!(option, "samples 0: expected 1 or more noisy inputs");
+        }
+        Ok(samples)
+    }
+}
+
 impl Default for Smoothing {
     fn default() -> Self {
         Self::smoothgrad(Saliency::default())
@@ -288,14 +309,12 @@ impl Method for Smoothing {
         self.inner.settings_mut()
     }
 
+    fn as_variants(&self) -> Option<&dyn VariantMethod> {
+        Some(self)
+    }
+
     fn prepare(&self, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
-        let samples = match &self.noise {
-            Noise::Array(array) => array.shape().first().copied().unwrap_or(0),
-            _ => self.samples,
-        };
-        if samples == 0 {
-            bail!(option, "samples 0: expected 1 or more noisy inputs");
-        }
+        let samples = self.count()?;
         let combine = Smooth {
             statistic: self.statistic,
             samples,
@@ -304,6 +323,88 @@ impl Method for Smoothing {
             modify_each: self.modify_each.clone(),
         };
         VariantExplainer::boxed(task, &*self.inner, Varied::Input, samples, Box::new(combine))
+    }
+}
+
+impl VariantMethod for Smoothing {
+    fn inner(&self, model: &Model, losses: &[WeightedLoss]) -> Result<ExplanationGraph> {
+        match self.inner.as_graph() {
+            Some(method) => ExplanationGraph::new(model, losses, method),
+            None => bail!(
+                unsupported,
+                "the inner method {} is more than a graph of ops, so that it cannot be saved as an ONNX file",
+                self.inner.entry().name
+            ),
+        }
+    }
+
+    fn differences(&self, input: &Fact) -> Result<Vec<Tensor>> {
+        let samples = self.count()?;
+        let mut shape = vec![samples, 1];
+        for (axis, dim) in input.shape.iter().enumerate().skip(1) {
+            shape.push(known_length(dim, axis)?);
+        }
+        let len: usize = shape[2..].iter().product();
+        let mut noise: Vec<f64> = match &self.noise {
+            Noise::Array(array) => array.to_f64().into_iter().collect(),
+            _ => {
+                let seed = self.settings().seed;
+                let drawn = |number| noise::normal(&mut noise::stream(seed, number), len);
+                (0..samples as u64).flat_map(drawn).collect()
+            }
+        };
+        if noise.len() != samples * len {
+            bail!(
+                option,
+                "the noise: expected {} numbers for each of the {samples} noisy inputs, found {}",
+                len,
+                noise.len() / samples
+            );
+        }
+        if self.last_is_clean {
+            noise[(samples - 1) * len..].fill(0.0);
+        }
+        let noise = Tensor::from_shape_vec(&shape, noise)?.cast(input.dtype);
+        Ok(vec![Tensor::vector(vec![1.0 / samples as f64; samples]).cast(input.dtype), noise])
+    }
+
+    fn shared<'b>(&self, sample: &Varying<'b>) -> Result<Vec<Var<'b>>> {
+        let x = sample.x;
+        let axes = 1..x.rank();
+        Ok(match self.noise {
+            Noise::Level(level) => {
+                let least = ReduceMin::over(axes.clone().map(|axis| axis as i64).collect::<Vec<_>>(), true);
+                let range = x.reduce_max(axes, true) - x.builder().apply(least, &[x]);
+                vec![range * level]
+            }
+            Noise::Sigma(sigma) => vec![x.scalar_like(sigma)],
+            Noise::Array(_) => vec![x.scalar_like(1.0)],
+        })
+    }
+
+    fn vary<'b>(&self, sample: &Varying<'b>) -> Var<'b> {
+        sample.differences[1] * sample.shared[0] + sample.x
+    }
+
+    fn summands<'b>(&self, attribution: Var<'b>, _: &Varying<'b>) -> Vec<Var<'b>> {
+        let attribution = match &self.modify_each {
+            Some(modifier) => modifier.nodes(attribution),
+            None => attribution,
+        };
+        // The difference of two sums that may be nearly equal needs more digits.
+        let wide = || attribution.cast(DType::F64);
+        match self.statistic {
+            Statistic::Mean => vec![attribution],
+            Statistic::Square => vec![attribution * attribution],
+            Statistic::Variance => vec![wide(), wide() * wide()],
+        }
+    }
+
+    fn total<'b>(&self, sums: &[Var<'b>]) -> Var<'b> {
+        match sums {
+            [mean, squares] => (*squares - *mean * *mean).maximum(0.0).cast(DType::F32),
+            _ => sums[0],
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use super::proto::{
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, TypeValue,
     ValueInfoProto, attribute_type,
 };
+use super::rounds::Rounds;
 use super::writer::{NEWEST, NodeWriter, OLDEST, WrittenInput, data_type_of, little_endian};
 use crate::dim::known_shape;
 use crate::error::{Context, Error, Result, bail};
@@ -16,7 +17,7 @@ use prost::Message;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Files beyond this many bytes have their weights in a file of their own: protobuf messages end at 2^31.
 const MESSAGE_LIMIT: u64 = (1 << 31) - 1;
@@ -34,15 +35,21 @@ pub struct OnnxFile {
 }
 
 impl OnnxFile {
-    /// Writes a graph: its inputs, and these outputs under their names.
+    /// Writes a graph: its inputs, and these outputs under their names. Inputs that `rounds` compute are none of the file.
     ///
     /// # Errors
     /// If an op cannot be written for this opset; the message names the node.
-    pub(crate) fn new(graph: &Graph, outputs: &[(String, ValueId)], opset: i64) -> Result<Self> {
+    pub(crate) fn new(
+        graph: &Graph,
+        outputs: &[(String, ValueId)],
+        rounds: Option<&Rounds>,
+        opset: i64,
+    ) -> Result<Self> {
         if !(OLDEST..=NEWEST).contains(&opset) {
             bail!(option, "expected an opset from {OLDEST} to {NEWEST}, found {opset}");
         }
-        let wanted: Vec<ValueId> = outputs.iter().map(|(_, id)| *id).collect();
+        let mut wanted: Vec<ValueId> = outputs.iter().map(|(_, id)| *id).collect();
+        wanted.extend(rounds.iter().flat_map(|rounds| rounds.captured.iter().map(|(_, outside)| *outside)));
         let lowered = lower(graph, &wanted, opset)?;
         let outputs = outputs
             .iter()
@@ -50,12 +57,29 @@ impl OnnxFile {
             .collect::<Result<Vec<_>>>()?;
         let mut writer = GraphWriter::new(&lowered.graph, opset);
         writer.name_all(&outputs)?;
-        writer.add_inputs();
-        for node in lowered.graph.nodes() {
+        let results = match rounds {
+            Some(rounds) => rounds.results(&lowered)?,
+            None => Vec::new(),
+        };
+        writer.add_inputs(&results);
+        let later = dependent(&lowered.graph, &results);
+        let is_later = |node: &Node| node.outputs.iter().any(|output| later[output.index()]);
+        for node in lowered.graph.nodes().iter().filter(|node| !is_later(node)) {
+            writer.add_node(node).context(|| node.title())?;
+        }
+        if let Some(rounds) = rounds {
+            rounds.write(&lowered, &mut writer)?;
+        }
+        for node in lowered.graph.nodes().iter().filter(|node| is_later(node)) {
             writer.add_node(node).context(|| node.title())?;
         }
         writer.add_outputs(&outputs);
-        let GraphWriter { graph, weights, .. } = writer;
+        let GraphWriter { mut graph, whole: Whole { mut weights, widened, .. }, .. } = writer;
+        graph.node.splice(0..0, widened);
+        // Constants of ours that have become attributes; those of the network stay.
+        let mut kept: HashSet<&str> = lowered.graph.values().map(|(_, value)| &*value.name).collect();
+        add_read(&graph, &mut kept);
+        weights.retain(|(name, _)| kept.contains(name.as_str()));
         let model = ModelProto {
             ir_version: ir_version(opset),
             producer_name: "ouzel".into(),
@@ -133,14 +157,29 @@ impl OnnxFile {
     /// Writes the file; weights beyond 2 GiB go to a file beside it, whose name has `.data` at its end.
     ///
     /// # Errors
-    /// If weights cannot be read any more, or a file cannot be written.
+    /// If weights cannot be read any more, or a file cannot be written. Nothing is left of the file then.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.save_within(path.as_ref(), MESSAGE_LIMIT)
     }
 
     pub(super) fn save_within(&self, path: &Path, limit: u64) -> Result<()> {
-        let create = |path: &Path| {
-            File::create(path).map(BufWriter::new).map_err(|error| Error::io("write", path, error))
+        let mut begun = Vec::new();
+        let saved = self.save_parts(path, limit, &mut begun);
+        if saved.is_err() {
+            // What is no file, such as a device, is nothing that was begun here.
+            for path in begun.iter().filter(|path| path.is_file()) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        saved
+    }
+
+    /// Writes one file or two; `begun` are those that are there by now, whole or not.
+    fn save_parts(&self, path: &Path, limit: u64, begun: &mut Vec<PathBuf>) -> Result<()> {
+        let mut create = |path: &Path| {
+            let file = File::create(path).map_err(|error| Error::io("write", path, error))?;
+            begun.push(path.to_owned());
+            Ok::<_, Error>(BufWriter::new(file))
         };
         let flushed = |mut out: BufWriter<File>, path: &Path| {
             out.flush().map_err(|error| Error::io("write", path, error))
@@ -202,11 +241,13 @@ impl Layout {
         let tensors = file.weights.iter().map(|(name, constant)| {
             let fact = constant.fact();
             let Some(shape) = known_shape(&fact.shape) else { bail!(internal, "a constant has no shape") };
-            let bytes = shape.iter().product::<usize>() as u64 * fact.dtype.size() as u64;
+            let halves = constant.halves();
+            let each = if halves.is_some() { 2 } else { fact.dtype.size() };
+            let bytes = shape.iter().product::<usize>() as u64 * each as u64;
             let mut tensor = TensorProto {
                 name: name.clone(),
                 dims: shape.iter().map(|&length| length as i64).collect(),
-                data_type: data_type_of(fact.dtype),
+                data_type: halves.unwrap_or(data_type_of(fact.dtype)),
                 ..Default::default()
             };
             let place = beside.filter(|_| bytes >= SMALL).map(|location| {
@@ -257,7 +298,11 @@ impl Layout {
                 put_field(&mut header, RAW_DATA, *bytes);
             }
             out.write_all(&header).map_err(failed)?;
-            let elements = little_endian(&constant.read().context(|| format!("the weights '{name}'"))?);
+            let elements = match constant.halves() {
+                Some(_) => constant.read_halves(),
+                None => constant.read().map(|tensor| little_endian(&tensor)),
+            };
+            let elements = elements.context(|| format!("the weights '{name}'"))?;
             if elements.len() as u64 != *bytes {
                 bail!(internal, "the weights '{name}' have changed");
             }
@@ -284,35 +329,57 @@ fn put_field(out: &mut Vec<u8>, key: u8, length: u64) {
     prost::encode_length_delimiter(length as usize, out).expect("invariant: a vector grows");
 }
 
-/// A graph that is being written.
-struct GraphWriter<'g> {
-    source: &'g Graph,
-    opset: i64,
-    graph: GraphProto,
-    weights: Vec<(String, Constant)>,
-    names: Vec<String>,
-    /// Whether a node reads the value, or it is an output.
-    read: Vec<bool>,
-    taken: HashSet<String>,
-    /// Constants that stand for attributes, by element type, shape and bytes.
-    attributes: HashMap<(i32, Vec<usize>, Vec<u8>), String>,
+/// Adds the names of what a graph reads, inner graphs included.
+fn add_read<'g>(graph: &'g GraphProto, names: &mut HashSet<&'g str>) {
+    names.extend(graph.output.iter().map(|output| output.name.as_str()));
+    for node in &graph.node {
+        names.extend(node.input.iter().map(String::as_str));
+        node.attribute
+            .iter()
+            .filter_map(|attribute| attribute.g.as_deref())
+            .for_each(|body| add_read(body, names));
+    }
 }
 
-impl<'g> GraphWriter<'g> {
-    fn new(source: &'g Graph, opset: i64) -> Self {
-        let taken = source.values().map(|(_, value)| value.name.to_string()).collect();
-        let names = vec![String::new(); source.values().len()];
-        let graph = GraphProto { name: "explanation".into(), ..Default::default() };
-        let mut read = vec![false; names.len()];
-        for input in source.nodes().iter().flat_map(|node| node.inputs.iter().flatten()) {
-            read[input.index()] = true;
+/// For each value, whether it is one of `from` or depends on one.
+pub(super) fn dependent(graph: &Graph, from: &[ValueId]) -> Vec<bool> {
+    let mut dependent = vec![false; graph.values().len()];
+    from.iter().for_each(|id| dependent[id.index()] = true);
+    for node in graph.nodes() {
+        if node.inputs.iter().flatten().any(|input| dependent[input.index()]) {
+            node.outputs.iter().for_each(|output| dependent[output.index()] = true);
         }
-        let (weights, attributes) = (Vec::new(), HashMap::new());
-        Self { source, opset, graph, weights, names, read, taken, attributes }
     }
+    dependent
+}
 
+/// A graph that is being written.
+pub(super) struct GraphWriter<'g> {
+    pub(super) source: &'g Graph,
+    pub(super) opset: i64,
+    pub(super) graph: GraphProto,
+    pub(super) names: Vec<String>,
+    /// Whether a node reads the value, or it is an output.
+    pub(super) read: Vec<bool>,
+    pub(super) whole: Whole,
+}
+
+/// What the graphs of one file have in common.
+#[derive(Default)]
+pub(super) struct Whole {
+    pub(super) weights: Vec<(String, Constant)>,
+    pub(super) taken: HashSet<String>,
+    /// Constants that stand for attributes, by element type, shape and bytes.
+    attributes: HashMap<(i32, Vec<usize>, Vec<u8>), String>,
+    /// The names of constants that are stored, by their identity.
+    constants: HashMap<usize, String>,
+    /// What makes float32 of weights that are stored in 16 bits; runtimes do it when they load the file.
+    widened: Vec<NodeProto>,
+}
+
+impl Whole {
     /// A name that nothing has.
-    fn fresh(&mut self, stem: &str) -> String {
+    pub(super) fn fresh(&mut self, stem: &str) -> String {
         let mut name = stem.to_owned();
         let mut number = 2;
         while self.taken.contains(&name) {
@@ -321,6 +388,53 @@ impl<'g> GraphWriter<'g> {
         }
         self.taken.insert(name.clone());
         name
+    }
+
+    /// The name under which a constant is stored, once for all graphs of the file.
+    pub(super) fn stored(&mut self, constant: &Constant, stem: &str) -> String {
+        if let Some(name) = self.constants.get(&constant.identity()) {
+            return name.clone();
+        }
+        let name = self.fresh(stem);
+        self.store(constant, &name)
+    }
+
+    /// Stores a constant under its name; gives the name of the tensor to compute with.
+    fn store(&mut self, constant: &Constant, name: &str) -> String {
+        self.weights.push((name.to_owned(), constant.clone()));
+        let mut usable = name.to_owned();
+        if constant.halves().is_some() {
+            usable = self.fresh(&format!("{name}_float"));
+            self.widened.push(NodeProto {
+                op_type: "Cast".into(),
+                name: format!("widened/{name}"),
+                input: vec![name.to_owned()],
+                output: vec![usable.clone()],
+                attribute: vec![AttributeProto {
+                    name: "to".into(),
+                    r#type: attribute_type::INT,
+                    i: Some(data_type_of(constant.fact().dtype).into()),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            });
+        }
+        self.constants.entry(constant.identity()).or_insert_with(|| usable.clone());
+        usable
+    }
+}
+
+impl<'g> GraphWriter<'g> {
+    pub(super) fn new(source: &'g Graph, opset: i64) -> Self {
+        let taken = source.values().map(|(_, value)| value.name.to_string()).collect();
+        let whole = Whole { taken, ..Whole::default() };
+        let names = vec![String::new(); source.values().len()];
+        let graph = GraphProto { name: "explanation".into(), ..Default::default() };
+        let mut read = vec![false; names.len()];
+        for input in source.nodes().iter().flat_map(|node| node.inputs.iter().flatten()) {
+            read[input.index()] = true;
+        }
+        Self { source, opset, graph, names, read, whole }
     }
 
     /// Every value gets a name: its own, that of an output that it is, or a new one.
@@ -334,7 +448,7 @@ impl<'g> GraphWriter<'g> {
             let value = self.source.value(*id);
             self.read[id.index()] = true;
             let free = value.name.is_empty() && self.names[id.index()].is_empty();
-            if free && self.source.producer(*id).is_some() && self.taken.insert((*name).to_owned()) {
+            if free && self.source.producer(*id).is_some() && self.whole.taken.insert((*name).to_owned()) {
                 self.names[id.index()] = (*name).to_owned();
             }
         }
@@ -343,8 +457,8 @@ impl<'g> GraphWriter<'g> {
                 continue;
             }
             let name = match (&*value.name, &value.source) {
-                ("", Source::Node(_)) => self.fresh(&format!("ouzel_{}", id.index())),
-                ("", _) => self.fresh(&format!("ouzel_constant_{}", id.index())),
+                ("", Source::Node(_)) => self.whole.fresh(&format!("ouzel_{}", id.index())),
+                ("", _) => self.whole.fresh(&format!("ouzel_constant_{}", id.index())),
                 (name, _) => name.to_owned(),
             };
             self.names[id.index()] = name;
@@ -352,17 +466,21 @@ impl<'g> GraphWriter<'g> {
         Ok(())
     }
 
-    fn add_inputs(&mut self) {
+    /// Inputs, but for those that the file computes, and constants.
+    fn add_inputs(&mut self, computed: &[ValueId]) {
         for (id, value) in self.source.values() {
             let name = &self.names[id.index()];
             match &value.source {
+                Source::Input if computed.contains(&id) => {}
                 Source::Input => self.graph.input.push(value_info(name, &value.fact)),
-                Source::Constant(constant) => self.weights.push((name.clone(), constant.clone())),
+                Source::Constant(constant) => self.names[id.index()] = self.whole.store(constant, name),
                 Source::Node(_) => {}
             }
         }
     }
 
+    /// Outputs. Shapes between inputs and outputs are left for runtimes to find: written with symbols, they keep some from
+    /// binding the batch.
     fn add_outputs(&mut self, outputs: &[(&str, ValueId)]) {
         for (name, id) in outputs {
             self.graph.output.push(value_info(name, self.source.fact(*id)));
@@ -377,17 +495,9 @@ impl<'g> GraphWriter<'g> {
                 });
             }
         }
-        let outputs: HashSet<&str> = outputs.iter().map(|(name, _)| *name).collect();
-        for (id, value) in self.source.values() {
-            let name = &self.names[id.index()];
-            let is_named = !value.name.is_empty() && matches!(value.source, Source::Node(_));
-            if is_named && !outputs.contains(name.as_str()) {
-                self.graph.value_info.push(value_info(name, &value.fact));
-            }
-        }
     }
 
-    fn add_node(&mut self, node: &Node) -> Result<()> {
+    pub(super) fn add_node(&mut self, node: &Node) -> Result<()> {
         let facts = node.inputs.iter().map(|input| input.map(|id| self.source.fact(id))).collect();
         let written = NodeWriter::new(self.opset, &node.op, facts).written()?;
         let (mut attribute, inputs, narrow) = (written.attributes, written.inputs, written.narrow);
@@ -413,7 +523,7 @@ impl<'g> GraphWriter<'g> {
         if let Some(code) = narrow {
             // Saturation is an attribute of casts to 8 bits alone.
             let there = attribute.into_iter().filter(|it| code > 16 || it.name != "saturate").collect();
-            let between = self.fresh(&format!("{}_narrow", output[0]));
+            let between = self.whole.fresh(&format!("{}_narrow", output[0]));
             self.graph.node.push(NodeProto {
                 op_type: "Cast".into(),
                 name: format!("{name}/narrow"),
@@ -450,18 +560,18 @@ impl<'g> GraphWriter<'g> {
 
     fn attribute_constant(&mut self, tensor: &Tensor) -> String {
         let key = (data_type_of(tensor.dtype()), tensor.shape().to_vec(), little_endian(tensor));
-        if let Some(name) = self.attributes.get(&key) {
+        if let Some(name) = self.whole.attributes.get(&key) {
             return name.clone();
         }
-        let name = self.fresh(&format!("ouzel_attribute_{}", self.attributes.len()));
-        self.attributes.insert(key, name.clone());
-        self.weights.push((name.clone(), Constant::new(tensor.clone())));
+        let name = self.whole.fresh(&format!("ouzel_attribute_{}", self.whole.attributes.len()));
+        self.whole.attributes.insert(key, name.clone());
+        self.whole.weights.push((name.clone(), Constant::new(tensor.clone())));
         name
     }
 }
 
 /// A value's name, element type and shape, as far as files can say it: a number or a symbol for each axis.
-fn value_info(name: &str, fact: &Fact) -> ValueInfoProto {
+pub(super) fn value_info(name: &str, fact: &Fact) -> ValueInfoProto {
     let dim = fact.shape.iter().map(|dim| {
         let symbol = || dim.as_symbol().map(|symbol| DimensionValue::Name(symbol.to_string()));
         let value = dim.known().map(DimensionValue::Number).or_else(symbol);

@@ -19,6 +19,8 @@ pub struct Lowering<'b> {
     node: &'b Node,
     x: Vec<Option<Var<'b>>>,
     y: Vec<Fact>,
+    /// For each input, whether it may be infinite for finite weights and inputs of the network.
+    unbounded: Vec<bool>,
     opset: i64,
 }
 
@@ -42,6 +44,11 @@ impl<'b> Lowering<'b> {
     pub fn is_backward_of(&self, ops: &[&str]) -> bool {
         let title = self.node.provenance.as_ref().map_or("", |provenance| &provenance.node);
         ops.contains(&title.split(' ').next().unwrap_or_default())
+    }
+
+    /// True for an input in whose computation a gradient divides by something that may be 0, or the like.
+    pub fn may_be_infinite(&self, index: usize) -> bool {
+        self.unbounded.get(index).copied().unwrap_or(false)
     }
 
     /// The number of inputs, those left out included.
@@ -114,8 +121,33 @@ struct Lower<'g> {
     values: Vec<Option<ValueId>>,
     nodes: HashMap<NodeKey, Vec<ValueId>>,
     contents: HashMap<Fact, ValueId>,
+    unbounded: Vec<bool>,
     opset: i64,
     changed: bool,
+}
+
+/// For each value, whether nodes that a gradient added may make it infinite: quotients, powers and logarithms of what depends
+/// on the network's inputs, and what is computed of those.
+fn unbounded(graph: &Graph) -> Vec<bool> {
+    let mut varies: Vec<bool> =
+        graph.values().map(|(_, value)| matches!(value.source, Source::Input)).collect();
+    let mut unbounded = vec![false; varies.len()];
+    for node in graph.nodes() {
+        let inputs = || node.inputs.iter().flatten().map(|id| id.index());
+        let varied = inputs().any(|input| varies[input]) && !matches!(node.op, Op::Shape(_) | Op::Size(_));
+        let divisor = node.inputs.get(1).copied().flatten().is_some_and(|id| varies[id.index()]);
+        let has_pole = match node.op {
+            Op::Div(_) => divisor,
+            Op::Reciprocal(_) | Op::Pow(_) | Op::Log(_) | Op::Exp(_) | Op::Tan(_) | Op::Custom(_) => varied,
+            _ => false,
+        };
+        let is_unbounded = node.provenance.is_some() && (has_pole || inputs().any(|input| unbounded[input]));
+        for output in &node.outputs {
+            varies[output.index()] = varied;
+            unbounded[output.index()] = is_unbounded;
+        }
+    }
+    unbounded
 }
 
 /// The graph in ops that files of this opset have, without what none of `wanted` depends on.
@@ -149,6 +181,7 @@ fn lower_once(old: &Graph, wanted: &[ValueId], opset: i64) -> Result<(Rewritten,
         values: vec![None; old.values().len()],
         nodes: HashMap::new(),
         contents: HashMap::new(),
+        unbounded: unbounded(old),
         opset,
         changed: false,
     };
@@ -210,6 +243,11 @@ impl Lower<'_> {
             node,
             x: inputs.iter().map(|input| input.map(|id| self.builder.var(id))).collect(),
             y: node.outputs.iter().map(|&output| self.old.fact(output).clone()).collect(),
+            unbounded: node
+                .inputs
+                .iter()
+                .map(|input| input.is_some_and(|id| self.unbounded[id.index()]))
+                .collect(),
             opset: self.opset,
         };
         let first = self.builder.graph().nodes().len();

@@ -1,7 +1,9 @@
 //! Tests of writing: each op and each small network is written, read again and run, and must give the same numbers.
 
-use super::export::OnnxFile;
+use super::export::{OnnxFile, value_info};
 use super::lower::lower;
+use super::made;
+use super::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, data_type};
 use super::writer::tensor_proto;
 use crate::backprop::gradient;
 use crate::builder::Builder;
@@ -13,7 +15,7 @@ use crate::graph::{Constant, Fact, Graph, ValueId};
 use crate::model::Model;
 use crate::op::samples;
 use crate::rules::RuleSet;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use prost::Message;
 use std::path::Path;
 
@@ -63,7 +65,7 @@ impl Case {
     }
 
     fn written(&self, opset: i64) -> Result<Vec<u8>> {
-        OnnxFile::new(&self.graph, &self.outputs, opset)?.to_bytes()
+        OnnxFile::new(&self.graph, &self.outputs, None, opset)?.to_bytes()
     }
 
     fn read_back(&self, bytes: Vec<u8>) -> Result<Vec<Tensor>> {
@@ -158,7 +160,7 @@ fn lowered_ops_compute_the_same() {
                     .iter()
                     .map(|(id, tensor)| {
                         let wide = tensor.dtype().is_float();
-                        (*id, if wide { tensor.cast(crate::DType::F64) } else { tensor.clone() })
+                        (*id, if wide { tensor.cast(DType::F64) } else { tensor.clone() })
                     })
                     .collect();
                 let expected = evaluate(&graph, &inputs, &case.wanted()).unwrap();
@@ -212,7 +214,7 @@ fn gradients_of_small_networks_are_written_and_read() {
         let wanted: Vec<ValueId> = outputs.iter().map(|(_, id)| *id).collect();
         let expected = evaluate(&graph, &[(model.main_input(), x.clone())], &wanted).unwrap();
         for opset in [16, 17, 21] {
-            let written = OnnxFile::new(&graph, &outputs, opset).unwrap();
+            let written = OnnxFile::new(&graph, &outputs, None, opset).unwrap();
             let bytes = written.to_bytes().unwrap();
             let grown = bytes.len() as i64 - std::fs::metadata(&path).unwrap().len() as i64;
             assert!(grown < 64 << 10, "{file} grew by {grown} bytes");
@@ -236,7 +238,7 @@ fn gradients_of_small_networks_are_written_and_read() {
 fn large_files_keep_their_weights_beside() {
     let model = Model::load(format!("{ASSETS}/scene_fair.onnx")).unwrap();
     let (graph, outputs) = with_gradient(&model, "animal_logits");
-    let written = OnnxFile::new(&graph, &outputs, 17).unwrap();
+    let written = OnnxFile::new(&graph, &outputs, None, 17).unwrap();
     let folder = std::env::temp_dir().join(format!("ouzel_export_{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("large.onnx");
@@ -253,10 +255,79 @@ fn large_files_keep_their_weights_beside() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+#[test]
+fn gates_select_where_a_gradient_may_be_infinite() {
+    for (op, gate, expected) in
+        [("Sqrt", "Where", [0.0, 0.0, 0.25, 0.5]), ("Neg", "Mul", [0.0, 0.0, -1.0, -1.0])]
+    {
+        let nodes = vec![made::node("Relu", &["x"], &["positive"]), made::node(op, &["positive"], &["y"])];
+        let model = Model::from_bytes(made::model(17, nodes, Vec::new()).encode_to_vec()).unwrap();
+        let builder = Builder::new(model.graph().clone());
+        let score = builder.var(model.find("y").unwrap()).sum().id().unwrap();
+        let graph = builder.finish().unwrap();
+        let made = gradient(graph, score, &[model.main_input()], &RuleSet::new()).unwrap();
+        let file = OnnxFile::new(&made.graph, &[("gradient".to_owned(), made.values[0])], None, 17).unwrap();
+        assert!(file.ops().contains_key(gate), "{op}: {:?}", file.ops());
+        let back = Model::from_bytes(file.to_bytes().unwrap()).unwrap();
+        let x = Tensor::vector([-1.0f32, 0.0, 4.0, 1.0]);
+        let wanted = [back.find("gradient").unwrap()];
+        let found = evaluate(back.graph(), &[(back.main_input(), x)], &wanted).unwrap();
+        assert_eq!(found[0], Tensor::vector(expected.map(|number| number as f32)), "{op}");
+    }
+}
+
+#[test]
+fn weights_of_16_bits_stay_so() {
+    let info = |name: &str, shape: &[usize]| {
+        let shape = shape.iter().map(|&length| length.into()).collect();
+        value_info(name, &Fact::new(DType::F32, shape))
+    };
+    let count = 100 * 7;
+    for (code, half) in [
+        (data_type::FLOAT16, half::f16::from_f32(1.1).to_le_bytes()),
+        (data_type::BFLOAT16, half::bf16::from_f32(1.1).to_le_bytes()),
+    ] {
+        let weight = TensorProto {
+            name: "weight".into(),
+            dims: vec![100, 7],
+            data_type: code,
+            raw_data: Some(half.repeat(count).into()),
+            ..Default::default()
+        };
+        let graph = GraphProto {
+            node: vec![NodeProto {
+                op_type: "MatMul".into(),
+                input: vec!["x".into(), "weight".into()],
+                output: vec!["y".into()],
+                ..Default::default()
+            }],
+            initializer: vec![weight],
+            input: vec![info("x", &[2, 100])],
+            output: vec![info("y", &[2, 7])],
+            ..Default::default()
+        };
+        let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
+        let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..Default::default() };
+        let model = Model::from_bytes(model.encode_to_vec()).unwrap();
+        let outputs = [("y".to_owned(), model.find("y").unwrap())];
+        let bytes = OnnxFile::new(model.graph(), &outputs, None, 17).unwrap().to_bytes().unwrap();
+        assert!(bytes.len() < 2 * count + 400, "{} bytes", bytes.len());
+        let stored = ModelProto::decode(&bytes[..]).unwrap().graph.unwrap();
+        assert_eq!((&*stored.initializer[0].name, stored.initializer[0].data_type), ("weight", code));
+        let x = Tensor::from_shape_vec(&[2, 100], vec![0.5f32; 200]).unwrap();
+        let run = |model: &Model| {
+            let y = model.find("y").unwrap();
+            evaluate(model.graph(), &[(model.main_input(), x.clone())], &[y]).unwrap()
+        };
+        let expected = run(&model);
+        assert_near(&run(&Model::from_bytes(bytes).unwrap()), &expected, 1e-7, "16 bits");
+    }
+}
+
 /// Writes what `conformance/export.py` runs with ONNX Runtime: every sample of every op, with inputs and outputs.
 #[test]
 #[ignore = "writes files for another program"]
-fn write_every_op() {
+fn write_every_op_for_onnx_runtime() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/export/ops");
     let _ = std::fs::remove_dir_all(&folder);
     for opset in [17, 21] {

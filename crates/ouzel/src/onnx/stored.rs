@@ -344,6 +344,21 @@ impl crate::graph::Stored for Stored {
         Stored::load(self)
     }
 
+    fn halves(&self) -> Option<i32> {
+        match (&self.place, self.encoding) {
+            (Place::Ready(_), _) => None,
+            (_, Encoding::F16) => Some(data_type::FLOAT16),
+            (_, Encoding::Bf16) => Some(data_type::BFLOAT16),
+            _ => None,
+        }
+    }
+
+    fn read_halves(&self) -> Result<Vec<u8>> {
+        let mut halves = vec![[0; 2]; self.len()];
+        self.decode(&mut halves, little(|half: [u8; 2]| half)).context(|| label(&self.name))?;
+        Ok(halves.into_flattened())
+    }
+
     fn read_floats(&self, first: usize, out: &mut [f32]) -> Result<bool> {
         let (Place::File(file, offset), Encoding::F32) = (&self.place, self.encoding) else {
             return Ok(false);

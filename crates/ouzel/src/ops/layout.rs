@@ -790,10 +790,8 @@ impl OpDef for ConstantOfShape {
     }
 
     fn write(&self, node: &mut NodeWriter) -> Result<()> {
-        let value = Tensor::vector([self.value.0]).cast(self.dtype);
-        if value != Tensor::vector([0.0f32]) {
-            node.tensor("value", &value);
-        }
+        // Written though it may be the default, which tract takes for float64.
+        node.tensor("value", &Tensor::vector([self.value.0]).cast(self.dtype));
         Ok(())
     }
 }

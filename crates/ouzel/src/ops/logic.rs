@@ -285,16 +285,18 @@ impl OpDef for Where {
     }
 
     fn lower<'b>(&self, node: &Lowering<'b>) -> Result<Lowered<'b>> {
-        // Runtimes are slow to select. Of a rectifier's cotangent, which is finite, a product or a rectifier says the same.
+        // Runtimes are slow to select. Of a rectifier's cotangent that is finite, a product or a rectifier says the same.
         let (condition, a, b) = (node.x(0), node.x(1), node.x(2));
         let is_zero = b.fact().floats().is_some_and(|values| values.iter().all(|&value| value == 0.0));
         if !is_zero || !node.is_backward_of(&["Relu", "Clip", "ThresholdedRelu"]) {
             return Ok(None);
         }
-        node.one(match is_positive_part(condition, a) {
-            true => a.relu(),
-            false => a * condition.cast(a.dtype()),
-        })
+        match is_positive_part(condition, a) {
+            true => node.one(a.relu()),
+            // 0 times infinity is no number.
+            false if node.may_be_infinite(1) => Ok(None),
+            false => node.one(a * condition.cast(a.dtype())),
+        }
     }
 }
 
