@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use ndarray::{ArrayD, Axis};
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
 use ouzel::rules::deeplift::Maxima;
-use ouzel::rules::{BackpropModifier, InputBounds, Preset, Start};
+use ouzel::rules::{BackpropModifier, InputBounds, Matcher, Outcome, Preset, RuleSet, Start, rule};
 use ouzel::{Attribution, Baseline, DeepLift, Lrp, Method, Precision, Saliency, visualize_saliency};
 use serde::Deserialize;
 use serde_json::Value;
@@ -23,6 +23,8 @@ struct Arguments {
     abs: bool,
     /// The baseline of Captum's `DeepLift`: zeros, or a file.
     baseline: Option<String>,
+    /// What zennit rewrites first.
+    canonizer: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,8 +110,29 @@ pub(crate) fn captum_lrp(folder: &Folder, case: &Value) -> Result<Checks> {
 }
 
 /// zennit's `BetaSmooth`.
+///
+/// Its canonizer for residual networks runs a block as torchvision's `BasicBlock` does, which calls one ReLU module twice,
+/// also where the network has a module for each. The hook keeps the input of the last call, so that the gradient of the
+/// first has the slope that belongs to the second. Nothing else in the peer looks at a module's stored input and meets
+/// such a module.
 pub(crate) fn beta_smooth(folder: &Folder, case: &Value) -> Result<Checks> {
-    relevance(folder, case, Lrp::new(Preset::named("beta_smooth")?))
+    let call = Call::deserialize(case)?;
+    let is_called_twice = call.arguments.canonizer.as_deref().is_some_and(|it| it.starts_with("ResNet"));
+    if !is_called_twice {
+        return relevance(folder, case, Lrp::new(Preset::named("beta_smooth")?));
+    }
+    let slope_of_last_call = rule("slope of the last call", |back| {
+        let block = back.name().strip_suffix("/relu/Relu");
+        let last = block.and_then(|block| {
+            let graph = back.builder().graph();
+            let input = format!("{block}/Add_output_0");
+            graph.values().find(|(_, value)| *value.name == *input).map(|(id, _)| id)
+        });
+        let input = last.map_or(back.x(0), |id| back.builder().var(id));
+        Ok(Outcome::Applied(back.only_first(back.g(0) * (input * 10.0).sigmoid())))
+    });
+    let rules = RuleSet::new().with(Matcher::op("Relu"), slope_of_last_call);
+    modified(folder, case, BackpropModifier::custom("slope of the last call", rules))
 }
 
 /// A composite of zennit: from 1 on, for pixels between 0 and 1.
