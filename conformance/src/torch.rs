@@ -12,7 +12,9 @@ use ndarray::{ArrayD, Axis};
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
 use ouzel::rules::deeplift::Maxima;
 use ouzel::rules::{BackpropModifier, InputBounds, Matcher, Outcome, Preset, RuleSet, Start, rule};
-use ouzel::{Attribution, Baseline, DeepLift, Lrp, Method, Precision, Saliency, visualize_saliency};
+use ouzel::{
+    Attribution, Baseline, Completeness, DeepLift, Lrp, Method, Precision, Saliency, visualize_saliency,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -149,6 +151,27 @@ fn relevance(folder: &Folder, case: &Value, method: Lrp) -> Result<Checks> {
     Ok(checks)
 }
 
+/// The formulas of AttnLRP, in NumPy.
+pub(crate) fn attention(folder: &Folder, case: &Value) -> Result<Checks> {
+    transformer(folder, case, "attnlrp")
+}
+
+/// The formulas of conservative propagation, in NumPy.
+pub(crate) fn conservative(folder: &Folder, case: &Value) -> Result<Checks> {
+    transformer(folder, case, "cp_lrp")
+}
+
+fn transformer(folder: &Folder, case: &Value, preset: &str) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    let mut checks = Checks::default();
+    for precision in [Precision::F32, Precision::F64] {
+        let attribution = call.explain(folder, &Lrp::new(Preset::named(preset)?).precision(precision))?;
+        checks.equal("adds up", attribution.completeness.as_ref().is_some_and(Completeness::holds), true);
+        call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
+    }
+    Ok(checks)
+}
+
 /// Captum's `DeepLift`, whose rule for max pooling has no effect; ours adds up.
 pub(crate) fn deep_lift(folder: &Folder, case: &Value) -> Result<Checks> {
     let call = Call::deserialize(case)?;
@@ -162,5 +185,28 @@ pub(crate) fn deep_lift(folder: &Folder, case: &Value) -> Result<Checks> {
     checks.equal("adds up", adds_up, true);
     let attribution = call.explain(folder, &method.maxima(Maxima::Gradient))?;
     call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
+    Ok(checks)
+}
+
+/// The package `deeplift`, by the authors of the method: Rescale.
+pub(crate) fn rescale(folder: &Folder, case: &Value) -> Result<Checks> {
+    differences(folder, case, DeepLift::default())
+}
+
+/// The same with RevealCancel.
+pub(crate) fn reveal_cancel(folder: &Folder, case: &Value) -> Result<Checks> {
+    differences(folder, case, DeepLift::default().reveal_cancel(true))
+}
+
+fn differences(folder: &Folder, case: &Value, mut method: DeepLift) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    if let Some(file) = call.arguments.baseline.as_deref().filter(|name| *name != "zeros") {
+        method = method.baseline(Baseline::Array(folder.array(file)?.into()));
+    }
+    let mut checks = Checks::default();
+    for precision in [Precision::F32, Precision::F64] {
+        let attribution = call.explain(folder, &method.clone().precision(precision))?;
+        call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
+    }
     Ok(checks)
 }
