@@ -427,6 +427,7 @@ fn relevance_and_contributions_add_up() {
     let report = explain("--method deeplift --baseline 0.5 --reveal-cancel");
     assert_eq!(report["completeness"]["holds"], json!(true), "{}", report["completeness"]);
     assert!(report["rules"]["matched"].to_string().contains("reveal_cancel"), "{}", report["rules"]);
+    std::fs::create_dir(dir.path("many")).unwrap();
     for name in ["a", "b", "c"] {
         dir.write_picture(&format!("many/{name}.png"), 20, 30);
     }
