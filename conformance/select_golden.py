@@ -73,8 +73,6 @@ COVERED = {
         "GuidedBackprop",
     ],
 }
-# Not repeated by us, and not understood: zennit's smooth gradient where a canonizer rewrites a residual network.
-UNEXPLAINED = [("torch_resnet", "BetaSmooth")]
 ARRAYS = [
     "input",
     "result",
@@ -147,7 +145,7 @@ def choose(networks):
         (name, case, set(traits(name, case)), [folder / file for file in arrays(case)])
         for name, (folder, listing) in networks.items()
         for case in listing["cases"]
-        if case["method"] in COVERED.get(case["peer"], []) and (name, case["method"]) not in UNEXPLAINED
+        if case["method"] in COVERED.get(case["peer"], [])
     ]
     missing = set().union(*(shown for _, _, shown, _ in candidates))
     copied, chosen = set(), []

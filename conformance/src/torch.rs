@@ -11,9 +11,10 @@ use anyhow::{Context, Result};
 use ndarray::{ArrayD, Axis};
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
 use ouzel::rules::deeplift::Maxima;
-use ouzel::rules::{BackpropModifier, InputBounds, Preset, Start};
+use ouzel::rules::{BackpropModifier, InputBounds, Matcher, Outcome, Preset, RuleSet, Start, rule};
 use ouzel::{
-    Attribution, Baseline, DeepLift, InputXGradient, Lrp, Method, Precision, Saliency, visualize_saliency,
+    Attribution, Baseline, Completeness, DeepLift, InputXGradient, Lrp, Method, Precision, Saliency,
+    visualize_saliency,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -27,6 +28,8 @@ struct Arguments {
     baseline: Option<String>,
     /// The layer of Captum's `LayerActivation` and `LayerGradientXActivation`.
     layer_tensor: Option<String>,
+    /// What zennit rewrites first.
+    canonizer: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -136,8 +139,29 @@ pub(crate) fn captum_lrp(folder: &Folder, case: &Value) -> Result<Checks> {
 }
 
 /// zennit's `BetaSmooth`.
+///
+/// Its canonizer for residual networks runs a block as torchvision's `BasicBlock` does, which calls one ReLU module twice,
+/// also where the network has a module for each. The hook keeps the input of the last call, so that the gradient of the
+/// first has the slope that belongs to the second. Nothing else in the peer looks at a module's stored input and meets
+/// such a module.
 pub(crate) fn beta_smooth(folder: &Folder, case: &Value) -> Result<Checks> {
-    relevance(folder, case, Lrp::new(Preset::named("beta_smooth")?))
+    let call = Call::deserialize(case)?;
+    let is_called_twice = call.arguments.canonizer.as_deref().is_some_and(|it| it.starts_with("ResNet"));
+    if !is_called_twice {
+        return relevance(folder, case, Lrp::new(Preset::named("beta_smooth")?));
+    }
+    let slope_of_last_call = rule("slope of the last call", |back| {
+        let block = back.name().strip_suffix("/relu/Relu");
+        let last = block.and_then(|block| {
+            let graph = back.builder().graph();
+            let input = format!("{block}/Add_output_0");
+            graph.values().find(|(_, value)| *value.name == *input).map(|(id, _)| id)
+        });
+        let input = last.map_or(back.x(0), |id| back.builder().var(id));
+        Ok(Outcome::Applied(back.only_first(back.g(0) * (input * 10.0).sigmoid())))
+    });
+    let rules = RuleSet::new().with(Matcher::op("Relu"), slope_of_last_call);
+    modified(folder, case, BackpropModifier::custom("slope of the last call", rules))
 }
 
 /// A composite of zennit: from 1 on, for pixels between 0 and 1.
@@ -154,6 +178,27 @@ fn relevance(folder: &Folder, case: &Value, method: Lrp) -> Result<Checks> {
     Ok(checks)
 }
 
+/// The formulas of AttnLRP, in NumPy.
+pub(crate) fn attention(folder: &Folder, case: &Value) -> Result<Checks> {
+    transformer(folder, case, "attnlrp")
+}
+
+/// The formulas of conservative propagation, in NumPy.
+pub(crate) fn conservative(folder: &Folder, case: &Value) -> Result<Checks> {
+    transformer(folder, case, "cp_lrp")
+}
+
+fn transformer(folder: &Folder, case: &Value, preset: &str) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    let mut checks = Checks::default();
+    for precision in [Precision::F32, Precision::F64] {
+        let attribution = call.explain(folder, &Lrp::new(Preset::named(preset)?).precision(precision))?;
+        checks.equal("adds up", attribution.completeness.as_ref().is_some_and(Completeness::holds), true);
+        call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
+    }
+    Ok(checks)
+}
+
 /// Captum's `DeepLift`, whose rule for max pooling has no effect; ours adds up.
 pub(crate) fn deep_lift(folder: &Folder, case: &Value) -> Result<Checks> {
     let call = Call::deserialize(case)?;
@@ -167,5 +212,28 @@ pub(crate) fn deep_lift(folder: &Folder, case: &Value) -> Result<Checks> {
     checks.equal("adds up", adds_up, true);
     let attribution = call.explain(folder, &method.maxima(Maxima::Gradient))?;
     call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
+    Ok(checks)
+}
+
+/// The package `deeplift`, by the authors of the method: Rescale.
+pub(crate) fn rescale(folder: &Folder, case: &Value) -> Result<Checks> {
+    differences(folder, case, DeepLift::default())
+}
+
+/// The same with RevealCancel.
+pub(crate) fn reveal_cancel(folder: &Folder, case: &Value) -> Result<Checks> {
+    differences(folder, case, DeepLift::default().reveal_cancel(true))
+}
+
+fn differences(folder: &Folder, case: &Value, mut method: DeepLift) -> Result<Checks> {
+    let call = Call::deserialize(case)?;
+    if let Some(file) = call.arguments.baseline.as_deref().filter(|name| *name != "zeros") {
+        method = method.baseline(Baseline::Array(folder.array(file)?.into()));
+    }
+    let mut checks = Checks::default();
+    for precision in [Precision::F32, Precision::F64] {
+        let attribution = call.explain(folder, &method.clone().precision(precision))?;
+        call.compare(folder, &mut checks, &attribution.raw.to_f64())?;
+    }
     Ok(checks)
 }

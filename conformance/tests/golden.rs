@@ -14,7 +14,7 @@ fn folders() -> Vec<PathBuf> {
 #[test]
 fn the_results_are_those_of_the_peers() {
     let folders = folders();
-    assert_eq!(folders.len(), 11, "networks in the golden data");
+    assert_eq!(folders.len(), 13, "networks in the golden data");
     let mut failures = Vec::new();
     for path in &folders {
         // All in one process, so that networks that disturb each other would be seen.

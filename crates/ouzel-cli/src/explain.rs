@@ -367,7 +367,7 @@ impl Session<'_> {
         if let Some(sums) = attribution.completeness.as_ref().filter(|sums| !sums.holds()) {
             let has = |name: &str| self.method.options().iter().any(|it| it.name == name);
             let hint = match (has("layer_sums"), has("steps"), has("samples")) {
-                (true, ..) => "; --layer-sums with --json says where the rest went",
+                (true, ..) => "; --layer-sums says where the rest went",
                 (_, true, _) => "; more --steps bring the two together",
                 (.., true) => "; more --samples bring the two together",
                 _ => "",
@@ -391,6 +391,9 @@ impl Session<'_> {
             what += &format!("; {}", report::completeness_text(sums));
         }
         self.messages.note(format!("{}: {what}{arrow}", source.stem));
+        if let Some(sums) = attribution.completeness.as_ref().filter(|sums| !sums.layers.is_empty()) {
+            self.messages.note(report::layer_sums_text(sums));
+        }
         if self.run.explain_rules {
             self.messages.note(report::rules_text(attribution));
         }

@@ -244,10 +244,13 @@ pub fn rules(attribution: &Attribution) -> Value {
 /// What the map adds up to, for methods that say what it has to.
 pub fn completeness(attribution: &Attribution) -> Value {
     let Some(sums) = &attribution.completeness else { return Value::Null };
+    let each = |values: &[f64]| match values {
+        [] => Value::Null,
+        values => per_sample(values.iter().map(|&value| json!(value)).collect()),
+    };
     let layers: Vec<Value> = (sums.layers.iter())
-        .map(|(node, rule, sum)| json!({"node": node, "rule": rule, "sum": sum}))
+        .map(|(node, rule, sum)| json!({"node": node, "rule": rule, "sum": each(sum)}))
         .collect();
-    let each = |values: &[f64]| per_sample(values.iter().map(|&value| json!(value)).collect());
     json!({
         "expected": each(&sums.expected),
         "found": each(&sums.found),
@@ -274,6 +277,15 @@ pub fn completeness_text(sums: &Completeness) -> String {
         total(&sums.expected),
         100.0 * gap
     )
+}
+
+/// The sum of relevance behind each node, for people: where it is lost.
+pub fn layer_sums_text(sums: &Completeness) -> String {
+    let lines = sums.layers.iter().map(|(node, rule, sums)| {
+        let sums: Vec<String> = sums.iter().map(|&sum| number(sum)).collect();
+        format!("  {:>12}  {rule:<20} {node}", sums.join(", "))
+    });
+    std::iter::once("relevance behind each node:".to_owned()).chain(lines).collect::<Vec<_>>().join("\n")
 }
 
 /// The rule of each node, for people.

@@ -424,6 +424,19 @@ fn relevance_and_contributions_add_up() {
     assert_eq!(report["completeness"]["expected"], json!(1.0));
     let report = explain("--method deeplift --baseline 0.5");
     assert_eq!(report["completeness"]["holds"], json!(true), "{}", report["completeness"]);
+    let report = explain("--method deeplift --baseline 0.5 --reveal-cancel");
+    assert_eq!(report["completeness"]["holds"], json!(true), "{}", report["completeness"]);
+    assert!(report["rules"]["matched"].to_string().contains("reveal_cancel"), "{}", report["rules"]);
+    std::fs::create_dir(dir.path("many")).unwrap();
+    for name in ["a", "b", "c"] {
+        dir.write_picture(&format!("many/{name}.png"), 20, 30);
+    }
+    for preset in ["pattern_net", "pattern_attribution"] {
+        let report = explain(&format!("--method lrp --rules {preset} --patterns many"));
+        assert!(report["rules"]["matched"].to_string().contains(preset), "{}", report["rules"]);
+        let line = "explain @classifier.onnx photo.png --preprocess unit --npy p.npy --method lrp --rules";
+        dir.ouzel(line).words(preset).fails(1, &["--patterns"]);
+    }
     assert_eq!(explain("--method saliency")["completeness"], json!(null));
 
     dir.write(
@@ -433,6 +446,9 @@ fn relevance_and_contributions_add_up() {
     let report = explain("--method lrp --rules mine.toml --layer-sums");
     assert!(report["rules"]["matched"].to_string().contains("w_square"), "{}", report["rules"]);
     assert!(report["completeness"]["layers"].as_array().unwrap().len() > 2);
+    let sums = dir
+        .ouzel("explain @classifier.onnx photo.png --preprocess unit --npy s.npy --method lrp --layer-sums");
+    assert!(sums.succeeds().stderr.contains("relevance behind each node"));
 
     dir.write_npy("x.npy", &values(&[3, 8, 8]));
     dir.ouzel("explain @classifier.onnx x.npy --method lrp --rules epsilon_gamma_box --npy m.npy")

@@ -50,8 +50,8 @@ pub struct Completeness {
     pub absorbed: Vec<f64>,
     /// The largest relative gap that is taken for rounding.
     pub tolerance: f64,
-    /// The sum behind each node that was passed, for methods that were asked for it: title, rule, sum over samples.
-    pub layers: Vec<(String, String, f64)>,
+    /// The sum behind each node that was passed, for methods that were asked for it: title, rule, the sum of each sample.
+    pub layers: Vec<(String, String, Vec<f64>)>,
 }
 
 impl Completeness {
@@ -82,8 +82,8 @@ impl Completeness {
         self.expected.extend(other.expected);
         self.found.extend(other.found);
         self.absorbed.extend(other.absorbed);
-        for ((_, _, sum), (_, _, more)) in self.layers.iter_mut().zip(other.layers) {
-            *sum += more;
+        for ((_, _, sums), (_, _, more)) in self.layers.iter_mut().zip(other.layers) {
+            sums.extend(more);
         }
     }
 }

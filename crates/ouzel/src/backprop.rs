@@ -98,7 +98,7 @@ impl<'b> Back<'b> {
         self.varies.get(index).copied().unwrap_or(false)
     }
 
-    /// Records that this sum of relevance ends at the node, in a bias or another parameter.
+    /// Records that this sum of relevance ends at the node: in a bias or another parameter, or in a constant of the rule.
     pub fn absorb(&self, share: Var<'b>) {
         self.absorbed.borrow_mut().push(share);
     }

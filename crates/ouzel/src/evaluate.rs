@@ -2,7 +2,7 @@
 
 use crate::dim::{Dim, display_shape, element_count};
 use crate::error::{Context, Result, bail};
-use crate::graph::{Fact, Graph, Source, ValueId};
+use crate::graph::{Constant, Fact, Graph, Source, ValueId};
 use crate::op::{Inputs, Op, OpDef};
 use crate::tensor::{DType, Tensor};
 use std::collections::{BTreeSet, HashMap};
@@ -133,37 +133,9 @@ pub(crate) fn constant_value(graph: &Graph, wanted: ValueId) -> Result<Option<Te
 
 /// The same graph computing in float64 what it computes in float32; ids stay the same.
 pub fn in_float64(graph: &Graph) -> Result<Graph> {
-    let mut wide = Graph::default();
-    let mut nodes = graph.nodes().iter();
-    let mut made = 0;
-    for (id, value) in graph.values() {
-        let widened = |dtype: DType| if dtype == DType::F32 { DType::F64 } else { dtype };
-        match &value.source {
-            Source::Input => {
-                let mut fact = value.fact.clone();
-                fact.dtype = widened(fact.dtype);
-                wide.add_input(&value.name, fact);
-            }
-            Source::Constant(constant) => {
-                wide.add_constant(&value.name, constant.in_float64()?);
-            }
-            Source::Node(_) if id.index() < made => wide.set_name(id, &value.name),
-            Source::Node(node_id) => {
-                let node = match nodes.next() {
-                    Some(node) if node.outputs.first() == Some(&id) => node,
-                    _ => bail!(internal, "the outputs of a node do not follow each other"),
-                };
-                let op = node.op.in_float64().unwrap_or_else(|| node.op.clone());
-                let new = wide.add_node(&node.name, op, &node.inputs)?;
-                if let Some(provenance) = &node.provenance {
-                    wide.set_provenance(new, provenance.clone());
-                }
-                debug_assert_eq!(new, *node_id);
-                made = wide.values().len();
-                wide.set_name(id, &value.name);
-            }
-        }
-    }
-    wide.outputs = graph.outputs.clone();
-    Ok(wide)
+    graph.mapped(
+        Constant::in_float64,
+        |dtype| if dtype == DType::F32 { DType::F64 } else { dtype },
+        |op| op.in_float64().unwrap_or_else(|| op.clone()),
+    )
 }

@@ -152,6 +152,11 @@ pub trait Method: fmt::Debug + Send + Sync {
         None
     }
 
+    /// True if what the method says of samples that run together is a sum over them, so that each is to run by itself.
+    fn tells_samples_apart_only_alone(&self) -> bool {
+        false
+    }
+
     /// Makes the explanation ready to run many times on inputs of exactly the task's shapes.
     ///
     /// # Errors
@@ -179,8 +184,8 @@ pub trait Method: fmt::Debug + Send + Sync {
             return Ok(Explanation { whole: self.prepare(task)?, rest: None, cut: None, size });
         };
         let prepare = |size: usize| self.prepare(&Task { shapes: &cut.shapes(task.shapes, size), ..*task });
-        let (size, whole) =
-            fitting(if cut.one_at_a_time { 1 } else { cut.samples }, settings.budget(), prepare)?;
+        let alone = cut.one_at_a_time || self.tells_samples_apart_only_alone();
+        let (size, whole) = fitting(if alone { 1 } else { cut.samples }, settings.budget(), prepare)?;
         let rest = match cut.samples % size {
             0 => None,
             rest => Some(prepare(rest)?),

@@ -530,6 +530,38 @@ impl Graph {
         builder.finish()
     }
 
+    /// The same graph with other constants, types of inputs and ops; ids stay the same, and facts are inferred anew.
+    pub(crate) fn mapped(
+        &self,
+        constant: impl Fn(&Constant) -> Result<Constant>,
+        dtype: impl Fn(DType) -> DType,
+        op: impl Fn(&Op) -> Op,
+    ) -> Result<Self> {
+        let mut graph = Self { nodes: Vec::new(), ..self.clone() };
+        for value in &mut graph.values {
+            match &value.source {
+                Source::Input => value.fact.dtype = dtype(value.fact.dtype),
+                Source::Constant(old) => {
+                    let new = constant(old)?;
+                    value.fact = new.fact().clone();
+                    value.source = Source::Constant(new);
+                }
+                Source::Node(_) => {}
+            }
+        }
+        for node in &self.nodes {
+            let op = op(&node.op);
+            let facts: Vec<Option<&Fact>> =
+                node.inputs.iter().map(|input| input.map(|id| graph.fact(id))).collect();
+            let facts = infer(&op, &facts).context(|| node.title())?;
+            for (&output, fact) in node.outputs.iter().zip(facts) {
+                graph.values[output.index()].fact = fact;
+            }
+            graph.push_again(Node { op, ..node.clone() });
+        }
+        Ok(graph)
+    }
+
     /// Adds a node whose outputs are values of the graph already.
     fn push_again(&mut self, node: Node) {
         let id = NodeId(u32::try_from(self.nodes.len()).expect("invariant: fewer than 2^32 nodes"));

@@ -8,8 +8,10 @@ mod file;
 mod kind;
 mod matcher;
 mod modifier;
+mod pattern;
 mod presets;
 mod relevance;
+mod reveal_cancel;
 
 #[cfg(test)]
 mod tests;
@@ -17,10 +19,12 @@ mod tests;
 pub use array::ArrayRule;
 pub use canonical::Canonical;
 pub use catalog::InputBounds;
+pub(crate) use catalog::Known;
 pub use file::{Preset, Start};
 pub use kind::Kind;
 pub use matcher::{Matcher, Predicate};
 pub use modifier::{BackpropModifier, Guided, Rectified, TrueGradient, Zero};
+pub use pattern::{Estimator, Pattern, Patterns};
 pub use relevance::{
     BetaSmooth, Change, Move, Numerator, Pass, Product, Relevance, Share, SoftmaxTaylor, Term, Where,
 };

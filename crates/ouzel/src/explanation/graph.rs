@@ -142,7 +142,7 @@ impl Sums {
             absorbed: self.absorbed.map_or(Vec::new(), |_| next()),
             tolerance: Self::TOLERANCE,
             layers: (self.layers.iter())
-                .map(|(node, rule, _)| (node.clone(), rule.clone(), next().iter().sum()))
+                .map(|(node, rule, _)| (node.clone(), rule.clone(), next()))
                 .collect(),
         }
     }

@@ -11,19 +11,19 @@ use crate::methods::lrp::canonical;
 use crate::methods::path::Baseline;
 use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, WRT, WRT_CHANNEL_AXIS};
 use crate::rules::Canonical;
-use crate::rules::deeplift::{Maxima, Reference, rescale};
+use crate::rules::deeplift::{Maxima, Reference, rescale, reveal_cancel};
 
 /// What lists of methods say of this one.
 pub(super) const ENTRY: MethodEntry = MethodEntry {
     name: "deeplift",
-    about: "DeepLIFT (Rescale): what each element contributes to the target's difference from its value at a baseline",
+    about: "DeepLIFT (Rescale, or RevealCancel): what each element contributes to the target's difference from its value at a baseline",
     unit: "units of the target: the map adds up to that difference",
     cost: "2 forward passes and 1 backward pass",
     source: "Shrikumar et al. 2017, Learning important features through propagating activation differences; \
              Ancona et al. 2018, Towards better understanding of gradient-based attribution methods",
     criticism: "the map depends on the baseline, and is not the same for two networks that compute the same function \
                 (Sundararajan et al. 2017)",
-    options: &[BASELINE, GRAD_MODIFIER, WRT, WRT_CHANNEL_AXIS, KEEPDIMS],
+    options: &[BASELINE, REVEAL_CANCEL, GRAD_MODIFIER, WRT, WRT_CHANNEL_AXIS, KEEPDIMS],
     new: |options| {
         let baseline = match &Baseline::list(options, &[Baseline::Constant(0.0)])?[..] {
             [baseline @ (Baseline::Constant(_) | Baseline::Array(_))] => baseline.clone(),
@@ -34,7 +34,7 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
             _ => Maxima::Shared,
         };
         let settings = options.settings(Settings::default().grad_modifier)?;
-        Ok(Box::new(DeepLift { baseline, maxima, settings }))
+        Ok(Box::new(DeepLift { baseline, maxima, reveal_cancel: options.flag("reveal_cancel")?, settings }))
     },
 };
 
@@ -48,10 +48,21 @@ const BASELINE: MethodOption = MethodOption::new(
      its shape",
 );
 
-/// The difference of the target from its value at a baseline, shared out over the input by the Rescale rule.
+/// The rule at activations.
+const REVEAL_CANCEL: MethodOption = MethodOption::new(
+    "reveal_cancel",
+    OptionKind::Flag,
+    "",
+    "no",
+    "the RevealCancel rule at activations instead of Rescale: what raised their input and what lowered it are told apart, so \
+     that neither hides the other; about four times the work",
+);
+
+/// The difference of the target from its value at a baseline, shared out over the input by the Rescale or the RevealCancel
+/// rule.
 ///
 /// **Formula.** `m · (x - x⁰)`, with multipliers `m` of which each node's add up: see
-/// [`rescale`](crate::rules::deeplift::rescale).
+/// [`rescale`](crate::rules::deeplift::rescale) and [`reveal_cancel`](crate::rules::deeplift::reveal_cancel).
 ///
 /// **Shapes.** The attribution has the shape of the input, batch axis included.
 ///
@@ -80,13 +91,20 @@ pub struct DeepLift {
     pub baseline: Baseline,
     /// What is done at max pooling.
     pub maxima: Maxima,
+    /// RevealCancel at activations instead of Rescale.
+    pub reveal_cancel: bool,
     /// What it shares with other methods.
     pub settings: Settings,
 }
 
 impl Default for DeepLift {
     fn default() -> Self {
-        Self { baseline: Baseline::Constant(0.0), maxima: Maxima::Shared, settings: Settings::default() }
+        Self {
+            baseline: Baseline::Constant(0.0),
+            maxima: Maxima::Shared,
+            reveal_cancel: false,
+            settings: Settings::default(),
+        }
     }
 }
 
@@ -102,6 +120,13 @@ impl DeepLift {
     #[must_use]
     pub fn maxima(mut self, maxima: Maxima) -> Self {
         self.maxima = maxima;
+        self
+    }
+
+    /// RevealCancel at activations instead of Rescale.
+    #[must_use]
+    pub fn reveal_cancel(mut self, use_it: bool) -> Self {
+        self.reveal_cancel = use_it;
         self
     }
 }
@@ -132,7 +157,12 @@ impl GraphMethod for DeepLift {
     fn build(&self, losses: LossGraph<'_>) -> Result<AttributionGraph> {
         let LossGraph { model, graph, losses, total, explained, channel_axis, .. } = losses;
         let own_nodes = graph.nodes().len() - model.graph().nodes().len();
-        let (graph, rewritten) = canonical(graph, &[Canonical::Normalization], own_nodes)?;
+        // The contributions to an activation are those to a layer with its batch normalization.
+        let forms: &[Canonical] = match self.reveal_cancel {
+            true => &[Canonical::Bias, Canonical::BatchNormalization, Canonical::Normalization],
+            false => &[Canonical::Normalization],
+        };
+        let (graph, rewritten) = canonical(graph, forms, own_nodes)?;
         if graph.producer(explained).is_some() {
             bail!(
                 option,
@@ -172,9 +202,12 @@ impl GraphMethod for DeepLift {
             difference = difference + (builder.var(loss) - reference.of(builder.var(loss))?);
         }
         let expected = difference.id()?;
+        let rules = match self.reveal_cancel {
+            true => reveal_cancel(&reference, self.maxima),
+            false => rescale(&reference, self.maxima),
+        };
         let Gradient { graph, values, mut coverage, .. } =
-            backward(builder.finish()?, &[(total, ones)], &[explained], &rescale(&reference, self.maxima))
-                .context(|| "DeepLIFT")?;
+            backward(builder.finish()?, &[(total, ones)], &[explained], &rules).context(|| "DeepLIFT")?;
         coverage.rewritten = rewritten;
         let builder = Builder::new(graph);
         let multiplier = builder.var(values[0]);

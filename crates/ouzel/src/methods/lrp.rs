@@ -8,9 +8,12 @@ use crate::explanation::{
 };
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::methods::MethodEntry;
+use crate::op::{Op, OpDef};
 use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, OptionValue, WRT, WRT_CHANNEL_AXIS};
-use crate::rules::{Canonical, InputBounds, Kind, Preset, RuleSet, Start};
+use crate::rules::{Canonical, InputBounds, Kind, Known, Patterns, Preset, RuleSet, Start};
+use crate::tensor::Tensor;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What lists of methods say of this one.
 pub(super) const ENTRY: MethodEntry = MethodEntry {
@@ -22,7 +25,17 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
              propagation; the presets name theirs",
     criticism: "the rules are chosen by hand, and z-plus-like rules converge to one vector whatever the target is \
                 (Sixt et al. 2020, When explanations lie)",
-    options: &[RULES, START, INPUT_RANGE, LAYER_SUMS, GRAD_MODIFIER, WRT, WRT_CHANNEL_AXIS, KEEPDIMS],
+    options: &[
+        RULES,
+        START,
+        INPUT_RANGE,
+        PATTERNS,
+        LAYER_SUMS,
+        GRAD_MODIFIER,
+        WRT,
+        WRT_CHANNEL_AXIS,
+        KEEPDIMS,
+    ],
     new: |options| {
         let preset = match options.value("rules") {
             Some(OptionValue::Toml(file, text)) => Preset::from_toml(file, text).context(|| file.clone())?,
@@ -42,7 +55,14 @@ pub(super) const ENTRY: MethodEntry = MethodEntry {
             None if options.profile() == "zennit" => Some(InputBounds::new(0.0, 1.0)),
             None => None,
         };
-        Ok(Box::new(Lrp { preset, start, layer_sums: options.flag("layer_sums")?, settings }))
+        let patterns = match options.value("patterns") {
+            Some(OptionValue::Array(_, samples)) => Some(samples.clone()),
+            Some(_) => {
+                bail!(option, "patterns: expected a folder of pictures or an array of samples that exists")
+            }
+            None => None,
+        };
+        Ok(Box::new(Lrp { preset, start, patterns, layer_sums: options.flag("layer_sums")?, settings }))
     },
 };
 
@@ -54,7 +74,7 @@ const RULES: MethodOption = MethodOption::new(
     "epsilon_plus_flat",
     "which rule goes to which layer: epsilon_plus_flat, epsilon_plus, epsilon_alpha2_beta1, epsilon_alpha2_beta1_flat, \
      epsilon_gamma_box, epsilon, deep_taylor, excitation_backprop, attnlrp and cp_lrp for transformers, \
-     guided_backprop, deconvnet, beta_smooth, or the rows of a TOML file",
+     pattern_net, pattern_attribution, guided_backprop, deconvnet, beta_smooth, or the rows of a TOML file",
 );
 
 /// What relevance starts from.
@@ -73,6 +93,16 @@ const INPUT_RANGE: MethodOption = MethodOption::new(
     "LOW,HIGH",
     "as the preprocessing says",
     "the lowest and highest values that the input can have, for the box rule",
+);
+
+/// What patterns are estimated from.
+const PATTERNS: MethodOption = MethodOption::new(
+    "patterns",
+    OptionKind::Input,
+    "FOLDER|FILE",
+    "none",
+    "the pictures, or an array of samples, that the rules pattern_net and pattern_attribution estimate signals from: the \
+     more and the more like those of the training, the better",
 );
 
 /// Relevance by layer.
@@ -128,6 +158,8 @@ pub struct Lrp {
     pub preset: Preset,
     /// What the walk starts from; default: what the preset says, else the target's value.
     pub start: Option<Start>,
+    /// The samples that patterns are estimated from, along the first axis, for rules that need them.
+    pub patterns: Option<Tensor>,
     /// Report the sum of relevance behind each node.
     pub layer_sums: bool,
     /// What it shares with other methods.
@@ -137,7 +169,7 @@ pub struct Lrp {
 impl Lrp {
     /// With a preset's rules.
     pub fn new(preset: Preset) -> Self {
-        Self { preset, start: None, layer_sums: false, settings: Settings::default() }
+        Self { preset, start: None, patterns: None, layer_sums: false, settings: Settings::default() }
     }
 
     /// What the walk starts from.
@@ -151,6 +183,13 @@ impl Lrp {
     #[must_use]
     pub fn input_bounds(mut self, bounds: InputBounds) -> Self {
         self.settings.input_bounds = Some(bounds);
+        self
+    }
+
+    /// The samples that patterns are estimated from, along the first axis, prepared as inputs are.
+    #[must_use]
+    pub fn patterns(mut self, samples: Tensor) -> Self {
+        self.patterns = Some(samples);
         self
     }
 
@@ -179,6 +218,11 @@ impl Method for Lrp {
         Some(self)
     }
 
+    fn tells_samples_apart_only_alone(&self) -> bool {
+        // What biases take is summed over a batch where it is computed, and inner tensors may have samples on any axis.
+        self.preset.start.is_none()
+    }
+
     fn prepare(&self, task: &Task<'_>) -> Result<Box<dyn Explainer>> {
         GraphExplainer::boxed(self, task)
     }
@@ -190,13 +234,34 @@ impl GraphMethod for Lrp {
         let own_nodes = graph.nodes().len() - model.graph().nodes().len();
         let (graph, rewritten) = canonical(graph, &self.preset.canonical, own_nodes)?;
         let first_loss_node = graph.nodes().len() - own_nodes;
-        let rules = self.preset.rules(self.settings.input_bounds.as_ref())?;
+        let estimators = self.preset.estimators();
+        let patterns = match &self.patterns {
+            Some(samples) if !estimators.is_empty() => {
+                let (network, _) = canonical(model.graph().clone(), &self.preset.canonical, 0)?;
+                let precision = self.settings.precision;
+                Some(Arc::new(Patterns::estimate(
+                    &network,
+                    model.main_input(),
+                    samples,
+                    &estimators,
+                    precision,
+                )?))
+            }
+            Some(_) => bail!(option, "patterns: no rule of '{}' uses them", self.preset.name),
+            None => None,
+        };
+        let bounds = self.settings.input_bounds.as_ref();
+        let rules = self.preset.rules_knowing(Known { bounds, patterns: patterns.as_ref() })?;
         let start = self.preset.start.or(self.start).unwrap_or_default();
         let Propagated { gradient, relevance, start, arrived, absorbed } =
             propagate(graph, first_loss_node, total, explained, &rules, start)?;
         let Gradient { graph, cotangents, mut coverage, .. } = gradient;
         coverage.rewritten = rewritten;
-        let warnings = fallen_through(&graph, &coverage);
+        let mut warnings = match self.preset.start {
+            Some(Start::One) => activations_left_alone(&self.preset.name, &graph, &coverage),
+            _ => fallen_through(&graph, &coverage),
+        };
+        warnings.extend(patterns.and_then(|patterns| patterns.warning()));
         // Presets that fix the start are gradients, which add up to nothing in particular; and relevance may get past an
         // inner tensor.
         let conserves = self.preset.start.is_none() && graph.producer(explained).is_none();
@@ -247,10 +312,29 @@ fn fallen_through(graph: &Graph, coverage: &Coverage) -> Vec<String> {
     let kinds = Kind::of_nodes(graph);
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for id in coverage.default.iter().filter(|id| kinds[id.index()] == Kind::Other) {
-        *counts.entry(crate::op::OpDef::name(&graph.node(*id).op)).or_default() += 1;
+        *counts.entry(graph.node(*id).op.name()).or_default() += 1;
     }
     let warn = |(op, count)| format!("no rule for {count} × {op}: relevance passed by the plain gradient");
     counts.into_iter().map(warn).collect()
+}
+
+/// Says which activation functions a preset that is a gradient did not touch.
+fn activations_left_alone(preset: &str, graph: &Graph, coverage: &Coverage) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if coverage.matched.is_empty() {
+        warnings
+            .push(format!("the rules '{preset}' matched no node on the way: the map is the plain gradient"));
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for node in coverage.default.iter().map(|id| graph.node(*id)) {
+        // A lone Erf is part of a GELU.
+        if node.op.family() == "activation" || matches!(node.op, Op::Erf(_)) {
+            *counts.entry(node.op.name()).or_default() += 1;
+        }
+    }
+    let warn = |(op, count)| format!("the rules '{preset}' left {count} × {op} alone");
+    warnings.extend(counts.into_iter().map(warn));
+    warnings
 }
 
 /// A graph with the relevance of a tensor, and the sums that say whether relevance was conserved.
@@ -352,7 +436,6 @@ mod tests {
     use crate::methods::deeplift::DeepLift;
     use crate::methods::path::Baseline;
     use crate::model::Model;
-    use crate::tensor::Tensor;
     use ndarray::ArrayD;
 
     fn asset(name: &str) -> Model {
@@ -422,6 +505,25 @@ mod tests {
             assert!(norm(&(&found - &exact)) <= 1e-3 * norm(&exact), "{name}");
             let both = run(&lrp, &two);
             assert_eq!(both.index_axis(ndarray::Axis(0), 0), found.index_axis(ndarray::Axis(0), 0), "{name}");
+            // So do the sums.
+            let sums = |input: &Tensor| {
+                let lrp = lrp.clone().layer_sums(true);
+                let found =
+                    lrp.attribute(&model, &losses("animal_logits", 2), &input.clone().into()).unwrap();
+                found.completeness.unwrap()
+            };
+            let (of_one, of_two) = (sums(&one), sums(&two));
+            assert_eq!((of_two.expected.len(), of_two.relative_gaps().len()), (2, 2), "{name}");
+            assert!(of_two.holds() && of_two.expected[0] != of_two.expected[1], "{name}: {of_two:?}");
+            assert_eq!(
+                (of_two.expected[0], of_two.found[0]),
+                (of_one.expected[0], of_one.found[0]),
+                "{name}"
+            );
+            assert_eq!(of_two.absorbed[0], of_one.absorbed[0], "{name}");
+            for ((node, _, both), (_, _, one)) in of_two.layers.iter().zip(&of_one.layers) {
+                assert_eq!((both.len(), both[0]), (2, one[0]), "{name} at {node}");
+            }
         }
     }
 
@@ -454,9 +556,9 @@ mod tests {
             let input = picture(&model);
             let single = Tensor::from(input.to_f64().mapv(|v| v as f32 * 0.5));
             let baselines = [Baseline::Constant(0.0), Baseline::Constant(0.3), Baseline::Array(single)];
-            for baseline in baselines {
-                let title = format!("{file} {baseline:?}");
-                let method = DeepLift::default().baseline(baseline);
+            for (baseline, reveal) in baselines.into_iter().flat_map(|it| [(it.clone(), false), (it, true)]) {
+                let title = format!("{file} {baseline:?} {reveal}");
+                let method = DeepLift::default().baseline(baseline).reveal_cancel(reveal);
                 let found = method.attribute(&model, &losses(&layer, 0), &input.clone().into()).unwrap();
                 let sums = found.completeness.unwrap();
                 assert!(sums.relative_gaps()[0] < 1e-3, "{title}: {sums:?}");

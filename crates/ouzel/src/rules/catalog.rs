@@ -1,6 +1,7 @@
 //! The rules that can be named in a file, with their parameters.
 
 use super::modifier::{Guided, Rectified, TrueGradient, Zero};
+use super::pattern::{Estimator, Pattern, Patterns};
 use super::relevance::{BetaSmooth, Move, Numerator, Pass, Product, Relevance, SoftmaxTaylor};
 use super::{Rule, RuleSet};
 use crate::error::{Error, Result, bail};
@@ -36,6 +37,7 @@ pub(super) struct Parameters {
     pub(super) beta: Option<f64>,
     pub(super) low: Option<Bound>,
     pub(super) high: Option<Bound>,
+    pub(super) estimator: Option<Estimator>,
 }
 
 impl Parameters {
@@ -49,6 +51,7 @@ impl Parameters {
             ("beta", self.beta.is_some()),
             ("low", self.low.is_some()),
             ("high", self.high.is_some()),
+            ("estimator", self.estimator.is_some()),
         ]
         .into_iter()
         .filter_map(|(name, given)| given.then_some(name))
@@ -87,7 +90,26 @@ impl FromStr for InputBounds {
     }
 }
 
-type Build = fn(&Parameters, Option<&InputBounds>) -> Result<Arc<dyn Rule>>;
+/// What rules know of the network's inputs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known<'k> {
+    pub(crate) bounds: Option<&'k InputBounds>,
+    pub(crate) patterns: Option<&'k Arc<Patterns>>,
+}
+
+type Build = fn(&Parameters, Known<'_>) -> Result<Arc<dyn Rule>>;
+
+fn pattern(parameters: &Parameters, known: Known<'_>, attribution: bool) -> Result<Arc<dyn Rule>> {
+    let Some(patterns) = known.patterns else {
+        bail!(
+            option,
+            "rules of patterns need pictures to estimate them from, as many and as various as the network was trained \
+             for: give --patterns FOLDER"
+        );
+    };
+    let estimator = parameters.estimator.unwrap_or_default();
+    Ok(Arc::new(Pattern { patterns: patterns.clone(), estimator, attribution }))
+}
 
 /// A rule that can be named.
 pub(super) struct Named {
@@ -97,6 +119,9 @@ pub(super) struct Named {
     parameters: &'static [&'static str],
     build: Build,
 }
+
+/// The parameter of rules that need patterns.
+const ESTIMATOR: &str = "estimator";
 
 const RULES: &[Named] = &[
     Named { names: &["gradient", "none"], parameters: &[], build: |_, _| Ok(Arc::new(TrueGradient)) },
@@ -154,10 +179,10 @@ const RULES: &[Named] = &[
     Named {
         names: &["z_box"],
         parameters: &["low", "high", "stabilizer"],
-        build: |parameters, bounds| {
+        build: |parameters, known| {
             let given = |own: &Option<Bound>, bound: fn(&InputBounds) -> &Vec<f64>| match own {
                 Some(own) => Some(own.numbers()),
-                None => bounds.map(|bounds| bound(bounds).clone()),
+                None => known.bounds.map(|bounds| bound(bounds).clone()),
             };
             match (given(&parameters.low, |it| &it.low), given(&parameters.high, |it| &it.high)) {
                 (Some(low), Some(high)) => {
@@ -181,6 +206,16 @@ const RULES: &[Named] = &[
         names: &["flat"],
         parameters: &["stabilizer"],
         build: |parameters, _| Ok(Arc::new(Relevance::flat(parameters.stabilizer()))),
+    },
+    Named {
+        names: &["pattern_net"],
+        parameters: &[ESTIMATOR],
+        build: |parameters, known| pattern(parameters, known, false),
+    },
+    Named {
+        names: &["pattern_attribution"],
+        parameters: &[ESTIMATOR],
+        build: |parameters, known| pattern(parameters, known, true),
     },
     Named { names: &["move"], parameters: &[], build: |_, _| Ok(Arc::new(Move)) },
     Named { names: &["product"], parameters: &[], build: |_, _| Ok(Arc::new(Product::Even)) },
@@ -207,12 +242,13 @@ impl Named {
     }
 
     /// The rule with these parameters.
-    pub(super) fn build(
-        &self,
-        parameters: &Parameters,
-        bounds: Option<&InputBounds>,
-    ) -> Result<Arc<dyn Rule>> {
-        (self.build)(parameters, bounds)
+    pub(super) fn build(&self, parameters: &Parameters, known: Known<'_>) -> Result<Arc<dyn Rule>> {
+        (self.build)(parameters, known)
+    }
+
+    /// How patterns are to be estimated for the rule, if it needs them.
+    pub(super) fn estimator(&self, parameters: &Parameters) -> Option<Estimator> {
+        self.parameters.contains(&ESTIMATOR).then(|| parameters.estimator.unwrap_or_default())
     }
 }
 

@@ -1,8 +1,9 @@
 //! DeepLIFT: multipliers that carry the difference of the target from its value at a baseline to the input.
 
 use super::kind::Kind;
+use super::reveal_cancel::{Beside, Place, RevealCancel};
 use super::{Matcher, Outcome, Rule, RuleSet};
-use crate::backprop::{Back, Cotangent};
+use crate::backprop::{Back, Cotangent, Cotangents};
 use crate::builder::{Builder, Var};
 use crate::error::{Context, Result, bail};
 use crate::graph::ValueId;
@@ -45,6 +46,11 @@ impl Reference {
         Ok(value.builder().var(self.0.get(&id).copied().unwrap_or(id)))
     }
 
+    /// True for a value that is another at the baseline.
+    pub(super) fn has(&self, value: ValueId) -> bool {
+        self.0.contains_key(&value)
+    }
+
     fn inputs<'b>(&self, back: &Back<'b>) -> Result<Vec<Option<Var<'b>>>> {
         (0..back.arity()).map(|index| back.optional_x(index).map(|x| self.of(x)).transpose()).collect()
     }
@@ -82,6 +88,34 @@ pub enum Maxima {
 ///
 /// **Source.** Shrikumar et al. 2017, "Learning important features through propagating activation differences".
 pub fn rescale(reference: &Reference, maxima: Maxima) -> RuleSet {
+    rules(reference, maxima, RuleSet::new())
+}
+
+/// The rules of DeepLIFT with RevealCancel at activations, and Rescale's at everything else.
+///
+/// **Formula.** With `Δx⁺` the sum of the contributions that raised the input of an activation `f` and `Δx⁻` that of those
+/// that lowered it, `Δy⁺ = ½ (f(x⁰ + Δx⁺) - f(x⁰)) + ½ (f(x⁰ + Δx⁺ + Δx⁻) - f(x⁰ + Δx⁻))`, and `Δy⁻` with both exchanged.
+/// `Δy⁺ / Δx⁺` is the multiplier of contributions that raised, `Δy⁻ / Δx⁻` that of those that lowered. The contributions are
+/// those to the convolution, dense layer, sum or average before the activation; where none stands there, the rule is
+/// Rescale.
+///
+/// **Source.** Shrikumar et al. 2017, "Learning important features through propagating activation differences", section
+/// 3.5.3.
+pub fn reveal_cancel(reference: &Reference, maxima: Maxima) -> RuleSet {
+    let beside = Beside::default();
+    let own = |place: Place| -> Arc<dyn Rule> {
+        Arc::new(RevealCancel { reference: reference.clone(), place, beside: beside.clone() })
+    };
+    let linear = Matcher::kind([Kind::Convolution, Kind::Dense, Kind::Sum, Kind::Average]);
+    let function = Matcher::predicate("function", |_, node| !matches!(node.op, Op::Mul(_)));
+    let first = RuleSet::new()
+        .with(linear, own(Place::Linear))
+        .with(Matcher::kind([Kind::Activation]).and(function), own(Place::Activation));
+    rules(reference, maxima, first)
+}
+
+/// The rows of Rescale behind others.
+fn rules(reference: &Reference, maxima: Maxima, first: RuleSet) -> RuleSet {
     let of = |kinds: &[Kind]| Matcher::kind(kinds.iter().copied());
     let own = |rule: DifferenceRule| -> Arc<dyn Rule> {
         Arc::new(Difference { reference: reference.clone(), rule })
@@ -100,7 +134,7 @@ pub fn rescale(reference: &Reference, maxima: Maxima) -> RuleSet {
         Maxima::Shared => own(DifferenceRule::Maximum),
         Maxima::Gradient => Arc::new(super::TrueGradient),
     };
-    RuleSet::new()
+    first
         .with(of(&linear), Arc::new(super::TrueGradient))
         .with(of(&[Kind::Product, Kind::Gate]), own(DifferenceRule::Halfway))
         .with(self_gated, own(DifferenceRule::Halfway))
@@ -147,15 +181,7 @@ impl Rule for Difference {
                 let Some(index) = (0..back.arity()).find(|&index| back.varies(index)) else {
                     return Ok(Outcome::Default);
                 };
-                let gradient = back.vjp()?;
-                let Some(Cotangent::Flows(gradient)) = gradient.get(index).copied() else {
-                    return Ok(Outcome::Applied(gradient));
-                };
-                let (x, y) = (back.x(index), back.y(0));
-                let dx = x - at[index].expect("invariant: an input that varies is there");
-                let dy = y - self.reference.of(y)?;
-                let multiplier = ratio(back.g(0) * dy, dx, gradient);
-                back.each_wanted(|_| multiplier)
+                rescaled(back, &self.reference, index)?
             }
             DifferenceRule::Halfway => {
                 let middle: Vec<Option<Var>> = (0..back.arity())
@@ -251,6 +277,16 @@ impl Difference {
     }
 }
 
+/// The Rescale rule at a function of single elements of one input.
+pub(super) fn rescaled<'b>(back: &Back<'b>, reference: &Reference, index: usize) -> Result<Cotangents<'b>> {
+    let gradient = back.vjp()?;
+    let Some(Cotangent::Flows(gradient)) = gradient.get(index).copied() else { return Ok(gradient) };
+    let (x, y) = (back.x(index), back.y(0));
+    let (dx, dy) = (x - reference.of(x)?, y - reference.of(y)?);
+    let multiplier = ratio(back.g(0) * dy, dx, gradient);
+    Ok(back.each_wanted(|_| multiplier))
+}
+
 fn halfway<'b>(a: Var<'b>, b: Var<'b>) -> Var<'b> {
     match a.id().ok() == b.id().ok() {
         true => a,
@@ -259,7 +295,7 @@ fn halfway<'b>(a: Var<'b>, b: Var<'b>) -> Var<'b> {
 }
 
 /// `change / difference`, and `otherwise` where there is next to no difference.
-fn ratio<'b>(change: Var<'b>, difference: Var<'b>, otherwise: Var<'b>) -> Var<'b> {
+pub(super) fn ratio<'b>(change: Var<'b>, difference: Var<'b>, otherwise: Var<'b>) -> Var<'b> {
     let is_small = difference.abs().less(SMALLEST_DIFFERENCE);
     let divisor = difference.scalar_like(1.0).select(is_small, difference);
     otherwise.select(is_small, change / divisor)
@@ -271,6 +307,7 @@ mod tests {
     use crate::evaluate::evaluate;
     use crate::graph::Fact;
     use crate::op::Real;
+    use crate::ops::convolution::Conv;
     use crate::ops::norm::{InstanceNormalization, LayerNormalization};
     use crate::ops::pool::{MaxPool, Pooling};
     use crate::ops::softmax::{LogSoftmax, Normalized};
@@ -288,6 +325,7 @@ mod tests {
 
     /// The multipliers times the differences, and what they have to add up to.
     fn contributions(
+        rules: fn(&Reference, Maxima) -> RuleSet,
         shape: &[usize],
         build: impl for<'b> Fn(&'b Builder, Var<'b>) -> Var<'b>,
     ) -> (ArrayD<f64>, f64) {
@@ -303,7 +341,7 @@ mod tests {
         let difference = builder.var(total) - reference.of(builder.var(total)).unwrap();
         let difference = difference.id().unwrap();
         let ones = builder.var(total).scalar_like(1.0).id().unwrap();
-        let rules = rescale(&reference, Maxima::Shared);
+        let rules = rules(&reference, Maxima::Shared);
         let back =
             crate::backprop::backward(builder.finish().unwrap(), &[(total, ones)], &[x], &rules).unwrap();
         let given = [(x, Tensor::from(numbers(shape, 1))), (x0, Tensor::from(numbers(shape, 2)))];
@@ -318,10 +356,12 @@ mod tests {
         shape: &[usize],
         build: impl for<'b> Fn(&'b Builder, Var<'b>) -> Var<'b>,
     ) {
-        let (found, expected) = contributions(shape, build);
-        let gap = (found.sum() - expected).abs();
-        assert!(gap <= limit * expected.abs().max(1.0), "{title}: {} for {expected}", found.sum());
-        assert!(found.iter().any(|value| *value != 0.0), "{title}");
+        for rules in [rescale, reveal_cancel] {
+            let (found, expected) = contributions(rules, shape, &build);
+            let gap = (found.sum() - expected).abs();
+            assert!(gap <= limit * expected.abs().max(1.0), "{title}: {} for {expected}", found.sum());
+            assert!(found.iter().any(|value| *value != 0.0), "{title}");
+        }
     }
 
     #[test]
@@ -348,6 +388,21 @@ mod tests {
             let pooling = Pooling { kernel: vec![3, 3], window, ceil_mode: false };
             builder.apply(MaxPool { pooling, column_major: false }, &[x.relu()])
         });
+        // Sums of what raises and what lowers, before activations.
+        assert_complete("two layers", exact, &[2, 5], |builder, x| {
+            let w = |shape: &[usize], seed| builder.constant(Tensor::from(numbers(shape, seed)));
+            (x.matmul(w(&[5, 4], 11)) + w(&[4], 12)).relu().matmul(w(&[4, 3], 13)).sigmoid()
+        });
+        assert_complete("residual", exact, &[2, 3, 4, 4], |builder, x| {
+            let w = |seed| builder.constant(Tensor::from(numbers(&[3, 3, 3, 3], seed)));
+            let conv = |x, w| {
+                let window = Window::plain(2).with_pads([1, 1, 1, 1]);
+                builder.apply(Conv { window, group: 1 }, &[x, w])
+            };
+            let inner = conv(x, w(11)).relu();
+            let sum = (conv(inner, w(12)) - x).relu();
+            (sum.reduce_mean([2, 3], false) - 0.1).tanh()
+        });
         // By quadrature.
         assert_complete("instance normalization", 1e-4, &[2, 3, 4, 4], |builder, x| {
             let vector = || builder.constant(Tensor::from(numbers(&[3], 8)));
@@ -361,12 +416,65 @@ mod tests {
 
     #[test]
     fn a_rectifier_is_rescaled() {
-        let (found, _) = contributions(&[1, 4], |_, x| x.relu());
+        let (found, _) = contributions(rescale, &[1, 4], |_, x| x.relu());
         let weights = numbers(&[1, 4], 5);
         let (x, x0) = (numbers(&[1, 4], 1), numbers(&[1, 4], 2));
         let expected = (x.mapv(|v| v.max(0.0)) - x0.mapv(|v| v.max(0.0))) * weights;
         for (found, expected) in found.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
         }
+    }
+
+    /// The contributions of the inputs of a small network to its output, against a baseline of zeros.
+    fn of_two(
+        rules: fn(&Reference, Maxima) -> RuleSet,
+        at: [f64; 2],
+        build: impl for<'b> Fn(&'b Builder, Var<'b>) -> Var<'b>,
+    ) -> Vec<f64> {
+        let builder = Builder::default();
+        let x = builder.input("x", Fact::new(DType::F64, vec![1.into(), 2.into()]));
+        let y = build(&builder, x);
+        let zeros = x.scalar_like(0.0).expand_like(x);
+        let [x, y, zeros] = [x, y, zeros].map(|var| var.id().unwrap());
+        let reference = Reference::add(&builder, &[(x, zeros)]).unwrap();
+        let ones = builder.var(y).scalar_like(1.0).expand_like(builder.var(y)).id().unwrap();
+        let rules = rules(&reference, Maxima::Shared);
+        let back = crate::backprop::backward(builder.finish().unwrap(), &[(y, ones)], &[x], &rules).unwrap();
+        let input = ArrayD::from_shape_vec(IxDyn(&[1, 2]), at.to_vec()).unwrap();
+        let out = evaluate(&back.graph, &[(x, Tensor::from(input.clone()))], &[back.values[0]]).unwrap();
+        (out[0].to_f64() * input).into_iter().collect()
+    }
+
+    fn column<'b>(builder: &'b Builder, x: Var<'b>, weights: [f64; 2]) -> Var<'b> {
+        let weights = ArrayD::from_shape_vec(IxDyn(&[2, 1]), weights.to_vec()).unwrap();
+        x.matmul(builder.constant(Tensor::from(weights)))
+    }
+
+    fn assert_near(found: &[f64], expected: [f64; 2]) {
+        let near = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-12);
+        assert!(near && found.len() == 2, "{found:?} for {expected:?}");
+    }
+
+    #[test]
+    fn the_examples_of_the_paper() {
+        // The smaller of two, as x₁ - relu(x₁ - x₂): section 3.5.3. Both share it; Rescale gives it to one of them.
+        let least = |rules, at| {
+            of_two(rules, at, |builder, x| {
+                column(builder, x, [1.0, 0.0]) - column(builder, x, [1.0, -1.0]).relu()
+            })
+        };
+        assert_near(&least(reveal_cancel, [5.0, 3.0]), [1.5, 1.5]);
+        assert_near(&least(rescale, [5.0, 3.0]), [0.0, 3.0]);
+        assert_near(&least(reveal_cancel, [3.0, 5.0]), [1.5, 1.5]);
+        assert_near(&least(rescale, [3.0, 5.0]), [3.0, 0.0]);
+    }
+
+    #[test]
+    fn what_cancels_is_revealed() {
+        // The rectifier stays at 0, because what lowers its input outweighs what raises it.
+        let contributions =
+            |rules| of_two(rules, [2.0, 3.0], |builder, x| column(builder, x, [1.0, -1.0]).relu());
+        assert_near(&contributions(reveal_cancel), [1.0, -1.0]);
+        assert_near(&contributions(rescale), [0.0, 0.0]);
     }
 }

@@ -1,8 +1,9 @@
 //! Rows of rules as a TOML file, and the presets, which are such files.
 
 use super::canonical::Canonical;
-use super::catalog::{InputBounds, Named, Parameters};
+use super::catalog::{InputBounds, Known, Named, Parameters};
 use super::kind::Kind;
+use super::pattern::Estimator;
 use super::presets::PRESETS;
 use super::{Matcher, RuleSet};
 use crate::error::{Context, Result, bail};
@@ -193,9 +194,25 @@ impl Preset {
     /// # Errors
     /// If a parameter does not fit its rule, or bounds are needed and not known.
     pub fn rules(&self, bounds: Option<&InputBounds>) -> Result<RuleSet> {
+        self.rules_knowing(Known { bounds, patterns: None })
+    }
+
+    /// The rows as rules.
+    pub(crate) fn rules_knowing(&self, known: Known<'_>) -> Result<RuleSet> {
         self.rows.iter().try_fold(RuleSet::new(), |rules, (matcher, rule, parameters)| {
-            Ok(rules.with(matcher.clone(), rule.build(parameters, bounds)?))
+            Ok(rules.with(matcher.clone(), rule.build(parameters, known)?))
         })
+    }
+
+    /// How the patterns that rows need are to be estimated.
+    pub(crate) fn estimators(&self) -> Vec<Estimator> {
+        let mut all: Vec<Estimator> = Vec::new();
+        for estimator in self.rows.iter().filter_map(|(_, rule, parameters)| rule.estimator(parameters)) {
+            if !all.contains(&estimator) {
+                all.push(estimator);
+            }
+        }
+        all
     }
 }
 

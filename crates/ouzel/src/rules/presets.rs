@@ -12,6 +12,8 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
     ("excitation_backprop", include_str!("presets/excitation_backprop.toml")),
     ("attnlrp", include_str!("presets/attnlrp.toml")),
     ("cp_lrp", include_str!("presets/cp_lrp.toml")),
+    ("pattern_net", include_str!("presets/pattern_net.toml")),
+    ("pattern_attribution", include_str!("presets/pattern_attribution.toml")),
     ("guided_backprop", include_str!("presets/guided_backprop.toml")),
     ("deconvnet", include_str!("presets/deconvnet.toml")),
     ("beta_smooth", include_str!("presets/beta_smooth.toml")),

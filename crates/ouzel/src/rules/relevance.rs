@@ -584,7 +584,8 @@ impl Rule for Numerator {
 
 /// The deep Taylor decomposition of softmax: `Rᵢ = Rᵢ' - yᵢ · Σⱼ Rⱼ'`, times `xᵢ`, with `R' = R / y` of each output.
 ///
-/// **Formula.** `Rᵢ = xᵢ · (Rᵢ - yᵢ · Σⱼ Rⱼ)`.
+/// **Formula.** `Rᵢ = xᵢ · (Rᵢ - yᵢ · Σⱼ Rⱼ)`. The rest of the sum belongs to the constant of the decomposition, and is recorded
+/// as absorbed.
 ///
 /// **Source.** Achtibat et al. 2024, "AttnLRP: attention-aware layer-wise relevance propagation for transformers".
 #[derive(Clone, Copy, Debug)]
@@ -599,7 +600,9 @@ impl Rule for SoftmaxTaylor {
         let per_unit = quotient(back.g(0), back.y(0), 0.0);
         let mut sums = Sums(vec![None; back.arity()]);
         if let Some(Cotangent::Flows(cotangent)) = back.vjp_of(vec![Some(per_unit)])?.first() {
-            sums.add(0, back.x(0) * *cotangent, 1.0);
+            let relevance = back.x(0) * *cotangent;
+            back.absorb(back.g(0).sum() - relevance.sum());
+            sums.add(0, relevance, 1.0);
         }
         Ok(Outcome::Applied(sums.cotangents(back)))
     }
