@@ -268,7 +268,7 @@ pub fn completeness_text(sums: &Completeness) -> String {
     let total = |values: &[f64]| number(values.iter().sum());
     let absorbed = match sums.absorbed.iter().any(|&sum| sum != 0.0) {
         false => String::new(),
-        true => format!(", {} ended in biases", total(&sums.absorbed)),
+        true => format!(", {} ended in biases and other constants", total(&sums.absorbed)),
     };
     let gap = sums.relative_gaps().into_iter().fold(0.0, f64::max);
     format!(
