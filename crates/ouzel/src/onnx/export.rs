@@ -369,6 +369,8 @@ pub(super) struct GraphWriter<'g> {
 pub(super) struct Whole {
     pub(super) weights: Vec<(String, Constant)>,
     pub(super) taken: HashSet<String>,
+    /// The names of nodes, of which ONNX Runtime takes no two alike.
+    nodes: HashSet<String>,
     /// Constants that stand for attributes, by element type, shape and bytes.
     attributes: HashMap<(i32, Vec<usize>, Vec<u8>), String>,
     /// The names of constants that are stored, by their identity.
@@ -387,6 +389,17 @@ impl Whole {
             number += 1;
         }
         self.taken.insert(name.clone());
+        name
+    }
+
+    /// A name that no node has: this one, or with a number behind it.
+    fn node(&mut self, stem: String) -> String {
+        let mut name = stem.clone();
+        let mut number = 2;
+        while !self.nodes.insert(name.clone()) {
+            name = format!("{stem}_{number}");
+            number += 1;
+        }
         name
     }
 
@@ -517,6 +530,7 @@ impl<'g> GraphWriter<'g> {
         let used = |id: &ValueId| !self.source.value(*id).name.is_empty() || self.read[id.index()];
         let count = node.outputs.iter().rposition(used).map_or(1, |last| last + 1);
         let name = self.node_name(node);
+        let name = self.whole.node(name);
         let mut op_type = node.op.name().to_owned();
         let output: Vec<String> =
             node.outputs[..count].iter().map(|id| self.names[id.index()].clone()).collect();

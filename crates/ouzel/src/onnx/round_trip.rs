@@ -134,6 +134,21 @@ fn every_op_is_written_and_read() {
 }
 
 #[test]
+fn no_two_nodes_have_the_same_name() {
+    for opset in [13, 17] {
+        for (name, samples) in samples() {
+            for sample in &samples {
+                let Ok(bytes) = Case::new(sample, true).written(opset) else { continue };
+                let graph = ModelProto::decode(&bytes[..]).unwrap().graph.unwrap();
+                let names: std::collections::HashSet<&str> =
+                    graph.node.iter().map(|node| node.name.as_str()).collect();
+                assert_eq!(names.len(), graph.node.len(), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn little_cannot_be_written() {
     assert_eq!(refused(23), ["MatrixInverse 0"]);
     let old = refused(13).len();
