@@ -130,7 +130,7 @@ impl Patterns {
             );
         }
         let at_once = fact.shape[0].known().map_or(1, |batch| batch.max(1) as usize);
-        if shape[0] % at_once != 0 {
+        if !shape[0].is_multiple_of(at_once) {
             bail!(
                 option,
                 "patterns: the network takes {at_once} samples at a time, and there are {}",
@@ -386,14 +386,16 @@ mod tests {
         );
         let [x, y] = [x, y].map(|var| var.id().unwrap());
         let graph = builder.finish().unwrap();
+        /// A patch of the input and the output there.
+        type Seen = (Vec<f64>, f64);
         for estimator in [Estimator::Linear, Estimator::TwoComponent] {
             let patterns =
                 Patterns::estimate(&graph, x, &Tensor::from(samples.clone()), &[estimator], Precision::F64)
                     .unwrap();
             let found = patterns.of[&(y, estimator)].to_f64();
-            for filter in 0..3 {
+            for (filter, bias) in b.into_iter().enumerate() {
                 // What the filter sees at each place, and its output there.
-                let mut seen: Vec<(Vec<f64>, f64)> = Vec::new();
+                let mut seen: Vec<Seen> = Vec::new();
                 for (n, row, column) in
                     (0..3).flat_map(|n| (0..2).flat_map(move |r| (0..4).map(move |c| (n, r, c))))
                 {
@@ -409,14 +411,14 @@ mod tests {
                     }
                     let weights = w.index_axis(Axis(0), filter);
                     let output: f64 = patch.iter().zip(weights.iter()).map(|(x, w)| x * w).sum();
-                    seen.push((patch, output + b[filter]));
+                    seen.push((patch, output + bias));
                 }
                 let mean_y = seen.iter().map(|(_, y)| y).sum::<f64>() / seen.len() as f64;
                 let is_active = |y: f64| estimator == Estimator::Linear || y > 0.0;
-                let active: Vec<&(Vec<f64>, f64)> = seen.iter().filter(|(_, y)| is_active(*y)).collect();
+                let active: Vec<&Seen> = seen.iter().filter(|(_, y)| is_active(*y)).collect();
                 let covariance: Vec<f64> = (0..12)
                     .map(|place| {
-                        let mean = |value: &dyn Fn(&(Vec<f64>, f64)) -> f64| {
+                        let mean = |value: &dyn Fn(&Seen) -> f64| {
                             active.iter().map(|one| value(one)).sum::<f64>() / active.len().max(1) as f64
                         };
                         mean(&|(x, y)| x[place] * y) - mean(&|(x, _)| x[place]) * mean_y
