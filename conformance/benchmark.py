@@ -344,9 +344,9 @@ def paths(options):
         ("smoothgrad", smooth, ["--noise-sigma", 0.5]),
         ("integrated_gradients", integrate, ["--quadrature", "gauss_legendre"]),
     ]:
-        more = ["--method", method, "--filters", target, *more]
+        more = ["--method", method, *more]
         count = "--samples" if method == "smoothgrad" else "--steps"
-        bench = Bench(options, model, 1, *more, count, 50)
+        bench = Bench(options, model, 1, "--filters", target, *more, count, 50)
         turns = {
             "Captum": InProcess(1, functools.partial(peer, None)),
             "ten at a time": InProcess(1, functools.partial(peer, 10)),
@@ -357,7 +357,7 @@ def paths(options):
         row = {"method": method} | {f"{label} ms": ms for label, ms in medians.items()}
         row["Captum/Ouzel"] = min(medians["Captum"], medians["ten at a time"]) / medians["Ouzel"]
         for samples in [50, 200]:
-            figures = Bench(options, model, 1, *more, count, samples).figures()
+            figures = Bench(options, model, 1, "--filters", target, *more, count, samples).figures()
             row[f"{samples}: MB"] = figures["peak_memory_bytes"] / 1e6
         row["Ouzel checksum"] = bench.checksum
         if method == "integrated_gradients":
