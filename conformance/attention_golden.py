@@ -8,10 +8,10 @@ Activations pass relevance on. The walk starts from the target's value. Written 
 nothing of Ouzel in it; needs NumPy and onnx.
 """
 
-import json
 import math
 import pathlib
 
+import golden_cases
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -231,27 +231,11 @@ def main():
                 scores, r = relevance(x.astype(np.float64), exact, target, method == "CP-LRP")
                 name = f"a{len(cases):03}"
                 np.save(FOLDER / f"{name}.npy", r[None])
-                cases.append(
-                    {
-                        "id": name,
-                        "peer": "formulas",
-                        "method": method,
-                        "arguments": {},
-                        "input": f"input_{index}.npy",
-                        "target_output": "scores",
-                        "target_index": target,
-                        "target_value": float(scores[target]),
-                        "result": f"{name}.npy",
-                        "tolerance": {"atol": float(f"{1e-4 * np.abs(r).max():.1e}"), "rtol": 1e-3},
-                    }
-                )
-    lines = [
-        ' "model": "model.onnx"',
-        ' "about": "a transformer of two blocks with random weights; relevance by the formulas of the papers in NumPy"',
-        ' "peers": {"formulas": "attention_golden.py, NumPy %s, float64"}' % np.__version__,
-        ' "cases": [\n  ' + ",\n  ".join(json.dumps(case) for case in cases) + "\n ]",
-    ]
-    (FOLDER / "cases.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+                more = {"input": f"input_{index}.npy", "target_value": float(scores[target])}
+                cases.append(golden_cases.case(name, "formulas", method, target, r, 1e-4, **more))
+    about = "a transformer of two blocks with random weights; relevance by the formulas of the papers in NumPy"
+    peers = {"formulas": f"attention_golden.py, NumPy {np.__version__}, float64"}
+    golden_cases.write(FOLDER, about, peers, cases)
 
 
 if __name__ == "__main__":

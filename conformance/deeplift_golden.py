@@ -6,10 +6,10 @@ Needs deeplift 0.6.13 (`pip install --no-deps deeplift pyyaml`), TensorFlow, of 
 onnx. The network is made of random numbers and is written both as the package's layers and as an ONNX file.
 """
 
-import json
 import pathlib
 import sys
 
+import golden_cases
 import numpy as np
 import onnx
 import tensorflow
@@ -117,27 +117,11 @@ def main():
                 found = np.asarray(found, np.float32).transpose(0, 3, 1, 2)
                 name = f"d{len(cases):03}"
                 np.save(FOLDER / f"{name}.npy", found)
-                largest = float(np.abs(found).max())
-                cases.append(
-                    {
-                        "id": name,
-                        "peer": "deeplift",
-                        "method": mode,
-                        "arguments": {"baseline": baseline},
-                        "input": "input_0.npy",
-                        "target_output": "scores",
-                        "target_index": target,
-                        "result": f"{name}.npy",
-                        "tolerance": {"atol": float(f"{1e-5 * largest:.1e}"), "rtol": 1e-3},
-                    }
-                )
-    lines = [
-        ' "model": "model.onnx"',
-        ' "about": "random weights, as layers of the package deeplift and as an ONNX file"',
-        ' "peers": {"deeplift": "deeplift 0.6.13 (TensorFlow %s)"}' % tensorflow.__version__,
-        ' "cases": [\n  ' + ",\n  ".join(json.dumps(case) for case in cases) + "\n ]",
-    ]
-    (FOLDER / "cases.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+                more = {"arguments": {"baseline": baseline}}
+                cases.append(golden_cases.case(name, "deeplift", mode, target, found, 1e-5, **more))
+    about = "random weights, as layers of the package deeplift and as an ONNX file"
+    peers = {"deeplift": f"deeplift 0.6.13 (TensorFlow {tensorflow.__version__})"}
+    golden_cases.write(FOLDER, about, peers, cases)
 
 
 if __name__ == "__main__":

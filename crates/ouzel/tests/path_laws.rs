@@ -1,27 +1,17 @@
 //! What holds for every method that varies the input, whatever the network: laws, and closed forms on linear networks.
 #![allow(missing_docs)]
 
+mod shared;
+
 use ndarray::{ArrayD, Axis};
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
 use ouzel::{
     Attribution, Baseline, BlurIg, ExpectedGradients, Explainer, Filters, GuidedIg, Input,
-    IntegratedGradients, Method, Model, Options, Precision, Progress, Quadrature, Saliency, Smoothing, Steps,
-    Task, Tensor, Xrai, method,
+    IntegratedGradients, Method, Options, Precision, Progress, Quadrature, Saliency, Smoothing, Steps, Task,
+    Tensor, Xrai, method,
 };
+use shared::{model, values};
 use std::sync::{Arc, Mutex};
-
-fn model(name: &str) -> Model {
-    Model::load(format!("{}/../ouzel-cli/tests/data/{name}.onnx", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
-
-/// Numbers that are neither regular nor random.
-fn values(shape: &[usize], seed: u32) -> ArrayD<f32> {
-    let mut state = seed;
-    ArrayD::from_shape_simple_fn(shape.to_vec(), || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1u32 << 23) as f32 - 0.5
-    })
-}
 
 fn losses(layer: &str, filters: impl Into<Filters>) -> [WeightedLoss; 1] {
     [WeightedLoss::new(ActivationMaximization::new(layer, filters), -1.0)]

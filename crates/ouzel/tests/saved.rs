@@ -1,25 +1,15 @@
 //! Saved explanations: the file, read again and run, gives what the method gives; and what cannot be saved says so.
 #![allow(missing_docs)]
 
+mod shared;
+
 use ndarray::ArrayD;
 use ouzel::losses::{ActivationMaximization, WeightedLoss};
 use ouzel::{
     Baseline, Export, Filters, GradModifier, Input, IntegratedGradients, Method, Model, NamedBy, Noise,
     OnnxFile, Options, Plan, Precision, Quadrature, Saliency, Smoothing, Steps, Tensor, ValueId, method,
 };
-
-fn model(name: &str) -> Model {
-    Model::load(format!("{}/../ouzel-cli/tests/data/{name}.onnx", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
-
-/// Numbers that are neither regular nor random.
-fn values(shape: &[usize], seed: u32) -> ArrayD<f32> {
-    let mut state = seed;
-    ArrayD::from_shape_simple_fn(shape.to_vec(), || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1u32 << 23) as f32 - 0.5
-    })
-}
+use shared::{model, values};
 
 fn losses(filters: impl Into<Filters>) -> [WeightedLoss; 1] {
     [WeightedLoss::new(ActivationMaximization::new("logits", filters), -1.0)]
