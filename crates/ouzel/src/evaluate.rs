@@ -133,9 +133,10 @@ pub(crate) fn constant_value(graph: &Graph, wanted: ValueId) -> Result<Option<Te
 
 /// The same graph computing in float64 what it computes in float32; ids stay the same.
 pub fn in_float64(graph: &Graph) -> Result<Graph> {
+    let widened = |dtype: DType| if dtype == DType::F32 { DType::F64 } else { dtype };
     graph.mapped(
         Constant::in_float64,
-        |dtype| if dtype == DType::F32 { DType::F64 } else { dtype },
+        |fact| Fact { dtype: widened(fact.dtype), ..fact.clone() },
         |op| op.in_float64().unwrap_or_else(|| op.clone()),
     )
 }

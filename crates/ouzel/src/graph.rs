@@ -475,20 +475,8 @@ impl Graph {
     /// # Errors
     /// If shapes do not fit once symbols are bound; the message names the node.
     pub(crate) fn bound(&self, bindings: &Bindings) -> Result<Self> {
-        let mut graph = self.clone();
-        for &input in &self.inputs {
-            for dim in &mut graph.values[input.index()].fact.shape {
-                *dim = dim.bind(bindings);
-            }
-        }
-        for node in &self.nodes {
-            let inputs = node.inputs.iter().map(|input| input.map(|id| graph.fact(id)));
-            let facts = infer(&node.op, &inputs.collect::<Vec<_>>()).context(|| node.title())?;
-            for (output, fact) in node.outputs.iter().zip(facts) {
-                graph.values[output.index()].fact = fact;
-            }
-        }
-        Ok(graph)
+        let shape = |fact: &Fact| fact.shape.iter().map(|dim| dim.bind(bindings)).collect();
+        self.mapped(|constant| Ok(constant.clone()), |fact| Fact::new(fact.dtype, shape(fact)), Op::clone)
     }
 
     /// Names a value.
@@ -530,17 +518,20 @@ impl Graph {
         builder.finish()
     }
 
-    /// The same graph with other constants, types of inputs and ops; ids stay the same, and facts are inferred anew.
+    /// The same graph with other constants, facts of inputs and ops; ids stay the same, and all other facts are inferred anew.
+    ///
+    /// # Errors
+    /// The first error of `constant`; or if an op does not accept what its inputs have become: the message names the node.
     pub(crate) fn mapped(
         &self,
         constant: impl Fn(&Constant) -> Result<Constant>,
-        dtype: impl Fn(DType) -> DType,
+        input: impl Fn(&Fact) -> Fact,
         op: impl Fn(&Op) -> Op,
     ) -> Result<Self> {
         let mut graph = Self { nodes: Vec::new(), ..self.clone() };
         for value in &mut graph.values {
             match &value.source {
-                Source::Input => value.fact.dtype = dtype(value.fact.dtype),
+                Source::Input => value.fact = input(&value.fact),
                 Source::Constant(old) => {
                     let new = constant(old)?;
                     value.fact = new.fact().clone();
