@@ -283,22 +283,27 @@ impl Tensor {
         if to == self.dtype() {
             return self.clone();
         }
+        // Over slices, because there are so many pairs of types: what goes through an array costs several times the code.
         macro_rules! number {
-            ($x:expr) => {
+            ($x:expr) => {{
+                let array = $x;
+                let array = array.as_standard_layout();
+                let values = array.as_slice().expect("invariant: the standard layout is a slice");
+                let values = values.iter().copied();
                 match to {
-                    DType::F32 => Self::from($x.mapv(|v| v as f32)),
-                    DType::F64 => Self::from($x.mapv(|v| v as f64)),
-                    DType::I64 => Self::from($x.mapv(|v| v as i64)),
-                    DType::I32 => Self::from($x.mapv(|v| v as i32)),
-                    DType::I16 => Self::from($x.mapv(|v| v as i16)),
-                    DType::I8 => Self::from($x.mapv(|v| v as i8)),
-                    DType::U64 => Self::from($x.mapv(|v| v as u64)),
-                    DType::U32 => Self::from($x.mapv(|v| v as u32)),
-                    DType::U16 => Self::from($x.mapv(|v| v as u16)),
-                    DType::U8 => Self::from($x.mapv(|v| v as u8)),
-                    DType::Bool => Self::from($x.mapv(|v| v as f64 != 0.0)),
+                    DType::F32 => self.like(values.map(|v| v as f32).collect()),
+                    DType::F64 => self.like(values.map(|v| v as f64).collect()),
+                    DType::I64 => self.like(values.map(|v| v as i64).collect()),
+                    DType::I32 => self.like(values.map(|v| v as i32).collect()),
+                    DType::I16 => self.like(values.map(|v| v as i16).collect()),
+                    DType::I8 => self.like(values.map(|v| v as i8).collect()),
+                    DType::U64 => self.like(values.map(|v| v as u64).collect()),
+                    DType::U32 => self.like(values.map(|v| v as u32).collect()),
+                    DType::U16 => self.like(values.map(|v| v as u16).collect()),
+                    DType::U8 => self.like(values.map(|v| v as u8).collect()),
+                    DType::Bool => self.like(values.map(|v| v as f64 != 0.0).collect::<Vec<bool>>()),
                 }
-            };
+            }};
         }
         match self {
             Self::F32(x) => number!(x),
@@ -313,6 +318,11 @@ impl Tensor {
             Self::U8(x) => number!(x),
             Self::Bool(x) => number!(x.mapv(u8::from)),
         }
+    }
+
+    /// A tensor of the same shape.
+    fn like<T: Element>(&self, elements: Vec<T>) -> Self {
+        Self::from_shape_vec(self.shape(), elements).expect("invariant: as many elements as before")
     }
 
     /// The elements as `f64`, whatever their type.
