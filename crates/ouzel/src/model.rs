@@ -78,6 +78,7 @@ struct Inner {
     layers: Vec<Layer>,
     outputs: Vec<String>,
     values: HashMap<String, ValueId>,
+    narrow: HashMap<String, i32>,
     nodes: HashMap<String, usize>,
     opset: i64,
     producer: String,
@@ -157,7 +158,7 @@ impl Model {
     }
 
     fn new(title: String, parsed: &ParsedModel, fixed: &[(&str, Tensor)]) -> Result<Self> {
-        let Imported { graph, layers, outputs, values, opset, producer, metadata, name, source } =
+        let Imported { graph, layers, outputs, values, narrow, opset, producer, metadata, name, source } =
             onnx::import(parsed, fixed)?;
         if graph.values().len() == 0 {
             bail!(model, "the model has neither inputs nor constants");
@@ -172,6 +173,7 @@ impl Model {
             layers,
             outputs,
             values,
+            narrow,
             nodes,
             opset,
             producer,
@@ -194,6 +196,7 @@ impl Model {
             layers: vec![],
             outputs,
             values,
+            narrow: HashMap::new(),
             nodes: HashMap::new(),
             opset: 0,
             producer: String::new(),
@@ -208,6 +211,11 @@ impl Model {
     /// How messages speak of the model: its path.
     pub fn title(&self) -> &str {
         &self.inner.title
+    }
+
+    /// The inputs and outputs whose elements the file has in 16 bits, with ONNX's number of their type.
+    pub(crate) fn narrow(&self) -> &HashMap<String, i32> {
+        &self.inner.narrow
     }
 
     /// The graph, as far as it is supported.
@@ -517,6 +525,7 @@ impl Model {
         let inner = Inner {
             graph: old.graph.bound(bindings).context(|| self.title().to_owned())?,
             values: old.values.clone(),
+            narrow: old.narrow.clone(),
             title: old.title.clone(),
             layers: old.layers.clone(),
             outputs: old.outputs.clone(),

@@ -23,6 +23,7 @@ pub(crate) use catalog::Known;
 pub use file::{Preset, Start};
 pub use kind::Kind;
 pub use matcher::{Matcher, Predicate};
+pub(crate) use modifier::activations_left_alone;
 pub use modifier::{BackpropModifier, Guided, Rectified, TrueGradient, Zero};
 pub use pattern::{Estimator, Pattern, Patterns};
 pub use relevance::{

@@ -199,7 +199,7 @@ pub(super) fn to_onnx(
     }
     let graph = builder.finish()?;
     let opset = export.opset.unwrap_or(model.opset().max(OPSET));
-    let mut file = OnnxFile::new(&graph, &outputs, rounds.as_ref(), opset)?;
+    let mut file = OnnxFile::new(&graph, &outputs, model.narrow(), rounds.as_ref(), opset)?;
     file.set_metadata(&metadata);
     file.set_name(&match model.graph_name() {
         "" => "explanation".to_owned(),

@@ -437,10 +437,14 @@ pub(crate) fn check_finite(raw: &Tensor, graph: &Graph) -> Result<()> {
             bail!(model, "the weights '{}' hold NaN or infinite values, so no map can be made", value.name);
         }
     }
+    let wider = match raw {
+        Tensor::F32(_) => ", or compute in float64 (--precision f64)",
+        _ => "",
+    };
     bail!(
         input,
-        "{bad} of {} elements of the attribution are NaN or infinite: the network overflows for this input; check its \
-         preprocessing",
+        "{bad} of {} elements of the attribution are NaN or infinite: the network or the method overflows for this input; \
+         check its preprocessing{wider}",
         raw.len()
     )
 }

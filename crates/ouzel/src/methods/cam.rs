@@ -17,7 +17,6 @@ use crate::grad_modifiers::GradModifier;
 use crate::graph::ValueId;
 use crate::image::Upsampling;
 use crate::methods::MethodEntry;
-use crate::methods::saliency::left_alone;
 use crate::model::TensorRef;
 use crate::ops::resize::{Coordinates, Interpolation, Resampling, Resize, Rounding};
 use crate::options::{MethodOption, OptionKind, Options};
@@ -500,7 +499,7 @@ impl GraphMethod for Cam {
         let wanted: Vec<ValueId> = chosen.layers.iter().map(|layer| layer.value).collect();
         let rules = self.backprop_modifier.rules();
         let Gradient { graph, values, coverage, .. } = gradient(graph, total, &wanted, rules)?;
-        let mut warnings = left_alone(&self.backprop_modifier, &graph, &coverage);
+        let mut warnings = self.backprop_modifier.left_alone(&graph, &coverage);
 
         let builder = Builder::new(graph);
         let score = scores.iter().map(|&id| builder.var(id)).reduce(|sum, score| sum + score);

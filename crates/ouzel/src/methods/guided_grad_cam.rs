@@ -9,7 +9,6 @@ use crate::explanation::{
 use crate::image::Upsampling;
 use crate::methods::MethodEntry;
 use crate::methods::cam::{CAM_LAYER, Cam, CamLayers, CamProfile, UPSAMPLING, enlarged};
-use crate::methods::saliency::left_alone;
 use crate::model::TensorRef;
 use crate::options::{GRAD_MODIFIER, KEEPDIMS, RECTIFIERS};
 use crate::rules::BackpropModifier;
@@ -133,7 +132,7 @@ impl GraphMethod for GuidedGradCam {
         let Gradient { graph, values, coverage, .. } =
             gradient(map.graph, total, &[explained], self.guided.rules())?;
         let mut warnings = map.warnings;
-        warnings.extend(left_alone(&self.guided, &graph, &coverage));
+        warnings.extend(self.guided.left_alone(&graph, &coverage));
 
         let builder = Builder::new(graph);
         let (input, mut large) = (builder.var(explained), builder.var(map.raw).relu());

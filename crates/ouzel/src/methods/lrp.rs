@@ -8,9 +8,11 @@ use crate::explanation::{
 };
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::methods::MethodEntry;
-use crate::op::{Op, OpDef};
+use crate::op::OpDef;
 use crate::options::{GRAD_MODIFIER, KEEPDIMS, MethodOption, OptionKind, OptionValue, WRT, WRT_CHANNEL_AXIS};
-use crate::rules::{Canonical, InputBounds, Kind, Known, Patterns, Preset, RuleSet, Start};
+use crate::rules::{
+    Canonical, InputBounds, Kind, Known, Patterns, Preset, RuleSet, Start, activations_left_alone,
+};
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -258,7 +260,10 @@ impl GraphMethod for Lrp {
         let Gradient { graph, cotangents, mut coverage, .. } = gradient;
         coverage.rewritten = rewritten;
         let mut warnings = match self.preset.start {
-            Some(Start::One) => activations_left_alone(&self.preset.name, &graph, &coverage),
+            Some(Start::One) => {
+                let rules = format!("the rules '{}'", self.preset.name);
+                activations_left_alone(&rules, &graph, &coverage, &|_| String::new())
+            }
             _ => fallen_through(&graph, &coverage),
         };
         warnings.extend(patterns.and_then(|patterns| patterns.warning()));
@@ -316,25 +321,6 @@ fn fallen_through(graph: &Graph, coverage: &Coverage) -> Vec<String> {
     }
     let warn = |(op, count)| format!("no rule for {count} × {op}: relevance passed by the plain gradient");
     counts.into_iter().map(warn).collect()
-}
-
-/// Says which activation functions a preset that is a gradient did not touch.
-fn activations_left_alone(preset: &str, graph: &Graph, coverage: &Coverage) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if coverage.matched.is_empty() {
-        warnings
-            .push(format!("the rules '{preset}' matched no node on the way: the map is the plain gradient"));
-    }
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for node in coverage.default.iter().map(|id| graph.node(*id)) {
-        // A lone Erf is part of a GELU.
-        if node.op.family() == "activation" || matches!(node.op, Op::Erf(_)) {
-            *counts.entry(node.op.name()).or_default() += 1;
-        }
-    }
-    let warn = |(op, count)| format!("the rules '{preset}' left {count} × {op} alone");
-    warnings.extend(counts.into_iter().map(warn));
-    warnings
 }
 
 /// A graph with the relevance of a tensor, and the sums that say whether relevance was conserved.
@@ -432,10 +418,12 @@ fn sum<'b>(builder: &'b Builder, values: &[Var<'b>]) -> Var<'b> {
 mod tests {
     use super::*;
     use crate::compile::Precision;
+    use crate::graph::Fact;
     use crate::losses::{ActivationMaximization, WeightedLoss};
     use crate::methods::deeplift::DeepLift;
     use crate::methods::path::Baseline;
     use crate::model::Model;
+    use crate::tensor::DType;
     use ndarray::ArrayD;
 
     fn asset(name: &str) -> Model {
@@ -546,6 +534,26 @@ mod tests {
             .unwrap();
         assert_eq!(guided.raw, saliency.raw);
         assert!(guided.completeness.is_none());
+    }
+
+    #[test]
+    fn presets_that_are_gradients_say_what_they_left_alone() {
+        fn warnings(network: for<'b> fn(Var<'b>) -> Var<'b>) -> Vec<String> {
+            let builder = Builder::default();
+            let x = builder.input("x", Fact::new(DType::F32, vec![2.into(), 3.into()]));
+            let y = network(x).id().unwrap();
+            let mut graph = builder.finish().unwrap();
+            graph.set_name(y, "y");
+            graph.outputs = vec![y];
+            let model = Model::of_graph(graph);
+            let input = Tensor::from(ArrayD::from_elem(vec![2, 3], 0.5f32));
+            let lrp = Lrp::new(Preset::named("guided_backprop").unwrap());
+            lrp.attribute(&model, &losses("y", 0), &input.into()).unwrap().warnings
+        }
+        assert_eq!(warnings(|x| x.relu()), [""; 0]);
+        assert_eq!(warnings(|x| x.relu().tanh()), ["the rules 'guided_backprop' left 1 × Tanh alone"]);
+        let none = "the rules 'guided_backprop' matched no node on the way: the map is the plain gradient";
+        assert_eq!(warnings(|x| x * 2.0), [none]);
     }
 
     #[test]

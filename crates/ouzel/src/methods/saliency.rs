@@ -1,23 +1,20 @@
 //! Saliency: the gradient of a target with respect to the input, or to an inner tensor.
 
 use crate::attribution::Attribution;
-use crate::backprop::{Coverage, Gradient, gradient};
+use crate::backprop::{Gradient, gradient};
 use crate::compile::Precision;
 use crate::error::Result;
 use crate::explanation::{
     AttributionGraph, Explainer, GraphExplainer, GraphMethod, LossGraph, Method, Settings, Task,
 };
-use crate::graph::{Graph, Node, NodeId};
 use crate::input::Input;
 use crate::losses::{ActivationMaximization, WeightedLoss};
 use crate::methods::MethodEntry;
 use crate::model::{Model, TensorRef};
-use crate::op::OpDef;
 use crate::options::{BACKPROP_MODIFIER, GRAD_MODIFIER, KEEPDIMS, RECTIFIERS, WRT, WRT_CHANNEL_AXIS};
 use crate::rules::BackpropModifier;
 use crate::target::Filters;
 use ndarray::{ArrayD, Axis};
-use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What lists of methods say of this one.
 pub(super) const ENTRY: MethodEntry = MethodEntry {
@@ -106,58 +103,10 @@ impl GraphMethod for Saliency {
         let LossGraph { graph, total, explained, channel_axis, .. } = losses;
         let rules = self.backprop_modifier.rules();
         let Gradient { graph, values, coverage, .. } = gradient(graph, total, &[explained], rules)?;
-        let warnings = left_alone(&self.backprop_modifier, &graph, &coverage);
+        let warnings = self.backprop_modifier.left_alone(&graph, &coverage);
         let known = AttributionGraph::new(graph, values[0], explained, channel_axis);
         Ok(AttributionGraph { coverage, warnings, ..known })
     }
-}
-
-/// Says which activation functions a modifier did not touch.
-pub(crate) fn left_alone(modifier: &BackpropModifier, graph: &Graph, coverage: &Coverage) -> Vec<String> {
-    if modifier.is_none() {
-        return Vec::new();
-    }
-    let name = modifier.name();
-    let mut warnings = Vec::new();
-    if coverage.matched.is_empty() {
-        warnings.push(format!(
-            "the backprop modifier '{name}' matched no node on the way: the map is the plain gradient"
-        ));
-    }
-    let mut kinds: BTreeMap<&str, (usize, Option<&'static str>)> = BTreeMap::new();
-    let mut unit_of: HashMap<NodeId, usize> = HashMap::new();
-    for (index, unit) in coverage.units.iter().enumerate() {
-        unit_of.extend(unit.nodes.iter().map(|node| (*node, index)));
-    }
-    let mut told = HashSet::new();
-    for id in &coverage.default {
-        // The nodes of a unit are told by its name, once.
-        let (op, family, rectifier) = match unit_of.get(id) {
-            Some(index) if !told.insert(index) => continue,
-            Some(&index) => {
-                let unit = &coverage.units[index];
-                (unit.name, unit.family, BackpropModifier::rectifier_name(unit.name, |_| false))
-            }
-            None => {
-                let node = graph.node(*id);
-                let meets = |condition: fn(&Graph, &Node) -> bool| condition(graph, node);
-                let op = node.op.name();
-                (op, node.op.family(), BackpropModifier::rectifier_name(op, meets))
-            }
-        };
-        // A lone Erf is part of a GELU that was not recognised.
-        if family == "activation" || op == "Erf" {
-            kinds.entry(op).or_insert((0, rectifier)).0 += 1;
-        }
-    }
-    for (op, (count, rectifier)) in kinds {
-        let hint = match rectifier {
-            Some(rectifier) => format!("; to include it, add '{rectifier}' to the rectifiers"),
-            None => String::new(),
-        };
-        warnings.push(format!("the backprop modifier '{name}' left {count} × {op} alone{hint}"));
-    }
-    warnings
 }
 
 /// A saliency map as keras-vis returns it, and the attribution behind it.

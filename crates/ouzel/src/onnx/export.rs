@@ -35,13 +35,15 @@ pub struct OnnxFile {
 }
 
 impl OnnxFile {
-    /// Writes a graph: its inputs, and these outputs under their names. Inputs that `rounds` compute are none of the file.
+    /// Writes a graph: its inputs, and these outputs under their names. Inputs that `rounds` compute are none of the file; inputs and
+    /// outputs named in `narrow` are of that type outside, and float32 inside.
     ///
     /// # Errors
     /// If an op cannot be written for this opset; the message names the node.
     pub(crate) fn new(
         graph: &Graph,
         outputs: &[(String, ValueId)],
+        narrow: &HashMap<String, i32>,
         rounds: Option<&Rounds>,
         opset: i64,
     ) -> Result<Self> {
@@ -56,6 +58,7 @@ impl OnnxFile {
             .map(|(name, id)| Ok((name.as_str(), lowered.kept(*id)?)))
             .collect::<Result<Vec<_>>>()?;
         let mut writer = GraphWriter::new(&lowered.graph, opset);
+        writer.narrow = narrow.clone();
         writer.name_all(&outputs)?;
         let results = match rounds {
             Some(rounds) => rounds.results(&lowered)?,
@@ -361,6 +364,8 @@ pub(super) struct GraphWriter<'g> {
     pub(super) names: Vec<String>,
     /// Whether a node reads the value, or it is an output.
     pub(super) read: Vec<bool>,
+    /// The element types of inputs and outputs that differ from those inside.
+    narrow: HashMap<String, i32>,
     pub(super) whole: Whole,
 }
 
@@ -447,7 +452,7 @@ impl<'g> GraphWriter<'g> {
         for input in source.nodes().iter().flat_map(|node| node.inputs.iter().flatten()) {
             read[input.index()] = true;
         }
-        Self { source, opset, graph, names, read, whole }
+        Self { source, opset, graph, names, read, narrow: HashMap::new(), whole }
     }
 
     /// Every value gets a name: its own, that of an output that it is, or a new one.
@@ -472,6 +477,7 @@ impl<'g> GraphWriter<'g> {
             let name = match (&*value.name, &value.source) {
                 ("", Source::Node(_)) => self.whole.fresh(&format!("ouzel_{}", id.index())),
                 ("", _) => self.whole.fresh(&format!("ouzel_constant_{}", id.index())),
+                (name, _) if self.narrow.contains_key(name) => self.whole.fresh(&format!("{name}_wide")),
                 (name, _) => name.to_owned(),
             };
             self.names[id.index()] = name;
@@ -485,7 +491,15 @@ impl<'g> GraphWriter<'g> {
             let name = &self.names[id.index()];
             match &value.source {
                 Source::Input if computed.contains(&id) => {}
-                Source::Input => self.graph.input.push(value_info(name, &value.fact)),
+                Source::Input => {
+                    if let Some(&narrow) = self.narrow.get(&*value.name) {
+                        self.graph.input.push(typed_info(&value.name, &value.fact, narrow));
+                        let wide = data_type_of(value.fact.dtype);
+                        self.graph.node.push(cast(format!("input/{}", value.name), &value.name, name, wide));
+                    } else {
+                        self.graph.input.push(value_info(name, &value.fact));
+                    }
+                }
                 Source::Constant(constant) => self.names[id.index()] = self.whole.store(constant, name),
                 Source::Node(_) => {}
             }
@@ -496,8 +510,13 @@ impl<'g> GraphWriter<'g> {
     /// binding the batch.
     fn add_outputs(&mut self, outputs: &[(&str, ValueId)]) {
         for (name, id) in outputs {
-            self.graph.output.push(value_info(name, self.source.fact(*id)));
             let own = &self.names[id.index()];
+            if let Some(&narrow) = self.narrow.get(*name) {
+                self.graph.output.push(typed_info(name, self.source.fact(*id), narrow));
+                self.graph.node.push(cast(format!("output/{name}"), own, name, narrow));
+                continue;
+            }
+            self.graph.output.push(value_info(name, self.source.fact(*id)));
             if own != name {
                 self.graph.node.push(NodeProto {
                     op_type: "Identity".into(),
@@ -513,7 +532,7 @@ impl<'g> GraphWriter<'g> {
     pub(super) fn add_node(&mut self, node: &Node) -> Result<()> {
         let facts = node.inputs.iter().map(|input| input.map(|id| self.source.fact(id))).collect();
         let written = NodeWriter::new(self.opset, &node.op, facts).written()?;
-        let (mut attribute, inputs, narrow) = (written.attributes, written.inputs, written.narrow);
+        let (attribute, inputs, narrow) = (written.attributes, written.inputs, written.narrow);
         let mut input: Vec<String> = Vec::new();
         for given in inputs {
             input.push(match given {
@@ -531,7 +550,6 @@ impl<'g> GraphWriter<'g> {
         let count = node.outputs.iter().rposition(used).map_or(1, |last| last + 1);
         let name = self.node_name(node);
         let name = self.whole.node(name);
-        let mut op_type = node.op.name().to_owned();
         let output: Vec<String> =
             node.outputs[..count].iter().map(|id| self.names[id.index()].clone()).collect();
         if let Some(code) = narrow {
@@ -546,15 +564,11 @@ impl<'g> GraphWriter<'g> {
                 attribute: there,
                 ..Default::default()
             });
-            op_type = "Cast".into();
-            input = vec![between];
-            attribute = vec![AttributeProto {
-                name: "to".into(),
-                r#type: attribute_type::INT,
-                i: Some(data_type_of(self.source.fact(node.outputs[0]).dtype).into()),
-                ..Default::default()
-            }];
+            let wide = data_type_of(self.source.fact(node.outputs[0]).dtype);
+            self.graph.node.push(cast(name, &between, &output[0], wide));
+            return Ok(());
         }
+        let op_type = node.op.name().to_owned();
         self.graph.node.push(NodeProto { op_type, name, input, output, attribute, ..Default::default() });
         Ok(())
     }
@@ -584,15 +598,38 @@ impl<'g> GraphWriter<'g> {
     }
 }
 
+/// A conversion to another element type.
+fn cast(name: String, from: &str, to: &str, element_type: i32) -> NodeProto {
+    let target = AttributeProto {
+        name: "to".into(),
+        r#type: attribute_type::INT,
+        i: Some(element_type.into()),
+        ..Default::default()
+    };
+    NodeProto {
+        op_type: "Cast".into(),
+        name,
+        input: vec![from.to_owned()],
+        output: vec![to.to_owned()],
+        attribute: vec![target],
+        ..Default::default()
+    }
+}
+
 /// A value's name, element type and shape, as far as files can say it: a number or a symbol for each axis.
 pub(super) fn value_info(name: &str, fact: &Fact) -> ValueInfoProto {
+    typed_info(name, fact, data_type_of(fact.dtype))
+}
+
+/// As `value_info`, with elements that are of another type in the file.
+pub(super) fn typed_info(name: &str, fact: &Fact, elem_type: i32) -> ValueInfoProto {
     let dim = fact.shape.iter().map(|dim| {
         let symbol = || dim.as_symbol().map(|symbol| DimensionValue::Name(symbol.to_string()));
         let value = dim.known().map(DimensionValue::Number).or_else(symbol);
         DimensionProto { value, ..Default::default() }
     });
     let shape = TensorShapeProto { dim: dim.collect() };
-    let tensor = TensorTypeProto { elem_type: data_type_of(fact.dtype), shape: Some(shape) };
+    let tensor = TensorTypeProto { elem_type, shape: Some(shape) };
     let r#type = TypeProto { value: Some(TypeValue::Tensor(tensor)), ..Default::default() };
     ValueInfoProto { name: name.into(), r#type: Some(r#type), ..Default::default() }
 }

@@ -3,8 +3,8 @@
 use super::functions::{self, Function};
 use super::old;
 use super::proto::{
-    AttributeProto, DimensionValue, FunctionProto, GraphProto, NodeProto, TensorProto, TypeValue,
-    ValueInfoProto, attribute_type,
+    AttributeProto, DimensionValue, FunctionProto, GraphProto, NodeProto, TensorProto, TensorTypeProto,
+    TypeValue, ValueInfoProto, attribute_type, data_type,
 };
 use super::reader::{Attribute, NodeReader};
 use super::stored::{Source, dtype_of_code};
@@ -56,6 +56,8 @@ pub(crate) struct Imported {
     pub(crate) outputs: Vec<String>,
     /// Values by tensor name.
     pub(crate) values: HashMap<String, ValueId>,
+    /// The inputs and outputs whose elements the file has in 16 bits, with ONNX's number of their type.
+    pub(crate) narrow: HashMap<String, i32>,
     pub(crate) opset: i64,
     pub(crate) producer: String,
     pub(crate) metadata: BTreeMap<String, String>,
@@ -94,6 +96,7 @@ pub(crate) fn import(parsed: &ParsedModel, fixed: &[(&str, Tensor)]) -> Result<I
         layers,
         outputs,
         values: importer.values,
+        narrow: file.input.iter().chain(&file.output).filter_map(narrow_type).collect(),
         opset,
         producer: format!("{} {}", model.producer_name, model.producer_version).trim().to_owned(),
         name: file.name.clone(),
@@ -562,6 +565,18 @@ fn topological_order(nodes: &[NodeProto], given: &HashMap<String, ValueId>) -> R
     match (0..nodes.len()).find(|&index| waiting[index] > 0) {
         Some(stuck) => bail!(model, "the graph has a cycle through {}", title(&nodes[stuck])),
         None => Ok(order),
+    }
+}
+
+/// The name and element type of a tensor of floating point numbers of 16 bits.
+fn narrow_type(info: &ValueInfoProto) -> Option<(String, i32)> {
+    match info.r#type.as_ref()?.value.as_ref()? {
+        TypeValue::Tensor(TensorTypeProto { elem_type, .. })
+            if [data_type::FLOAT16, data_type::BFLOAT16].contains(elem_type) =>
+        {
+            Some((info.name.clone(), *elem_type))
+        }
+        _ => None,
     }
 }
 

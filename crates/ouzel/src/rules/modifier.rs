@@ -1,10 +1,11 @@
 //! Backprop modifiers: named rules for rectifiers (guided, rectified), and the small rules that users combine.
 
 use super::{Matcher, Outcome, Rule, RuleSet};
-use crate::backprop::{Back, Cotangent};
+use crate::backprop::{Back, Cotangent, Coverage};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node};
-use crate::op::Op;
+use crate::graph::{Graph, Node, NodeId};
+use crate::op::{Op, OpDef};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Guided backpropagation: only positive gradients, and only where the rectifier's output is positive.
@@ -231,13 +232,63 @@ impl BackpropModifier {
         self.rules.is_empty()
     }
 
+    /// Says which activation functions the modifier did not touch.
+    pub(crate) fn left_alone(&self, graph: &Graph, coverage: &Coverage) -> Vec<String> {
+        if self.is_none() {
+            return Vec::new();
+        }
+        let hint = |rectifier: &str| format!("; to include it, add '{rectifier}' to the rectifiers");
+        activations_left_alone(&format!("the backprop modifier '{}'", self.name()), graph, coverage, &hint)
+    }
+
     /// The name under which an activation function can be added to the rectifiers: that of an op or unit, of which
     /// `meets` says whether it meets a rectifier's condition.
-    pub(crate) fn rectifier_name(
-        op: &str,
-        meets: impl Fn(fn(&Graph, &Node) -> bool) -> bool,
-    ) -> Option<&'static str> {
+    fn rectifier_name(op: &str, meets: impl Fn(fn(&Graph, &Node) -> bool) -> bool) -> Option<&'static str> {
         let matches = |known: &&Rectifier| known.op == op && known.applies.is_none_or(&meets);
         RECTIFIERS.iter().find(matches).map(|known| known.name)
     }
+}
+
+/// Says which activation functions `rules` did not touch, and gives a hint where one is known as a rectifier.
+pub(crate) fn activations_left_alone(
+    rules: &str,
+    graph: &Graph,
+    coverage: &Coverage,
+    hint: &dyn Fn(&str) -> String,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if coverage.matched.is_empty() {
+        warnings.push(format!("{rules} matched no node on the way: the map is the plain gradient"));
+    }
+    let mut kinds: BTreeMap<&str, (usize, Option<&'static str>)> = BTreeMap::new();
+    let mut unit_of: HashMap<NodeId, usize> = HashMap::new();
+    for (index, unit) in coverage.units.iter().enumerate() {
+        unit_of.extend(unit.nodes.iter().map(|node| (*node, index)));
+    }
+    let mut told = HashSet::new();
+    for id in &coverage.default {
+        // The nodes of a unit are told by its name, once.
+        let (op, family, rectifier) = match unit_of.get(id) {
+            Some(index) if !told.insert(index) => continue,
+            Some(&index) => {
+                let unit = &coverage.units[index];
+                (unit.name, unit.family, BackpropModifier::rectifier_name(unit.name, |_| false))
+            }
+            None => {
+                let node = graph.node(*id);
+                let meets = |condition: fn(&Graph, &Node) -> bool| condition(graph, node);
+                let op = node.op.name();
+                (op, node.op.family(), BackpropModifier::rectifier_name(op, meets))
+            }
+        };
+        // A lone Erf is part of a GELU that was not recognised.
+        if family == "activation" || op == "Erf" {
+            kinds.entry(op).or_insert((0, rectifier)).0 += 1;
+        }
+    }
+    for (op, (count, rectifier)) in kinds {
+        let hint = rectifier.map(hint).unwrap_or_default();
+        warnings.push(format!("{rules} left {count} × {op} alone{hint}"));
+    }
+    warnings
 }
