@@ -37,6 +37,7 @@ PRESETS = sorted(file.stem for file in (truth.ROOT / "crates/ouzel/src/rules/pre
 WAYS = {name: ["--method", "lrp", "--rules", name] for name in PRESETS if name != "common"} | {"deeplift": ["--method", "deeplift"]}
 BOUNDS = "--input-range=-5,5"  # of the inputs, which are normally distributed; for the box rule
 PATTERNS = 4  # inputs that patterns are estimated from
+NUMBERS = re.compile(r"\b\d+\b|(?<=_)\d+")  # of which warnings differ that are alike; not that of float64
 FILE = sweep.FOLDER / "presets.json"
 TABLE = truth.ROOT / "conformance" / "PRESETS.md"
 
@@ -54,11 +55,11 @@ def one(options, model, x, way, patterns):
             return "not done", [f"not done after {options.limit} seconds"]
         if not pathlib.Path(f"{folder}/report.json").exists():
             said = re.search(r"^error: (?:[^ ]*\.npy: )?(.*)$", done.stderr, re.MULTILINE)
-            return "refused", [re.sub(r"\d+", "n", said[1]) if said else f"exit code {done.returncode}"]
+            return "refused", [NUMBERS.sub("n", said[1]) if said else f"exit code {done.returncode}"]
         report = json.loads(pathlib.Path(f"{folder}/report.json").read_text())
         raw = np.load(f"{folder}/raw.npy")
     report = report[0] if isinstance(report, list) else report
-    warned = [re.sub(r"\d+", "n", warning) for warning in report["warnings"]]
+    warned = [NUMBERS.sub("n", warning) for warning in report["warnings"]]
     if not np.isfinite(raw).all() or not raw.any():
         return "nothing", warned
     sums = report["completeness"]
