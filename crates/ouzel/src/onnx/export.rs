@@ -423,19 +423,8 @@ impl Whole {
         let mut usable = name.to_owned();
         if constant.halves().is_some() {
             usable = self.fresh(&format!("{name}_float"));
-            self.widened.push(NodeProto {
-                op_type: "Cast".into(),
-                name: format!("widened/{name}"),
-                input: vec![name.to_owned()],
-                output: vec![usable.clone()],
-                attribute: vec![AttributeProto {
-                    name: "to".into(),
-                    r#type: attribute_type::INT,
-                    i: Some(data_type_of(constant.fact().dtype).into()),
-                    ..Default::default()
-                }],
-                ..Default::default()
-            });
+            let wide = data_type_of(constant.fact().dtype);
+            self.widened.push(cast(format!("widened/{name}"), name, &usable, wide));
         }
         self.constants.entry(constant.identity()).or_insert_with(|| usable.clone());
         usable
