@@ -11,7 +11,10 @@ target/sweep/presets.json. Of each map, this is told:
 
     adds up    the relevance of the input is the target's value less what biases took, within 1 %
     runs       the preset is a gradient, which adds up to nothing in particular
-    a share    by how much of the target the sum is off
+    rounding   it adds up in float64, and in float32 it does not: relevance of both signs grew large and cancels
+    lost n %   it is off by this share, all of which the rules themselves lose: where no contribution has the sign that the
+               rule follows, or a stabilizer outweighs them
+    off n %    it is off by this share, in float64 as well, for no such reason
     nothing    the map is zero everywhere, or has values that are no numbers
     refused    the program says why it cannot be done
     a letter   the program warns: the list below the table says of what
@@ -42,9 +45,9 @@ FILE = sweep.FOLDER / "presets.json"
 TABLE = truth.ROOT / "conformance" / "PRESETS.md"
 
 
-def one(options, model, x, way, patterns):
-    """What comes of one preset: a word and warnings."""
-    more = [BOUNDS] if "lrp" in WAYS[way] else []
+def report(options, model, x, way, patterns, more=()):
+    """What the program says of one map: its report and the map, or why there is none."""
+    more = [*more, BOUNDS] if "lrp" in WAYS[way] else [*more]
     more += ["--patterns", patterns] if way.startswith("pattern") else []
     with tempfile.TemporaryDirectory() as folder:
         files = ["--json", f"{folder}/report.json", "--raw-npy", f"{folder}/raw.npy", "--out-dir", folder]
@@ -52,22 +55,41 @@ def one(options, model, x, way, patterns):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit)
         except subprocess.TimeoutExpired:
-            return "not done", [f"not done after {options.limit} seconds"]
+            return None, ("not done", [f"not done after {options.limit} seconds"])
         if not pathlib.Path(f"{folder}/report.json").exists():
             said = re.search(r"^error: (?:[^ ]*\.npy: )?(.*)$", done.stderr, re.MULTILINE)
-            return "refused", [NUMBERS.sub("n", said[1]) if said else f"exit code {done.returncode}"]
-        report = json.loads(pathlib.Path(f"{folder}/report.json").read_text())
-        raw = np.load(f"{folder}/raw.npy")
-    report = report[0] if isinstance(report, list) else report
-    warned = [NUMBERS.sub("n", warning) for warning in report["warnings"]]
+            return None, ("refused", [NUMBERS.sub("n", said[1]) if said else f"exit code {done.returncode}"])
+        found = json.loads(pathlib.Path(f"{folder}/report.json").read_text())
+        return found[0] if isinstance(found, list) else found, np.load(f"{folder}/raw.npy")
+
+
+def accounted(sums):
+    """Whether rules lose all that is missing."""
+    lost, *others = (sums[name] or 0 for name in ("lost", "expected", "found", "absorbed"))
+    return abs(sums["gap"] - lost) <= sums["tolerance"] * max(map(abs, others))
+
+
+def one(options, model, x, way, patterns):
+    """What comes of one preset: a word and warnings."""
+    found, raw = report(options, model, x, way, patterns)
+    if found is None:
+        return raw
+    warned = [NUMBERS.sub("n", warning) for warning in found["warnings"]]
     if not np.isfinite(raw).all() or not raw.any():
         return "nothing", warned
-    sums = report["completeness"]
+    sums = found["completeness"]
     if sums is None:
         return "runs", warned
-    # That it does not add up is told by the share.
-    warned = [warning for warning in warned if "%" not in warning]
-    return "adds up" if sums["holds"] else f"{100 * sums['relative_gap']:.2g} %", warned
+    if sums["holds"]:
+        return "adds up", warned
+    if not accounted(sums):
+        found, raw = report(options, model, x, way, patterns, ["--precision", "f64"])
+        if found is None:
+            return raw
+        sums = found["completeness"]
+        if sums["holds"]:
+            return "rounding", warned
+    return f"{'lost' if accounted(sums) else 'off'} {100 * sums['relative_gap']:.2g} %", warned
 
 
 def family(options, row):

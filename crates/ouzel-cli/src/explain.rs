@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail};
 use ndarray::{ArrayD, Axis};
 use ouzel::image::{Layout, encode_png};
 use ouzel::{
-    Attribution, Explanation, GradModifier, Model, Source as ValueSource, Started, Task, Tensor, ValueId,
+    Attribution, Explanation, GradModifier, Model, Precision, Source as ValueSource, Started, Task, Tensor,
+    ValueId,
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -367,7 +368,13 @@ impl Session<'_> {
         if let Some(sums) = attribution.completeness.as_ref().filter(|sums| !sums.holds()) {
             let has = |name: &str| self.method.options().iter().any(|it| it.name == name);
             let hint = match (has("layer_sums"), has("steps"), has("samples")) {
-                (true, ..) => "; --layer-sums says where the rest went",
+                (true, ..) if sums.is_accounted_for() => "; --layer-sums says where",
+                (true, ..) if self.run.precision == Precision::F64 => {
+                    "; --layer-sums says where the rest went"
+                }
+                (true, ..) => {
+                    "; --layer-sums says where the rest went, --precision f64 whether it is rounding"
+                }
                 (_, true, _) => "; more --steps bring the two together",
                 (.., true) => "; more --samples bring the two together",
                 _ => "",

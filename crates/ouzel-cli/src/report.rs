@@ -255,6 +255,7 @@ pub fn completeness(attribution: &Attribution) -> Value {
         "expected": each(&sums.expected),
         "found": each(&sums.found),
         "absorbed": each(&sums.absorbed),
+        "lost": each(&sums.lost),
         "gap": each(&sums.gaps()),
         "relative_gap": each(&sums.relative_gaps()),
         "tolerance": sums.tolerance,
@@ -271,8 +272,15 @@ pub fn completeness_text(sums: &Completeness) -> String {
         true => format!(", {} ended in biases and other constants", total(&sums.absorbed)),
     };
     let gap = sums.relative_gaps().into_iter().fold(0.0, f64::max);
+    let lost = match sums.holds() || sums.lost.iter().all(|&sum| sum == 0.0) {
+        true => String::new(),
+        false => format!(
+            ", {} was lost where no contribution has the sign that its rule follows or a stabilizer outweighs them",
+            total(&sums.lost)
+        ),
+    };
     format!(
-        "adds up to {} of {}{absorbed} (gap {:.2} %)",
+        "adds up to {} of {}{absorbed}{lost} (gap {:.2} %)",
         total(&sums.found),
         total(&sums.expected),
         100.0 * gap

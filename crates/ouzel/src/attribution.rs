@@ -48,6 +48,9 @@ pub struct Completeness {
     pub found: Vec<f64>,
     /// The sum that ended in biases and other parameters; empty for methods that let nothing end there.
     pub absorbed: Vec<f64>,
+    /// The part of the gap that rules found nothing to give to: where no contribution to an element has the sign that its
+    /// rule follows, or a stabilizer outweighs them all. Empty for methods without such rules.
+    pub lost: Vec<f64>,
     /// The largest relative gap that is taken for rounding.
     pub tolerance: f64,
     /// The sum behind each node that was passed, for methods that were asked for it: title, rule, the sum of each sample.
@@ -64,12 +67,25 @@ impl Completeness {
 
     /// The gap of each sample in proportion to the largest of the numbers that it is the difference of.
     pub fn relative_gaps(&self) -> Vec<f64> {
-        let relative = |(sample, gap): (usize, f64)| {
+        self.relative(self.gaps())
+    }
+
+    /// True if no more of any sample is missing than is known to be lost, within the tolerance: nothing is left for rounding,
+    /// or for nodes without a rule, to explain.
+    pub fn is_accounted_for(&self) -> bool {
+        let lost = |sample: usize| self.lost.get(sample).copied().unwrap_or(0.0);
+        let rest = self.gaps().into_iter().enumerate().map(|(sample, gap)| gap - lost(sample)).collect();
+        self.relative(rest).iter().all(|&rest| rest <= self.tolerance)
+    }
+
+    /// A difference of each sample in proportion to the largest of what is shared out, found and absorbed.
+    fn relative(&self, differences: Vec<f64>) -> Vec<f64> {
+        let relative = |(sample, difference): (usize, f64)| {
             let numbers = [self.expected.get(sample), self.found.get(sample), self.absorbed.get(sample)];
             let scale = numbers.into_iter().flatten().fold(0.0, |scale: f64, number| scale.max(number.abs()));
-            if scale == 0.0 { 0.0 } else { gap.abs() / scale }
+            if scale == 0.0 { 0.0 } else { difference.abs() / scale }
         };
-        self.gaps().into_iter().enumerate().map(relative).collect()
+        differences.into_iter().enumerate().map(relative).collect()
     }
 
     /// True if the attribution of every sample adds up, within the tolerance.
@@ -82,6 +98,7 @@ impl Completeness {
         self.expected.extend(other.expected);
         self.found.extend(other.found);
         self.absorbed.extend(other.absorbed);
+        self.lost.extend(other.lost);
         for ((_, _, sums), (_, _, more)) in self.layers.iter_mut().zip(other.layers) {
             sums.extend(more);
         }

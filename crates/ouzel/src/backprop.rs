@@ -34,7 +34,16 @@ pub struct Back<'b> {
     g: Vec<Option<Var<'b>>>,
     wanted: Vec<bool>,
     varies: Vec<bool>,
-    absorbed: RefCell<Vec<Var<'b>>>,
+    ended: RefCell<Vec<(Ending, Var<'b>)>>,
+}
+
+/// Where relevance ends that no input gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// In a bias or another parameter, or in a constant of the rule.
+    Absorbed,
+    /// Nowhere: there was no contribution of the sign that the rule follows, or the rule's stabilizer outweighed it.
+    Lost,
 }
 
 impl<'b> Back<'b> {
@@ -100,7 +109,12 @@ impl<'b> Back<'b> {
 
     /// Records that this sum of relevance ends at the node: in a bias or another parameter, or in a constant of the rule.
     pub fn absorb(&self, share: Var<'b>) {
-        self.absorbed.borrow_mut().push(share);
+        self.ended.borrow_mut().push((Ending::Absorbed, share));
+    }
+
+    /// Records that this sum of relevance is lost at the node: the rule found nothing to give it to.
+    pub fn lose(&self, share: Var<'b>) {
+        self.ended.borrow_mut().push((Ending::Lost, share));
     }
 
     /// The cotangent of the first input alone; nothing flows to the others, which are indices, shapes or bounds.
@@ -169,7 +183,7 @@ impl<'b> Back<'b> {
             g,
             wanted: self.wanted.clone(),
             varies: self.varies.clone(),
-            absorbed: RefCell::default(),
+            ended: RefCell::default(),
         }
     }
 
@@ -201,8 +215,8 @@ pub struct Coverage {
     pub stopped: Vec<(NodeId, &'static str)>,
     /// The nodes that were brought into another form before the walk: titles, and the form's name.
     pub rewritten: Vec<(String, String)>,
-    /// The sums of relevance that ended in the parameters of a node: values of rank 0.
-    pub absorbed: Vec<(NodeId, ValueId)>,
+    /// The sums of relevance that ended at a node: values of rank 0.
+    pub ended: Vec<(NodeId, Ending, ValueId)>,
     /// The units of the graph.
     pub units: Vec<Unit>,
     /// The units that a rule was meant for, by their last nodes, which stand for them above; the others were walked node
@@ -272,12 +286,12 @@ impl<'b> Walk<'b> {
     }
 
     /// Asks `rule` for the cotangents of the inputs of a node whose consumers have all been visited. What comes back
-    /// are the reasons of the inputs that nothing flows to, and what was absorbed; `None` if the node is not on the way.
+    /// are the reasons of the inputs that nothing flows to, and what ended here; `None` if the node is not on the way.
     pub(crate) fn visit(
         &mut self,
         node: &'b Node,
         rule: impl FnOnce(&Back<'b>) -> Result<Cotangents<'b>>,
-    ) -> Result<Option<(Vec<&'static str>, Vec<Var<'b>>)>> {
+    ) -> Result<Option<(Vec<&'static str>, Vec<(Ending, Var<'b>)>)>> {
         let among = |values: &[bool]| -> Vec<bool> {
             node.inputs.iter().map(|input| input.is_some_and(|value| values[value.index()])).collect()
         };
@@ -294,7 +308,7 @@ impl<'b> Walk<'b> {
             g,
             wanted,
             varies: among(&self.varies),
-            absorbed: RefCell::default(),
+            ended: RefCell::default(),
         };
         let returned = rule(&back)?;
         if returned.len() != node.inputs.len() {
@@ -328,8 +342,8 @@ impl<'b> Walk<'b> {
                 bail!(internal, "a rule returned {found} for an input that is {expected}");
             }
         }
-        let absorbed = back.absorbed.into_inner();
-        Ok(Some((stopped, absorbed)))
+        let ended = back.ended.into_inner();
+        Ok(Some((stopped, ended)))
     }
 }
 
@@ -453,10 +467,11 @@ pub(crate) fn walk(
                 }
             })
             .context(|| format!("gradient of {}", node.title()))?;
-        let Some((stopped, absorbed)) = visited else { continue };
+        let Some((stopped, ended)) = visited else { continue };
         coverage.stopped.extend(stopped.into_iter().map(|reason| (id, reason)));
-        for share in absorbed {
-            coverage.absorbed.push((id, share.id().context(|| format!("relevance of {}", node.title()))?));
+        for (ending, share) in ended {
+            let share = share.id().context(|| format!("relevance of {}", node.title()))?;
+            coverage.ended.push((id, ending, share));
         }
     }
     builder.set_provenance(None);

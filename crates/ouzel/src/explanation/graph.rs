@@ -121,6 +121,8 @@ pub struct Sums {
     pub found: ValueId,
     /// The sum that ended in parameters.
     pub absorbed: Option<ValueId>,
+    /// The sum that rules found nothing to give to.
+    pub lost: Option<ValueId>,
     /// The sum behind each node that was passed: title, rule, sum.
     pub layers: Vec<(String, String, ValueId)>,
 }
@@ -130,7 +132,8 @@ impl Sums {
     const TOLERANCE: f64 = 1e-2;
 
     fn values(&self) -> impl Iterator<Item = ValueId> {
-        [self.expected, self.found].into_iter().chain(self.absorbed).chain(self.layers.iter().map(|it| it.2))
+        let layers = self.layers.iter().map(|it| it.2);
+        [self.expected, self.found].into_iter().chain(self.absorbed).chain(self.lost).chain(layers)
     }
 
     /// What the values came out as; takes as many tensors as [`Self::values`] are.
@@ -140,6 +143,7 @@ impl Sums {
             expected: next(),
             found: next(),
             absorbed: self.absorbed.map_or(Vec::new(), |_| next()),
+            lost: self.lost.map_or(Vec::new(), |_| next()),
             tolerance: Self::TOLERANCE,
             layers: (self.layers.iter())
                 .map(|(node, rule, _)| (node.clone(), rule.clone(), next()))

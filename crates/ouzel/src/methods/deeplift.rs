@@ -214,7 +214,7 @@ impl GraphMethod for DeepLift {
         let x = builder.var(explained);
         let contribution = multiplier * (x - reference.of(x)?);
         let (raw, found) = (contribution.id()?, contribution.reduce_sum(1..x.rank(), false).id()?);
-        let sums = Some(Sums { expected, found, absorbed: None, layers: vec![] });
+        let sums = Some(Sums { expected, found, absorbed: None, lost: None, layers: vec![] });
         let graph = builder.finish()?;
         let known = AttributionGraph::new(graph, raw, explained, channel_axis);
         Ok(AttributionGraph { coverage, sums, ..known })

@@ -1,6 +1,6 @@
 //! Layer-wise relevance propagation: the target's value shared out over the input, layer by layer.
 
-use crate::backprop::{Coverage, Gradient, depends_on, walk};
+use crate::backprop::{Coverage, Ending, Gradient, depends_on, walk};
 use crate::builder::{Builder, Var};
 use crate::error::{Context, Result, bail};
 use crate::explanation::{
@@ -255,7 +255,7 @@ impl GraphMethod for Lrp {
         let bounds = self.settings.input_bounds.as_ref();
         let rules = self.preset.rules_knowing(Known { bounds, patterns: patterns.as_ref() })?;
         let start = self.preset.start.or(self.start).unwrap_or_default();
-        let Propagated { gradient, relevance, start, arrived, absorbed } =
+        let Propagated { gradient, relevance, start, arrived, absorbed, lost } =
             propagate(graph, first_loss_node, total, explained, &rules, start)?;
         let Gradient { graph, cotangents, mut coverage, .. } = gradient;
         coverage.rewritten = rewritten;
@@ -290,8 +290,8 @@ impl GraphMethod for Lrp {
                 layers.push((title, rule, sum(&builder, &behind).id()?));
             }
         }
-        let sums =
-            conserves.then_some(Sums { expected: start, found: arrived, absorbed: Some(absorbed), layers });
+        let (absorbed, lost) = (Some(absorbed), Some(lost));
+        let sums = conserves.then_some(Sums { expected: start, found: arrived, absorbed, lost, layers });
         let known = AttributionGraph::new(builder.finish()?, relevance, explained, channel_axis);
         Ok(AttributionGraph { coverage, warnings, sums, ..known })
     }
@@ -335,6 +335,8 @@ struct Propagated {
     arrived: ValueId,
     /// The sum that ended in biases and other parameters.
     absorbed: ValueId,
+    /// The sum that rules found nothing to give to.
+    lost: ValueId,
 }
 
 /// Adds the relevance of `explained` for the sum `total` of losses, whose nodes begin at `first_loss_node`.
@@ -394,15 +396,17 @@ fn propagate(
     let builder = Builder::new(std::mem::take(&mut gradient.graph));
     let arrived: Vec<Var> = gradient.values.iter().map(|&value| builder.var(value)).collect();
     let arrived = sum(&builder, &arrived).id()?;
-    let absorbed: Vec<Var> =
-        gradient.coverage.absorbed.iter().map(|(_, value)| builder.var(*value)).collect();
-    let absorbed = match absorbed.is_empty() {
-        true => builder.var(start).scalar_like(0.0),
-        false => sum(&builder, &absorbed),
+    let ended = |ending: Ending| {
+        let of_this = gradient.coverage.ended.iter().filter(|it| it.1 == ending);
+        let shares: Vec<Var> = of_this.map(|it| builder.var(it.2)).collect();
+        match shares.is_empty() {
+            true => builder.var(start).scalar_like(0.0).id(),
+            false => sum(&builder, &shares).id(),
+        }
     };
-    let absorbed = absorbed.id()?;
+    let (absorbed, lost) = (ended(Ending::Absorbed)?, ended(Ending::Lost)?);
     gradient.graph = builder.finish()?;
-    Ok(Propagated { gradient, relevance, start, arrived, absorbed })
+    Ok(Propagated { gradient, relevance, start, arrived, absorbed, lost })
 }
 
 /// The sum of all elements of all values.
@@ -536,20 +540,41 @@ mod tests {
         assert!(guided.completeness.is_none());
     }
 
+    /// What a preset makes of a small network of three inputs, for two samples of halves.
+    fn of_small(preset: &str, network: for<'b> fn(Var<'b>) -> Var<'b>) -> crate::Attribution {
+        let builder = Builder::default();
+        let x = builder.input("x", Fact::new(DType::F32, vec![2.into(), 3.into()]));
+        let y = network(x).id().unwrap();
+        let mut graph = builder.finish().unwrap();
+        graph.set_name(y, "y");
+        graph.outputs = vec![y];
+        let model = Model::of_graph(graph);
+        let input = Tensor::from(ArrayD::from_elem(vec![2, 3], 0.5f32));
+        let lrp = Lrp::new(Preset::named(preset).unwrap());
+        lrp.attribute(&model, &losses("y", 0), &input.into()).unwrap()
+    }
+
+    #[test]
+    fn what_rules_find_nothing_to_give_to_is_said_to_be_lost() {
+        // The inputs are positive, so contributions have the sign of the weights.
+        let opposed = of_small("excitation_backprop", |x| {
+            let weights = Tensor::from(ArrayD::from_elem(vec![3, 1], -2f32));
+            x.matmul(x.builder().constant(weights))
+        });
+        let sums = opposed.completeness.unwrap();
+        assert!(sums.lost == sums.expected && sums.found == [0.0], "{sums:?}");
+        assert!(!sums.holds() && sums.is_accounted_for(), "{sums:?}");
+        let favored = of_small("excitation_backprop", |x| {
+            let weights = Tensor::from(ArrayD::from_elem(vec![3, 1], 2f32));
+            x.matmul(x.builder().constant(weights))
+        });
+        let sums = favored.completeness.unwrap();
+        assert!(sums.holds() && sums.is_accounted_for() && sums.lost[0].abs() < 1e-4, "{sums:?}");
+    }
+
     #[test]
     fn presets_that_are_gradients_say_what_they_left_alone() {
-        fn warnings(network: for<'b> fn(Var<'b>) -> Var<'b>) -> Vec<String> {
-            let builder = Builder::default();
-            let x = builder.input("x", Fact::new(DType::F32, vec![2.into(), 3.into()]));
-            let y = network(x).id().unwrap();
-            let mut graph = builder.finish().unwrap();
-            graph.set_name(y, "y");
-            graph.outputs = vec![y];
-            let model = Model::of_graph(graph);
-            let input = Tensor::from(ArrayD::from_elem(vec![2, 3], 0.5f32));
-            let lrp = Lrp::new(Preset::named("guided_backprop").unwrap());
-            lrp.attribute(&model, &losses("y", 0), &input.into()).unwrap().warnings
-        }
+        let warnings = |network| of_small("guided_backprop", network).warnings;
         assert_eq!(warnings(|x| x.relu()), [""; 0]);
         assert_eq!(warnings(|x| x.relu().tanh()), ["the rules 'guided_backprop' left 1 × Tanh alone"]);
         let none = "the rules 'guided_backprop' matched no node on the way: the map is the plain gradient";

@@ -12,7 +12,7 @@ use crate::error::{Result, bail};
 use crate::gradient_check::{Sample, SampleInput, floats};
 use crate::graph::Fact;
 use crate::onnx::{Lowered, Lowering, NodeReader, NodeWriter, known_length};
-use crate::op::{Inputs, Listed, OpDef, Real, resolve_axis};
+use crate::op::{Inputs, Listed, Op, OpDef, Real, resolve_axis};
 use crate::ops::convolution::Conv;
 use crate::ops::window::Window;
 use crate::tensor::{Array, Float, Tensor, each_float};
@@ -185,6 +185,34 @@ fn emit_statistics<'b>(x: Var<'b>, axes: &[usize], epsilon: f64) -> (Var<'b>, Va
     let centered = x - mean;
     let var = (centered * centered).reduce_mean(axes.iter().copied(), true);
     (mean, (var + epsilon).sqrt().reciprocal())
+}
+
+/// Layer, group and instance normalization with each step a node: mean, difference, deviation, quotient, scale, shift.
+pub(crate) fn spelled_out<'b>(op: &Op, inputs: &[Option<Var<'b>>]) -> Result<Option<Var<'b>>> {
+    let [Some(x), Some(scale), bias @ ..] = inputs else { return Ok(None) };
+    let (x, scale, bias) = (*x, *scale, bias.first().copied().flatten());
+    let normalized = |x: Var<'b>, axes: &[usize], epsilon: Real| {
+        let centred = x - x.reduce_mean(axes.iter().copied(), true);
+        let var = (centred * centred).reduce_mean(axes.iter().copied(), true);
+        centred / (var + epsilon.0).sqrt()
+    };
+    let (y, along): (_, &dyn Fn(Var<'b>) -> Var<'b>) = match op {
+        Op::LayerNormalization(op) => {
+            let axes: Vec<usize> = (resolve_axis(op.axis, x.rank())?..x.rank()).collect();
+            (normalized(x, &axes, op.epsilon), &|vector| vector)
+        }
+        Op::InstanceNormalization(op) => {
+            let axes: Vec<usize> = (2..x.rank()).collect();
+            (normalized(x, &axes, op.epsilon), &|vector| per_channel(vector, x))
+        }
+        Op::GroupNormalization(op) => {
+            let y = normalized(op.split(x), &[2], op.epsilon).reshape_like(x);
+            (y, &|vector| op.spread(vector, x))
+        }
+        _ => return Ok(None),
+    };
+    let scaled = y * along(scale);
+    Ok(Some(bias.map_or(scaled, |bias| scaled + along(bias))))
 }
 
 /// The cotangent of `x` where `g` is that of `(x - mean) · inverse`, and both depend on `x`.

@@ -4,8 +4,9 @@ use crate::backprop::depends_on;
 use crate::builder::{Builder, Var};
 use crate::error::{Result, bail};
 use crate::graph::{Graph, Node, ValueId};
-use crate::op::{Op, Real, resolve_axis};
+use crate::op::{Op, Real};
 use crate::ops::matmul::Gemm;
+use crate::ops::norm::spelled_out;
 use std::fmt;
 
 /// A form that a network is brought into. It computes the same function, up to rounding.
@@ -16,7 +17,7 @@ pub enum Canonical {
     Bias,
     /// Batch normalization after a convolution or dense layer goes into its weights and bias.
     BatchNormalization,
-    /// Layer normalization is spelled out: subtract the mean, divide by the deviation, scale, shift.
+    /// Layer, group and instance normalization are spelled out: subtract the mean, divide by the deviation, scale, shift.
     Normalization,
 }
 
@@ -186,19 +187,10 @@ fn batch_normalization<'b>(builder: &'b Builder, node: &Node, varies: &[bool]) -
 
 /// `scale · (x - mean) / √(variance + epsilon) + bias`, with each step a node.
 fn normalization<'b>(graph: &Graph, builder: &'b Builder, node: &Node) -> Result<Option<Var<'b>>> {
-    let Op::LayerNormalization(op) = &node.op else { return Ok(None) };
     let used = |output: &ValueId| graph.nodes().iter().any(|other| other.inputs.contains(&Some(*output)));
     if node.outputs.iter().skip(1).any(used) {
         return Ok(None);
     }
-    let var = |index: usize| node.inputs.get(index).copied().flatten().map(|id| builder.var(id));
-    let (Some(x), Some(scale)) = (var(0), var(1)) else { return Ok(None) };
-    let axes: Vec<usize> = (resolve_axis(op.axis, x.rank())?..x.rank()).collect();
-    let centred = x - x.reduce_mean(axes.clone(), true);
-    let variance = (centred * centred).reduce_mean(axes, true);
-    let y = centred / (variance + op.epsilon.0).sqrt() * scale;
-    Ok(Some(match var(2) {
-        Some(bias) => y + bias,
-        None => y,
-    }))
+    let inputs: Vec<Option<Var>> = node.inputs.iter().map(|input| input.map(|id| builder.var(id))).collect();
+    spelled_out(&node.op, &inputs)
 }

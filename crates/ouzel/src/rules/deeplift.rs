@@ -82,9 +82,11 @@ pub enum Maxima {
 ///
 /// **Formula.** A cotangent is a multiplier `m`: `m · (x - x⁰)` of all inputs adds up to `m · (y - y⁰)` of the output, at
 /// every node. Linear functions have their gradient; a function of single elements `(y - y⁰) / (x - x⁰)`; a product its
-/// gradient half way between input and baseline; a maximum gives what it gained to its place at the input and what it
-/// lost to its place at the baseline; softmax is `exp`, sum and quotient. Any other node has its mean gradient on the way
-/// from baseline to input, by a quadrature of five points, which keeps the sum as well as that is exact.
+/// gradient half way between input and baseline; a quotient that which makes `y · s = a` a product of this kind; a maximum
+/// gives what it gained to its place at the input and what it lost to its place at the baseline; softmax is the exponential
+/// of its logarithm. None of these multipliers is larger than the gradient at the input or at the baseline can be, however
+/// far apart the two are. Any other node has its mean gradient on the way from baseline to input, by a quadrature of five
+/// points, which keeps the sum as well as that is exact.
 ///
 /// **Source.** Shrikumar et al. 2017, "Learning important features through propagating activation differences".
 pub fn rescale(reference: &Reference, maxima: Maxima) -> RuleSet {
@@ -190,12 +192,12 @@ impl Rule for Difference {
                 back.at(middle).vjp()?
             }
             DifferenceRule::Quotient => {
-                let (a, s, m) = (back.x(0), back.x(1), back.g(0));
-                let (a0, s0) = (self.reference.of(a)?, self.reference.of(s)?);
-                let (over_s, over_s0) = (s.reciprocal(), s0.reciprocal());
+                let (s, y) = (back.x(1), back.y(0));
+                let (s0, y0) = (self.reference.of(s)?, self.reference.of(y)?);
+                let of_a = back.g(0) / halfway(s, s0);
                 back.each_wanted(|index| match index {
-                    0 => m * halfway(over_s, over_s0),
-                    _ => -(m * halfway(a, a0) * over_s * over_s0),
+                    0 => of_a,
+                    _ => -(of_a * halfway(y, y0)),
                 })
             }
             DifferenceRule::Maximum => {
@@ -254,27 +256,36 @@ impl Rule for Difference {
 }
 
 impl Difference {
-    /// Softmax is `e / Σ e`, its logarithm `x - ln Σ e`, with `e = exp(x - c)` and `c` the largest of both `x`.
+    /// `softmax(x) = exp(l)` with `l = x - ln Σ exp(x)`.
     fn softmax<'b>(&self, back: &Back<'b>) -> Result<Var<'b>> {
         let (x, m) = (back.x(0), back.g(0));
         let x0 = self.reference.of(x)?;
-        let (axes, logarithm) = match back.op() {
+        let (axes, is_logarithm) = match back.op() {
             Op::Softmax(op) => (op.0.axes(x.rank())?, false),
             Op::LogSoftmax(op) => (op.0.axes(x.rank())?, true),
             op => bail!(internal, "{} is not a softmax", op.name()),
         };
-        let largest = x.maximum(x0).reduce_max(axes.clone(), true);
-        let (e, e0) = ((x - largest).exp(), (x0 - largest).exp());
-        let (sum, sum0) = (e.reduce_sum(axes.clone(), true), e0.reduce_sum(axes.clone(), true));
-        let of_x = |of_e: Var<'b>| ratio(of_e * (e - e0), x - x0, of_e * e);
-        if logarithm {
-            let total = m.reduce_sum(axes, true);
-            let of_sum = -ratio(total * (sum.ln() - sum0.ln()), sum - sum0, total / sum);
-            return Ok(m + of_x(of_sum.expand_like(e)));
-        }
-        let of_sum = -((m * halfway(e, e0)).reduce_sum(axes, true) / (sum * sum0));
-        Ok(of_x(m * halfway(sum.reciprocal(), sum0.reciprocal()) + of_sum))
+        let total = |x: Var<'b>| {
+            let largest = x.reduce_max(axes.clone(), true);
+            largest + (x - largest).exp().reduce_sum(axes.clone(), true).ln()
+        };
+        let (sum, sum0) = (total(x), total(x0));
+        let (dx, shift) = (x - x0, sum - sum0);
+        let of_l = match is_logarithm {
+            true => m,
+            false => m * back.y(0).maximum(self.reference.of(back.y(0))?) * decrease(dx - shift),
+        };
+        // The logarithm of a sum of exponentials: its multiplier over theirs.
+        let share = (x.maximum(x0) - sum.maximum(sum0)).exp() * decrease(dx) / decrease(shift);
+        Ok(of_l - of_l.reduce_sum(axes, true) * share)
     }
+}
+
+/// `(1 - exp(-|d|)) / |d|`, which is between 0 and 1, and times the larger of two exponentials is the multiplier of `exp`;
+/// written so that nothing cancels.
+fn decrease(d: Var) -> Var {
+    let d = d.abs();
+    ratio(((-d).exp() + 1.0) * (d * 0.5).tanh(), d, d.scalar_like(1.0))
 }
 
 /// The Rescale rule at a function of single elements of one input.
@@ -294,11 +305,10 @@ fn halfway<'b>(a: Var<'b>, b: Var<'b>) -> Var<'b> {
     }
 }
 
-/// `change / difference`, and `otherwise` where there is next to no difference.
+/// `change / difference`, and `otherwise` where there is next to no difference, or none that is a number.
 pub(super) fn ratio<'b>(change: Var<'b>, difference: Var<'b>, otherwise: Var<'b>) -> Var<'b> {
-    let is_small = difference.abs().less(SMALLEST_DIFFERENCE);
-    let divisor = difference.scalar_like(1.0).select(is_small, difference);
-    otherwise.select(is_small, change / divisor)
+    let is_large = difference.abs().greater_or_equal(SMALLEST_DIFFERENCE);
+    (change / difference.select(is_large, 1.0)).select(is_large, otherwise)
 }
 
 #[cfg(test)]
@@ -403,6 +413,10 @@ mod tests {
             let sum = (conv(inner, w(12)) - x).relu();
             (sum.reduce_mean([2, 3], false) - 0.1).tanh()
         });
+        assert_complete("masked softmax", exact, &[2, 5], |builder, x| {
+            let mask = ArrayD::from_shape_vec(IxDyn(&[5]), vec![0.0, f64::NEG_INFINITY, 0.0, 0.0, 0.0]);
+            (x + builder.constant(Tensor::from(mask.unwrap()))).softmax(1)
+        });
         // By quadrature.
         assert_complete("instance normalization", 1e-4, &[2, 3, 4, 4], |builder, x| {
             let vector = || builder.constant(Tensor::from(numbers(&[3], 8)));
@@ -467,6 +481,29 @@ mod tests {
         assert_near(&least(rescale, [5.0, 3.0]), [0.0, 3.0]);
         assert_near(&least(reveal_cancel, [3.0, 5.0]), [1.5, 1.5]);
         assert_near(&least(rescale, [3.0, 5.0]), [3.0, 0.0]);
+    }
+
+    #[test]
+    fn no_multiplier_grows_where_input_and_baseline_lie_far_apart() {
+        // At the baseline, zeros, the deviation is a millionth of what it is at the input.
+        let normalized = |rules| {
+            of_two(rules, [3.0, -2.0], |builder, x| {
+                let centred = x - x.reduce_mean([1], true);
+                let variance = (centred * centred).reduce_mean([1], true);
+                column(builder, centred / (variance + 1e-12).sqrt(), [1.0, 0.0])
+            })
+        };
+        let attention =
+            |rules| of_two(rules, [3000.0, -2000.0], |builder, x| column(builder, x.softmax(1), [1.0, 0.0]));
+        for rules in [rescale, reveal_cancel] {
+            let (of_first, of_second) = (normalized(rules), attention(rules));
+            assert!((of_first.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{of_first:?}");
+            assert!((of_second.iter().sum::<f64>() - 0.5).abs() < 1e-9, "{of_second:?}");
+            assert!(
+                of_first.iter().chain(&of_second).all(|part| part.abs() < 2.0),
+                "{of_first:?} {of_second:?}"
+            );
+        }
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub enum Kind {
     Activation,
     /// A linear function without parameters that mixes elements: average pooling, means, sums over axes, interpolation.
     Average,
+    /// The length of a vector, which grows as its elements do: L1 and L2 norms, L-p pooling.
+    Magnitude,
     /// The largest or smallest of several elements: max pooling and its kin.
     Maximum,
     /// Batch normalization with the statistics of training.
@@ -55,6 +57,7 @@ impl Kind {
         ("quotient", Self::Quotient),
         ("activation", Self::Activation),
         ("average", Self::Average),
+        ("magnitude", Self::Magnitude),
         ("maximum", Self::Maximum),
         ("batch_normalization", Self::BatchNormalization),
         ("normalization", Self::Normalization),
@@ -121,6 +124,7 @@ fn kind(graph: &Graph, node: &Node, varies: &[bool]) -> Kind {
         | Op::Resize(_)
         | Op::Upsample(_)
         | Op::CumSum(_) => Kind::Average,
+        Op::ReduceL1(_) | Op::ReduceL2(_) | Op::LpPool(_) | Op::GlobalLpPool(_) => Kind::Magnitude,
         Op::BatchNormalization(_) => Kind::BatchNormalization,
         Op::Softmax(_) | Op::LogSoftmax(_) => Kind::Softmax,
         op if op.family() == "norm" => Kind::Normalization,
@@ -174,7 +178,9 @@ impl Linear {
                 (!varies(1) && !varies(2)).then_some(Self { weight: 1, bias: Some(2) })
             }
             Op::Gemm(_) if varies(2) => None,
-            Op::Gemm(_) | Op::MatMul(_) => {
+            // More factors than two, and there is no telling which are the weights.
+            Op::Einsum(op) if op.equation.matches(',').count() != 1 => None,
+            Op::Gemm(_) | Op::MatMul(_) | Op::Einsum(_) => {
                 let bias = matches!(op, Op::Gemm(_)).then_some(2);
                 match (varies(0), varies(1)) {
                     (true, false) => Some(Self { weight: 1, bias }),

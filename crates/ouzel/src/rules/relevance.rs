@@ -150,7 +150,8 @@ impl Share {
 /// **Formula.** With `z = Σ over terms of sign · node(x', w', b')`, each share gives
 /// `Rᵢ += Σ over terms of sign · x'ᵢ · ∂node(x', w', b')/∂xᵢ · (factor · R / stabilized(z))`, where
 /// `stabilized(z) = z + stabilizer · sign(z)` and `sign(0) = 1`; without a stabilizer nothing flows where `z = 0`.
-/// The bias's own part, `b' · ∂node/∂b · …`, is recorded as absorbed.
+/// The bias's own part, `b' · ∂node/∂b · …`, is recorded as absorbed; what the stabilizer takes, and what no contribution
+/// takes because `z = 0`, as lost.
 ///
 /// A rule of one's own takes a few lines:
 ///
@@ -297,13 +298,15 @@ impl fmt::Display for Relevance {
     }
 }
 
-/// `r / (z + stabilizer · sign(z))`.
-fn quotient<'b>(r: Var<'b>, z: Var<'b>, stabilizer: f64) -> Var<'b> {
+/// `r / (z + stabilizer · sign(z))`, and how much of `r` this times `z` falls short of it.
+fn quotient<'b>(r: Var<'b>, z: Var<'b>, stabilizer: f64) -> (Var<'b>, Var<'b>) {
     if stabilizer == 0.0 {
-        return (r / z).select_where(!z.equal(0.0));
+        let is_zero = z.equal(0.0);
+        return ((r / z).select_where(!is_zero), r.select_where(is_zero));
     }
     let away = z.scalar_like(stabilizer).select(z.greater_or_equal(0.0), -stabilizer);
-    r / (z + away)
+    let per_unit = r / (z + away);
+    (per_unit, per_unit * away)
 }
 
 /// The sum of what reaches each input, as far as it was asked for.
@@ -386,7 +389,8 @@ impl Rule for Relevance {
                 Where::Negative => back.g(0).select_where(y.less_or_equal(0.0)),
             };
             let r = if share.factor == 1.0 { r } else { r * share.factor };
-            let per_unit = quotient(r, z, self.stabilizer);
+            let (per_unit, lost) = quotient(r, z, self.stabilizer);
+            back.lose(lost.sum());
             for (sign, node) in &terms {
                 for &index in &additive {
                     wanted[index] = node.optional_x(index).is_some();
@@ -547,7 +551,11 @@ impl Rule for Product {
         let single = matches!(back.op(), Op::Mul(_));
         let cotangents = match single {
             true => vec![],
-            false => back.vjp_of(vec![Some(quotient(r, back.y(0), Relevance::STABILIZER))])?,
+            false => {
+                let (per_unit, lost) = quotient(r, back.y(0), Relevance::STABILIZER);
+                back.lose(lost.sum() * takers.len() as f64);
+                back.vjp_of(vec![Some(per_unit)])?
+            }
         };
         let mut sums = Sums(vec![None; back.arity()]);
         for index in takers {
@@ -597,7 +605,7 @@ impl Rule for SoftmaxTaylor {
     }
 
     fn apply<'b>(&self, back: &Back<'b>) -> Result<Outcome<'b>> {
-        let per_unit = quotient(back.g(0), back.y(0), 0.0);
+        let (per_unit, _) = quotient(back.g(0), back.y(0), 0.0);
         let mut sums = Sums(vec![None; back.arity()]);
         if let Some(Cotangent::Flows(cotangent)) = back.vjp_of(vec![Some(per_unit)])?.first() {
             let relevance = back.x(0) * *cotangent;

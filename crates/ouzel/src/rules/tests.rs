@@ -1,14 +1,15 @@
 //! Each relevance rule as dense matrix algebra in float64, straight from the papers' formulas.
 
 use super::*;
-use crate::backprop::{Gradient, backward};
+use crate::backprop::{Ending, Gradient, backward};
 use crate::builder::{Builder, Var};
 use crate::evaluate::evaluate;
 use crate::graph::{Fact, ValueId};
 use crate::op::{Op, OpDef, Real};
 use crate::ops::convolution::{Conv, ConvTranspose};
+use crate::ops::einsum::Einsum;
 use crate::ops::matmul::{Gemm, MatMul};
-use crate::ops::norm::{BatchNormalization, LayerNormalization};
+use crate::ops::norm::{BatchNormalization, GroupNormalization, InstanceNormalization, LayerNormalization};
 use crate::ops::pool::{GlobalAveragePool, MaxPool, Pooling};
 use crate::ops::window::Window;
 use crate::tensor::{DType, Tensor};
@@ -56,6 +57,7 @@ fn layers() -> Vec<Layer> {
         layer("dense", gemm(false).into(), &[2, 5], &[5, 3], Some(3)),
         layer("dense, transposed", gemm(true).into(), &[2, 5], &[3, 5], Some(3)),
         layer("matrix product", MatMul.into(), &[2, 2, 5], &[5, 3], None),
+        layer("equation", Einsum { equation: "abc,bdc->abd".into() }.into(), &[2, 2, 5], &[2, 3, 5], None),
         layer(
             "convolution",
             Conv { window: strided.clone(), group: 1 }.into(),
@@ -76,7 +78,8 @@ fn relevance(layer: &Layer, values: &Values, rule: Arc<dyn Rule>) -> (ArrayD<f64
     let b = values.b.as_ref().map(|b| builder.constant(Tensor::from(b.clone())));
     // A rectifier before the layer is how a rule knows that its input is not negative.
     let read = if values.rectified { x.relu() } else { x };
-    let y = builder.apply_all(layer.op.clone(), &[Some(read), Some(w), b])[0];
+    let inputs: Vec<Option<Var>> = [read, w].into_iter().chain(b).map(Some).collect();
+    let y = builder.apply_all(layer.op.clone(), &inputs)[0];
     let r = builder.constant(Tensor::from(values.r.clone()));
     let [x, read, y, r] = [x, read, y, r].map(|var| var.id().unwrap());
     let rules = RuleSet::new()
@@ -84,11 +87,16 @@ fn relevance(layer: &Layer, values: &Values, rule: Arc<dyn Rule>) -> (ArrayD<f64
         .with(Matcher::Any, Arc::new(Pass));
     let Gradient { graph, values: found, coverage, .. } =
         backward(builder.finish().unwrap(), &[(y, r)], &[read], &rules).unwrap();
-    let absorbed: Vec<ValueId> = coverage.absorbed.iter().map(|(_, value)| *value).collect();
-    let wanted: Vec<ValueId> = found.into_iter().chain(absorbed).collect();
+    let wanted: Vec<ValueId> = found.into_iter().chain(coverage.ended.iter().map(|it| it.2)).collect();
     let mut out = evaluate(&graph, &[(x, Tensor::from(values.x.clone()))], &wanted).unwrap().into_iter();
     let relevance = out.next().unwrap().to_f64();
-    (relevance, out.map(|sum| sum.to_f64().sum()).sum())
+    let sums: Vec<f64> = out.map(|sum| sum.to_f64().sum()).collect();
+    let absorbed = coverage.ended.iter().zip(&sums).filter(|(ended, _)| ended.1 == Ending::Absorbed);
+    let absorbed = absorbed.map(|(_, sum)| sum).sum();
+    // Whatever the rule, no relevance goes unaccounted for.
+    let (given, accounted) = (values.r.sum(), relevance.sum() + sums.iter().sum::<f64>());
+    assert!((given - accounted).abs() < 1e-9, "{}: {accounted} of {given}", layer.title);
+    (relevance, absorbed)
 }
 
 /// The numbers that a layer is tried on.
@@ -108,7 +116,8 @@ struct Dense {
 
 fn run(layer: &Layer, x: &ArrayD<f64>, w: &ArrayD<f64>, b: Option<&ArrayD<f64>>) -> ArrayD<f64> {
     let builder = Builder::default();
-    let inputs = [Some(x), Some(w), b].map(|it| it.map(|it| builder.constant(Tensor::from(it.clone()))));
+    let constant = |array: &ArrayD<f64>| Some(builder.constant(Tensor::from(array.clone())));
+    let inputs: Vec<Option<Var>> = [x, w].into_iter().chain(b).map(constant).collect();
     let y = builder.apply_all(layer.op.clone(), &inputs)[0].id().unwrap();
     evaluate(&builder.finish().unwrap(), &[], &[y]).unwrap()[0].to_f64()
 }
@@ -371,6 +380,11 @@ fn canonical_forms_compute_the_same() {
     let y = norm(y.matmul(constant(&[32, 6], 5, -1.0)) + constant(&[6], 6, -1.0), 6, 30);
     let inputs = [y, constant(&[6], 7, -1.0), constant(&[6], 8, -1.0)];
     let y = builder.apply(LayerNormalization { axis: -1, epsilon: Real(1e-3) }, &inputs);
+    let vector = |length: usize, seed| constant(&[length], seed, -1.0);
+    let group = |scale_per_group| GroupNormalization { groups: 3, epsilon: Real(1e-3), scale_per_group };
+    let y = builder.apply(group(false), &[y, vector(6, 41), vector(6, 42)]);
+    let y = builder.apply(group(true), &[y, vector(3, 43), vector(3, 44)]).reshape([2, 2, 3]);
+    let y = builder.apply(InstanceNormalization { epsilon: Real(1e-3) }, &[y, vector(2, 45), vector(2, 46)]);
     let [x, y] = [x, y].map(|var| var.id().unwrap());
     let graph = builder.finish().unwrap();
     let at = numbers(&[2, 3, 5, 5], 40, -1.0, 1.0);
@@ -381,7 +395,7 @@ fn canonical_forms_compute_the_same() {
     let (merged, norms) = Canonical::BatchNormalization.apply(&merged, merged.nodes().len()).unwrap();
     assert_eq!(norms.len(), 3, "{norms:?}");
     let (merged, spelled) = Canonical::Normalization.apply(&merged, merged.nodes().len()).unwrap();
-    assert_eq!(spelled.len(), 1, "{spelled:?}");
+    assert_eq!(spelled.len(), 4, "{spelled:?}");
     assert_close(
         value_of(&merged, x, &at, y).as_slice().unwrap(),
         expected.as_slice().unwrap(),
@@ -389,7 +403,10 @@ fn canonical_forms_compute_the_same() {
     );
     let needed = crate::rewrite::prune(&merged, &[y]).unwrap().graph;
     let left = |name: &str| needed.nodes().iter().filter(|node| node.op.name() == name).count();
-    assert_eq!(left("BatchNormalization") + left("LayerNormalization") + left("MatMul"), 0);
+    let rewritten =
+        ["BatchNormalization", "LayerNormalization", "GroupNormalization", "InstanceNormalization"];
+    assert_eq!(rewritten.map(left), [0; 4]);
+    assert_eq!(left("MatMul"), 0);
 }
 
 #[test]
