@@ -369,7 +369,7 @@ impl Session<'_> {
             let has = |name: &str| self.method.options().iter().any(|it| it.name == name);
             let hint = match (has("layer_sums"), has("steps"), has("samples")) {
                 (true, ..) if sums.is_accounted_for() => "; --layer-sums says where",
-                (true, ..) if self.run.precision == Precision::F64 => {
+                (true, ..) if self.method.method.settings().precision == Precision::F64 => {
                     "; --layer-sums says where the rest went"
                 }
                 (true, ..) => {

@@ -5,6 +5,7 @@ use crate::epilogue::{Epilogue, Finish, WORD};
 use crate::few;
 use crate::level::{Kernel, Level};
 use crate::packed::Packed;
+use crate::program::Pixels;
 use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, block_width, packed_width};
 use crate::vector::Simd;
 use crate::view::View;
@@ -856,6 +857,21 @@ impl Kernel for Task<'_> {
                         group * outputs + block * BLOCK,
                         channels,
                     );
+                }
+            }
+        }
+        let channel = |block: usize| block / blocks * outputs + block % blocks * BLOCK;
+        let channels = channel(last_block) - channel(first_block);
+        // SAFETY: as before.
+        unsafe {
+            if convolution.passes.len() == 1 && convolution.output_step == [1; 3] {
+                let count = tile.iter().map(|tile| tile.pixels).sum();
+                let pixels = Pixels::Row { first: tile[0].output[0], step: 1, count };
+                work.finish.go_on(pixels, channel(first_block), channels);
+            } else {
+                for tile in tile.iter() {
+                    let pixels = Pixels::List(&tile.output[..tile.pixels]);
+                    work.finish.go_on(pixels, channel(first_block), channels);
                 }
             }
         }

@@ -3,6 +3,7 @@
 use crate::convolution::{Convolution, ConvolutionShape, Packing};
 use crate::epilogue::{Epilogue, Finish};
 use crate::level::{Kernel, Level};
+use crate::program::Pixels;
 use crate::tile::{BLOCK, block_width};
 use crate::vector::Simd;
 use crate::view::View;
@@ -176,6 +177,8 @@ impl Kernel for Gradient<'_> {
                     // SAFETY: a task has its tiles of inputs for itself, and they begin at multiples of 16.
                     unsafe { finish.row(simd, &sums[..count], row + n, input) };
                 }
+                // SAFETY: as before.
+                unsafe { finish.go_on(Pixels::Row { first: row, step: 1, count: now }, input, count) };
                 row += now;
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::convolution::{Pass, Work};
 use crate::level::Kernel;
+use crate::program::Pixels;
 use crate::tile::{BLOCK, HALF_BLOCK, ZEROS};
 use crate::vector::Simd;
 use rayon::prelude::*;
@@ -126,6 +127,9 @@ impl Kernel for Rows<'_> {
                     _ => unreachable!("a tile of this level has fewer pixels"),
                 }
             }
+            let pixels = Pixels::Row { first: output_row, step: output_step[2], count: counts[2] };
+            // SAFETY: each row belongs to one task, which does all channels.
+            unsafe { work.finish.go_on(pixels, 0, convolution.output_channels) };
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What happens to a result while it is still in registers: bias, addition, activation, gates.
+//! What happens to a result while it is still in registers: bias, addition, activation, gates; and what follows in the cache.
 
 use crate::level::{Kernel, Level};
-use crate::program::{self, Operand, Pixels, Place, Program, Setting};
+use crate::program::{Operand, Pixels, Place, Program, Setting};
 use crate::shared::Shared;
 use crate::tile::{BLOCK, HALF_BLOCK};
 use crate::vector::Simd;
@@ -77,16 +77,16 @@ pub struct Gate<'a> {
     pub before_addend: bool,
 }
 
-/// An elementwise program that goes on with a result before it is stored.
+/// An elementwise program that goes on with a result while it is still in the cache.
 ///
-/// Its first result is the output of the kernel; if the value that it begins with is needed too, it stores that as well.
+/// Its first result takes the place of what the kernel has stored; if that is needed too, it stores it as the second.
 #[derive(Debug)]
 pub struct Tail<'a> {
     /// What is computed.
     pub program: &'a Program,
     /// The shape of the output as operands are broadcast to it; channels and number of pixels are those of the output.
     pub shape: View,
-    /// What the program reads; [`Operand::Value`] is what the epilogue has made so far.
+    /// What the program reads; [`Operand::Before`] is what the epilogue has made so far.
     pub operands: &'a [Operand<'a>],
     /// Where the program's second result goes, if it has one.
     pub second: Option<(&'a mut [f32], View)>,
@@ -249,12 +249,6 @@ impl<'a> Finish<'a> {
         count: usize,
     ) {
         let count = count.min(S::LANES);
-        if self.tail.is_some() {
-            let mut sums = [[0.0; BLOCK]];
-            simd.store(value, &mut sums[0]);
-            // SAFETY: passed on.
-            return unsafe { self.go_on(&sums, &[pixel], channel, count) };
-        }
         // SAFETY: passed on.
         let value = unsafe { self.value(simd, value, pixel, channel, count) };
         let position = pixel * self.view.pixel_stride + self.view.channel_offset + channel;
@@ -331,14 +325,13 @@ impl<'a> Finish<'a> {
         value
     }
 
-    /// Finishes and stores as `tile` does, tail included; compiled once for all kernels.
+    /// Runs the tail, if there is one, on some channels of some pixels that have been finished.
     ///
     /// # Safety
-    /// As for `tile`.
-    #[inline(always)]
-    unsafe fn go_on(&self, sums: &[[f32; BLOCK]], pixels: &[usize], channel: usize, channels: usize) {
+    /// No other thread may be at work on these channels of these pixels.
+    pub(crate) unsafe fn go_on(&self, pixels: Pixels, channel: usize, channels: usize) {
         if let Some(tail) = &self.tail {
-            self.level.run(GoOn { finish: self, tail, sums, pixels, channel, channels });
+            self.level.run(GoOn { tail, pixels, channel, channels });
         }
     }
 
@@ -355,10 +348,6 @@ impl<'a> Finish<'a> {
         channel: usize,
         channels: usize,
     ) {
-        if self.tail.is_some() {
-            // SAFETY: passed on.
-            return unsafe { self.go_on(sums, pixels, channel, channels) };
-        }
         // SAFETY: passed on.
         unsafe {
             match channels {
@@ -481,9 +470,9 @@ impl<'a> Finish<'a> {
     /// As for `vector`, for each of the pixels.
     #[inline(always)]
     pub(crate) unsafe fn pixels<S: Simd>(&self, simd: S, values: &[f32], first: usize) {
-        let Finish { view, bias, addend, record, activation, gate, tail, .. } = self;
+        let Finish { view, bias, addend, record, activation, gate, .. } = self;
         let is_bare = bias.is_none() && addend.is_none() && record.is_none() && activation.is_none();
-        if is_bare && gate.is_none() && tail.is_none() && view.pixel_stride == view.channels {
+        if is_bare && gate.is_none() && view.pixel_stride == view.channels {
             // SAFETY: passed on.
             unsafe { self.output.part(first * view.channels, values.len()) }.copy_from_slice(values);
             return;
@@ -501,16 +490,6 @@ impl<'a> Finish<'a> {
     #[inline(always)]
     pub(crate) unsafe fn row<S: Simd>(&self, simd: S, values: &[f32], pixel: usize, channel: usize) {
         let mut done = 0;
-        if self.tail.is_some() {
-            for part in values.chunks(BLOCK) {
-                let mut sums = [[0.0; BLOCK]];
-                sums[0][..part.len()].copy_from_slice(part);
-                // SAFETY: passed on.
-                unsafe { self.go_on(&sums, &[pixel], channel + done, part.len()) };
-                done += part.len();
-            }
-            return;
-        }
         while done < values.len() {
             let rest = &values[done..];
             let value = if rest.len() >= S::LANES { simd.load(rest) } else { simd.load_partial(rest) };
@@ -521,12 +500,10 @@ impl<'a> Finish<'a> {
     }
 }
 
-/// A tile that a tail goes on with. Made where the caller has promised what `Finish::tile` asks for.
+/// A tail on what has been finished; compiled once for all kernels. Made where the caller has promised what `Finish::go_on` asks for.
 struct GoOn<'a> {
-    finish: &'a Finish<'a>,
     tail: &'a Setting<'a>,
-    sums: &'a [[f32; BLOCK]],
-    pixels: &'a [usize],
+    pixels: Pixels<'a>,
     channel: usize,
     channels: usize,
 }
@@ -536,25 +513,8 @@ impl Kernel for GoOn<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let GoOn { finish, tail, sums, pixels, channel, channels } = self;
-        let most = program::BLOCK / BLOCK;
-        for (sums, pixels) in sums.chunks(most).zip(pixels.chunks(most)) {
-            // Room for a last vector that is only begun.
-            let mut values = [0.0; program::BLOCK + WORD];
-            for (p, (sums, pixel)) in sums.iter().zip(pixels).enumerate() {
-                for lane in (0..channels).step_by(S::LANES) {
-                    let count = S::LANES.min(channels - lane);
-                    // SAFETY: passed on.
-                    let value = unsafe {
-                        finish.value(simd, simd.load(&sums[lane..]), *pixel, channel + lane, count)
-                    };
-                    simd.store(value, &mut values[p * channels + lane..]);
-                }
-            }
-            let block = program::Block { pixels: Pixels::List(pixels), channel, count: channels };
-            // SAFETY: passed on; no result of a tail is a mask.
-            unsafe { tail.go_on(simd, block, &values) };
-        }
+        // SAFETY: passed on; no result of a tail is a mask.
+        unsafe { self.tail.region(simd, self.pixels, self.channel, self.channels) };
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::convolution::{ConvolutionShape, Pass, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
+use crate::program::Pixels;
 use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, block_width, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
@@ -174,7 +175,11 @@ impl Kernel for Rows<'_> {
                 }
             }
             // SAFETY: each row belongs to one task.
-            unsafe { work.finish.pixels(simd, sums, row * to[2]) };
+            unsafe {
+                work.finish.pixels(simd, sums, row * to[2]);
+                let pixels = Pixels::Row { first: row * to[2], step: 1, count: to[2] };
+                work.finish.go_on(pixels, 0, outputs);
+            }
         }
         SCRATCH.set(scratch);
     }

@@ -2,6 +2,7 @@
 
 use crate::epilogue::{Epilogue, Finish};
 use crate::level::{Kernel, Level};
+use crate::program::Pixels;
 use crate::vector::Simd;
 use crate::view::View;
 use rayon::prelude::*;
@@ -41,7 +42,7 @@ pub fn finish(
     let tasks = pixels.div_ceil(pixels_per_task);
     let run = |task: usize| {
         let (first, last) = (task * pixels_per_task, pixels.min((task + 1) * pixels_per_task));
-        level.run(Pixels { input, view: input_view, finish, first, last });
+        level.run(Span { input, view: input_view, finish, first, last });
     };
     match tasks {
         0 | 1 => (0..tasks).for_each(run),
@@ -49,7 +50,7 @@ pub fn finish(
     }
 }
 
-struct Pixels<'a> {
+struct Span<'a> {
     input: &'a [f32],
     view: &'a View,
     finish: Finish<'a>,
@@ -57,7 +58,7 @@ struct Pixels<'a> {
     last: usize,
 }
 
-impl Kernel for Pixels<'_> {
+impl Kernel for Span<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -68,5 +69,8 @@ impl Kernel for Pixels<'_> {
             // SAFETY: each pixel belongs to one task.
             unsafe { self.finish.row(simd, values, pixel, 0) };
         }
+        let pixels = Pixels::Row { first: self.first, step: 1, count: self.last - self.first };
+        // SAFETY: as before.
+        unsafe { self.finish.go_on(pixels, 0, self.view.channels) };
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::epilogue::{Epilogue, Finish, WORD};
 use crate::level::{Kernel, Level};
+use crate::program::Pixels;
 use crate::shared::Shared;
 use crate::tile::BLOCK;
 use crate::vector::Simd;
@@ -339,6 +340,9 @@ impl<G: Gather> Kernel for Rows<'_, G> {
                     }
                 }
             }
+            let pixels = Pixels::Row { first: row * size[2], step: 1, count: size[2] };
+            // SAFETY: as before.
+            unsafe { finish.go_on(pixels, channels.0, channels.1 - channels.0) };
         }
     }
 }

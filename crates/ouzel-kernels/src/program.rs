@@ -164,10 +164,8 @@ pub enum Operand<'a> {
     PerPixel(&'a [f32]),
     /// A bit mask as large as the results, see [`mask_words`], read as 1 or 0.
     Bits(&'a [u16]),
-    /// What the first result held before.
+    /// What the first result held before: in the tail of an epilogue ([`Tail`](crate::Tail)), what the kernel has made.
     Before,
-    /// What a kernel has computed, for programs that are part of its epilogue ([`Tail`](crate::Tail)).
-    Value,
 }
 
 /// Where a program stores.
@@ -203,7 +201,7 @@ pub struct Program {
 }
 
 /// Most elements of a block, and so those of a register.
-pub(crate) const BLOCK: usize = 256;
+const BLOCK: usize = 256;
 
 /// Lanes that are computed at once.
 const LANES: usize = 16;
@@ -266,8 +264,6 @@ impl Program {
     /// # Panics
     /// If there are too few operands or targets, or one does not fit the shape.
     pub fn run(&self, level: Level, shape: &View, operands: &[Operand], targets: &mut [Target]) {
-        let is_value = |operand: &Operand| matches!(operand, Operand::Value);
-        assert!(!operands.iter().any(is_value), "a program by itself has no value of a kernel to read");
         let setting = self.setting(shape, operands, targets.iter_mut().map(Place::of));
         let (pixels, channels) = (setting.pixels, shape.channels);
         if pixels == 0 || channels == 0 {
@@ -311,7 +307,7 @@ impl Program {
                     check_view(view, data.len(), "operand");
                     continue;
                 }
-                Operand::Scalar(_) | Operand::Before | Operand::Value => continue,
+                Operand::Scalar(_) | Operand::Before => continue,
                 Operand::PerChannel(data) => (data.len(), channels),
                 Operand::PerSampleChannel(data) => (data.len(), shape.batch * channels),
                 Operand::PerPixel(data) => (data.len(), pixels),
@@ -377,17 +373,24 @@ struct Task<'a> {
 /// The pixels of a block.
 #[derive(Clone, Copy)]
 pub(crate) enum Pixels<'a> {
-    /// The first one, and how many follow each other.
-    Row(usize, usize),
+    /// Those at equal distances.
+    Row {
+        /// The first one.
+        first: usize,
+        /// From one to the next.
+        step: usize,
+        /// How many.
+        count: usize,
+    },
     /// Each by its index.
     List(&'a [usize]),
 }
 
-impl Pixels<'_> {
+impl<'a> Pixels<'a> {
     #[inline(always)]
     fn count(self) -> usize {
         match self {
-            Pixels::Row(_, count) => count,
+            Pixels::Row { count, .. } => count,
             Pixels::List(pixels) => pixels.len(),
         }
     }
@@ -395,8 +398,20 @@ impl Pixels<'_> {
     #[inline(always)]
     fn at(self, place: usize) -> usize {
         match self {
-            Pixels::Row(first, _) => first + place,
+            Pixels::Row { first, step, .. } => first + step * place,
             Pixels::List(pixels) => pixels[place],
+        }
+    }
+
+    /// At most `most` of them from `start` on.
+    #[inline(always)]
+    fn part(self, start: usize, most: usize) -> Pixels<'a> {
+        let end = self.count().min(start + most);
+        match self {
+            Pixels::Row { first, step, .. } => {
+                Pixels::Row { first: first + step * start, step, count: end - start }
+            }
+            Pixels::List(pixels) => Pixels::List(&pixels[start..end]),
         }
     }
 }
@@ -426,12 +441,16 @@ impl Kernel for Task<'_> {
             let pixel = index / parts * pixels_per_block;
             let channel = index % parts * BLOCK;
             let block = Block {
-                pixels: Pixels::Row(pixel, pixels_per_block.min(setting.pixels - pixel)),
+                pixels: Pixels::Row {
+                    first: pixel,
+                    step: 1,
+                    count: pixels_per_block.min(setting.pixels - pixel),
+                },
                 channel,
                 count: BLOCK.min(channels - channel),
             };
             // SAFETY: each block belongs to one task. It begins at a multiple of 16 channels and ends at one or at the last channel.
-            unsafe { setting.execute(simd, block, &[], &mut registers) };
+            unsafe { setting.execute(simd, block, &mut registers) };
         }
         REGISTERS.set(Some(registers));
     }
@@ -442,16 +461,24 @@ fn new_registers() -> Box<Registers> {
 }
 
 impl Setting<'_> {
-    /// Runs the program on some pixels, `values[pixel][channel]` being what a kernel has computed for them; as many pixels at a time as
-    /// a block holds.
+    /// Runs the program on some channels of some pixels.
     ///
     /// # Safety
-    /// No other thread may be at work on these channels of these pixels; and as for `execute`, if a result is a mask.
+    /// No other thread may be at work on these channels of these pixels, and no result may be a mask.
     #[inline(always)]
-    pub(crate) unsafe fn go_on<S: Simd>(&self, simd: S, block: Block, values: &[f32]) {
+    pub(crate) unsafe fn region<S: Simd>(&self, simd: S, pixels: Pixels, channel: usize, channels: usize) {
         let mut registers = REGISTERS.take().unwrap_or_else(new_registers);
-        // SAFETY: passed on.
-        unsafe { self.execute(simd, block, values, &mut registers) };
+        let most = (BLOCK / channels.max(1)).max(1);
+        for start in (0..pixels.count()).step_by(most) {
+            let pixels = pixels.part(start, most);
+            for done in (0..channels).step_by(BLOCK) {
+                let count = BLOCK.min(channels - done);
+                // SAFETY: passed on.
+                unsafe {
+                    self.execute(simd, Block { pixels, channel: channel + done, count }, &mut registers)
+                };
+            }
+        }
         REGISTERS.set(Some(registers));
     }
 
@@ -461,15 +488,13 @@ impl Setting<'_> {
     /// No other thread may be at work on the block. If a result is a mask, the block must begin at a multiple of 16 channels and end at
     /// one or at the last channel.
     #[inline(always)]
-    unsafe fn execute<S: Simd>(&self, simd: S, block: Block, values: &[f32], registers: &mut Registers) {
-        let elements = block.pixels.count() * block.count;
-        let length = elements.next_multiple_of(LANES);
+    unsafe fn execute<S: Simd>(&self, simd: S, block: Block, registers: &mut Registers) {
+        let length = (block.pixels.count() * block.count).next_multiple_of(LANES);
         for instruction in &self.program.instructions {
             match *instruction {
                 Instruction::Load { to, operand } => {
                     let to = &mut registers[usize::from(to)];
                     match &self.operands[operand] {
-                        Operand::Value => to[..elements].copy_from_slice(&values[..elements]),
                         Operand::Before => load_result(&self.places[0], block, to),
                         operand => load(self, operand, block, to),
                     }
@@ -546,15 +571,15 @@ fn load(setting: &Setting, operand: &Operand, block: Block, to: &mut [f32; BLOCK
                 }
             }
         }
-        // Neither is read from a tensor of its own.
-        Operand::Before | Operand::Value => {}
+        // It is not read from a tensor of its own.
+        Operand::Before => {}
     }
 }
 
 #[inline(always)]
 fn load_view(data: &[f32], view: &View, block: Block, to: &mut [f32; BLOCK]) {
     let Block { pixels, channel, count } = block;
-    if let (Pixels::Row(first, number), true) = (pixels, view.pixel_stride == count) {
+    if let (Pixels::Row { first, step: 1, count: number }, true) = (pixels, view.pixel_stride == count) {
         let start = first * view.pixel_stride + view.channel_offset + channel;
         return to[..number * count].copy_from_slice(&data[start..start + number * count]);
     }

@@ -15,6 +15,7 @@
 use crate::convolution::{ConvolutionShape, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
+use crate::program::Pixels;
 use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, ZEROS, block_width, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
@@ -346,11 +347,17 @@ impl Task<'_> {
             }
             if filled + 4 > MOST_PIXELS {
                 // SAFETY: passed on.
-                unsafe { work.finish.tile(simd, &sums, &pixels[..filled], channel, channels) };
+                unsafe {
+                    work.finish.tile(simd, &sums, &pixels[..filled], channel, channels);
+                    work.finish.go_on(Pixels::List(&pixels[..filled]), channel, channels);
+                }
                 filled = 0;
             }
         }
         // SAFETY: passed on.
-        unsafe { work.finish.tile(simd, &sums, &pixels[..filled], channel, channels) };
+        unsafe {
+            work.finish.tile(simd, &sums, &pixels[..filled], channel, channels);
+            work.finish.go_on(Pixels::List(&pixels[..filled]), channel, channels);
+        }
     }
 }

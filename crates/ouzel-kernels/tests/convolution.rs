@@ -179,7 +179,7 @@ fn check(
             finish_naively(expected[index], bias.as_ref().map(|bias| bias[channel]), addend, activation, gate)
         })
         .collect();
-    // A tail multiplies by a factor of the sample and channel, adds what was there, selects, and hands on what it began with.
+    // A tail multiplies by a factor of the sample and channel, adds a tensor, selects, and hands on what it began with.
     use Instruction::{Binary as Two, Load, Select, Store};
     let program = Program::new(vec![
         Load { to: 0, operand: 0 },
@@ -195,11 +195,11 @@ fn check(
     ]);
     let factors = random.integers(to.batch * to.channels);
     let operands = [
-        Operand::Value,
+        Operand::Before,
         Operand::PerSampleChannel(&factors),
         Operand::Full(&other, addend_view),
         Operand::Bits(&mask),
-        Operand::Before,
+        Operand::Scalar(0.5),
     ];
     let with_tail = random.coin();
     for level in Level::available() {
@@ -228,7 +228,7 @@ fn check(
             let expected = match with_tail {
                 false => *value,
                 true if bit(&mask, to.channels, pixel, channel) => value * factor + packed_other[index],
-                true => packed_before[index],
+                true => 0.5,
             };
             assert_eq!(
                 result[index],

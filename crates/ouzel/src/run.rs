@@ -298,7 +298,7 @@ impl<'a> Runner<'a> {
             OperandStep::PerSampleChannel(buffer) => Operand::PerSampleChannel(self.floats(*buffer)),
             OperandStep::PerPixel(buffer) => Operand::PerPixel(self.floats(*buffer)),
             OperandStep::Bits(buffer) => Operand::Bits(self.words(*buffer)),
-            OperandStep::Value => Operand::Value,
+            OperandStep::Value => Operand::Before,
         };
         operands.iter().map(operand).collect()
     }

@@ -342,12 +342,12 @@ impl Step {
 
     /// What is read at the same place of the result where it is written and nowhere else, for results of one tensor.
     pub(crate) fn read_in_place(&self) -> Vec<Region> {
-        let finish = self.finish();
+        // What a tail reads is read when something has been written already.
         let operands = match &self.work {
             Work::Pointwise { operands, .. } => operands.as_slice(),
-            _ => finish.and_then(|finish| finish.tail.as_ref()).map_or(&[][..], |tail| &tail.operands),
+            _ => &[],
         };
-        let addend = finish.and_then(|finish| finish.addend);
+        let addend = self.finish().and_then(|finish| finish.addend);
         addend.into_iter().chain(operands.iter().filter_map(OperandStep::region)).collect()
     }
 

@@ -88,7 +88,16 @@ impl Fuser<'_> {
             node.index()
         };
         let mut next = 0;
-        while next < done.len() {
+        loop {
+            if next >= done.len() {
+                let shared = self.shared(&elementwise, &stored, &done);
+                if shared.is_empty() {
+                    break;
+                }
+                for node in shared {
+                    next = next.min(store(node, &mut stored, &mut done));
+                }
+            }
             let root = NodeId(next as u32);
             next += 1;
             if !elementwise[root.index()] || !stored[root.index()] || done[root.index()].is_some() {
@@ -200,6 +209,40 @@ impl Fuser<'_> {
                 && !stored[producer.index()]
                 && nodes.binary_search(producer).is_err()
         })
+    }
+
+    /// The nodes that several steps compute on their way, out of more tensors than are moved if one step stores the result for
+    /// the others.
+    fn shared(&self, elementwise: &[bool], stored: &[bool], done: &[Option<Done>]) -> Vec<NodeId> {
+        let graph = self.facts.graph;
+        let mut steps = vec![0; done.len()];
+        for (nodes, _) in done.iter().flatten() {
+            nodes.iter().for_each(|node| steps[node.index()] += 1);
+        }
+        let mut shared = Vec::new();
+        let mut inside = HashSet::new();
+        for (id, node) in graph.nodes_with_ids().rev() {
+            let (count, output) = (steps[id.index()], node.outputs[0]);
+            let Some(shape) = self.facts.floats(output).filter(|_| count > 1 && !inside.contains(&id)) else {
+                continue;
+            };
+            let nodes = self.expression(id, elementwise, stored);
+            let mut read: Vec<ValueId> = (nodes.iter())
+                .flat_map(|&id| self.reads(id, graph.node(id)))
+                .filter(|&input| self.facts.floats(input) == Some(shape))
+                .filter(|&input| {
+                    self.facts.producer(input).is_none_or(|(id, _)| nodes.binary_search(&id).is_err())
+                })
+                .collect();
+            read.sort_unstable();
+            read.dedup();
+            // Each reads the result instead, and one writes it.
+            if count * read.len() > read.len() + count {
+                inside.extend(nodes);
+                shared.push(id);
+            }
+        }
+        shared
     }
 
     /// The epilogue that computes these nodes, if there is one.
