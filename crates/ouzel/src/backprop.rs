@@ -285,13 +285,13 @@ impl<'b> Walk<'b> {
         });
     }
 
-    /// Asks `rule` for the cotangents of the inputs of a node whose consumers have all been visited. What comes back
-    /// are the reasons of the inputs that nothing flows to, and what ended here; `None` if the node is not on the way.
+    /// Asks `rule` for the cotangents of the inputs of a node whose consumers have all been visited; `None` if the node is
+    /// not on the way.
     pub(crate) fn visit(
         &mut self,
         node: &'b Node,
         rule: impl FnOnce(&Back<'b>) -> Result<Cotangents<'b>>,
-    ) -> Result<Option<(Vec<&'static str>, Vec<(Ending, Var<'b>)>)>> {
+    ) -> Result<Option<Visit<'b>>> {
         let among = |values: &[bool]| -> Vec<bool> {
             node.inputs.iter().map(|input| input.is_some_and(|value| values[value.index()])).collect()
         };
@@ -342,9 +342,16 @@ impl<'b> Walk<'b> {
                 bail!(internal, "a rule returned {found} for an input that is {expected}");
             }
         }
-        let ended = back.ended.into_inner();
-        Ok(Some((stopped, ended)))
+        Ok(Some(Visit { stopped, ended: back.ended.into_inner() }))
     }
+}
+
+/// What a walk learns at a node, besides cotangents.
+pub(crate) struct Visit<'b> {
+    /// Why nothing flows to some of the inputs.
+    pub(crate) stopped: Vec<&'static str>,
+    /// The sums of relevance that ended here.
+    ended: Vec<(Ending, Var<'b>)>,
 }
 
 /// Adds to `graph` the gradient of the sum of `loss` with respect to each value of `wrt`.
@@ -467,7 +474,7 @@ pub(crate) fn walk(
                 }
             })
             .context(|| format!("gradient of {}", node.title()))?;
-        let Some((stopped, ended)) = visited else { continue };
+        let Some(Visit { stopped, ended }) = visited else { continue };
         coverage.stopped.extend(stopped.into_iter().map(|reason| (id, reason)));
         for (ending, share) in ended {
             let share = share.id().context(|| format!("relevance of {}", node.title()))?;

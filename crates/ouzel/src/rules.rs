@@ -27,7 +27,7 @@ pub(crate) use modifier::activations_left_alone;
 pub use modifier::{BackpropModifier, Guided, Rectified, TrueGradient, Zero};
 pub use pattern::{Estimator, Pattern, Patterns};
 pub use relevance::{
-    BetaSmooth, Change, Move, Numerator, Pass, Product, Relevance, Share, SoftmaxTaylor, Term, Where,
+    BetaSmooth, Change, Move, Numerator, Pass, Product, Relevance, Share, Sign, SoftmaxTaylor, Term, Where,
 };
 
 use crate::backprop::{Back, Cotangents};

@@ -284,8 +284,8 @@ impl OpDef for Whole {
         walk.add(self.output, back.g(0));
         let mut reason = "no gradient leads through the nodes of the unit to it";
         for node in self.body.nodes().iter().rev() {
-            if let Some((stopped, _)) = walk.visit(node, |back| back.vjp()).context(|| node.title())? {
-                reason = stopped.into_iter().next().unwrap_or(reason);
+            if let Some(visit) = walk.visit(node, |back| back.vjp()).context(|| node.title())? {
+                reason = visit.stopped.into_iter().next().unwrap_or(reason);
             }
         }
         let cotangent = |(index, id): (usize, &ValueId)| match walk.cotangent(*id) {

@@ -123,6 +123,17 @@ pub enum Where {
     Negative,
 }
 
+/// Which sign the sum of a share's terms has, wherever the share applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// Either.
+    Any,
+    /// It is not negative.
+    Positive,
+    /// It is not positive.
+    Negative,
+}
+
 /// A part of the relevance of each output, given to the inputs in proportion to the sum of terms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Share {
@@ -130,6 +141,8 @@ pub struct Share {
     pub factor: f64,
     /// For which outputs.
     pub outputs: Where,
+    /// The sign of the sum of terms, if that is known: what rounding makes of the other sign counts as 0.
+    pub sign: Sign,
     /// What it is given in proportion to.
     pub terms: Vec<Term>,
 }
@@ -137,11 +150,15 @@ pub struct Share {
 impl Share {
     /// A part of the relevance of all outputs.
     pub fn new(factor: f64, terms: impl IntoIterator<Item = Term>) -> Self {
-        Self { factor, outputs: Where::Everywhere, terms: terms.into_iter().collect() }
+        Self { factor, outputs: Where::Everywhere, sign: Sign::Any, terms: terms.into_iter().collect() }
     }
 
     fn only(self, outputs: Where) -> Self {
         Self { outputs, ..self }
+    }
+
+    fn of_sign(self, sign: Sign) -> Self {
+        Self { sign, ..self }
     }
 }
 
@@ -209,8 +226,8 @@ impl Relevance {
         let positive = [Term::new(Positive, up.clone(), up.clone()), Term::new(Negative, down.clone(), Zero)];
         let negative = [Term::new(Positive, down.clone(), down), Term::new(Negative, up, Zero)];
         let shares = [
-            Share::new(1.0, positive).only(Where::Positive),
-            Share::new(1.0, negative).only(Where::Negative),
+            Share::new(1.0, positive).only(Where::Positive).of_sign(Sign::Positive),
+            Share::new(1.0, negative).only(Where::Negative).of_sign(Sign::Negative),
         ];
         Self::new(format!("gamma({gamma})"), stabilizer, shares)
     }
@@ -232,9 +249,9 @@ impl Relevance {
         }
         let supporting = [Term::new(Positive, Positive, Positive), Term::new(Negative, Negative, Zero)];
         let opposing = [Term::new(Positive, Negative, Negative), Term::new(Negative, Positive, Zero)];
-        let mut shares = vec![Share::new(alpha, supporting)];
+        let mut shares = vec![Share::new(alpha, supporting).of_sign(Sign::Positive)];
         if beta > 0.0 {
-            shares.push(Share::new(-beta, opposing));
+            shares.push(Share::new(-beta, opposing).of_sign(Sign::Negative));
         }
         Ok(Self::new(format!("alpha_beta({alpha}, {beta})"), stabilizer, shares))
     }
@@ -245,7 +262,7 @@ impl Relevance {
     pub fn z_plus(stabilizer: f64) -> Self {
         use Change::{Negative, Positive, Zero};
         let terms = [Term::new(Positive, Positive, Positive), Term::new(Negative, Negative, Zero)];
-        Self::new("z_plus", stabilizer, [Share::new(1.0, terms)])
+        Self::new("z_plus", stabilizer, [Share::new(1.0, terms).of_sign(Sign::Positive)])
     }
 
     /// Excitation backprop: the probability that a winner's winner is reached, through positive weights from the
@@ -255,7 +272,7 @@ impl Relevance {
     pub fn excitation(stabilizer: f64) -> Self {
         use Change::{Positive, Zero};
         let terms = [Term::new(Positive, Positive, Zero)];
-        Self::new("excitation", stabilizer, [Share::new(1.0, terms)])
+        Self::new("excitation", stabilizer, [Share::new(1.0, terms).of_sign(Sign::Positive)])
     }
 
     /// The zᴮ-rule, for pixels: contributions relative to the lowest and highest values that a pixel can have.
@@ -280,7 +297,8 @@ impl Relevance {
     /// **Source.** Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor decomposition".
     pub fn w_square(stabilizer: f64) -> Self {
         use Change::{One, Square, Zero};
-        Self::new("w_square", stabilizer, [Share::new(1.0, [Term::new(One, Square, Zero)])])
+        let share = Share::new(1.0, [Term::new(One, Square, Zero)]);
+        Self::new("w_square", stabilizer, [share.of_sign(Sign::Positive)])
     }
 
     /// The flat rule: evenly over what an output sees.
@@ -288,7 +306,8 @@ impl Relevance {
     /// **Source.** Lapuschkin et al. 2019, "Unmasking Clever Hans predictors and assessing what machines really learn".
     pub fn flat(stabilizer: f64) -> Self {
         use Change::{One, Zero};
-        Self::new("flat", stabilizer, [Share::new(1.0, [Term::new(One, One, Zero)])])
+        let share = Share::new(1.0, [Term::new(One, One, Zero)]);
+        Self::new("flat", stabilizer, [share.of_sign(Sign::Positive)])
     }
 }
 
@@ -298,15 +317,23 @@ impl fmt::Display for Relevance {
     }
 }
 
-/// `r / (z + stabilizer · sign(z))`, and how much of `r` this times `z` falls short of it.
-fn quotient<'b>(r: Var<'b>, z: Var<'b>, stabilizer: f64) -> (Var<'b>, Var<'b>) {
-    if stabilizer == 0.0 {
-        let is_zero = z.equal(0.0);
-        return ((r / z).select_where(!is_zero), r.select_where(is_zero));
-    }
-    let away = z.scalar_like(stabilizer).select(z.greater_or_equal(0.0), -stabilizer);
+/// `r / (z + stabilizer · sign(z))`, and the sum of how much of `r` this times `z` falls short.
+fn quotient<'b>(r: Var<'b>, z: Var<'b>, sign: Sign, stabilizer: f64) -> (Var<'b>, Var<'b>) {
+    let (z, away) = match sign {
+        _ if stabilizer == 0.0 => {
+            let is_zero = z.equal(0.0);
+            return ((r / z).select_where(!is_zero), r.select_where(is_zero).sum());
+        }
+        Sign::Positive => (z.relu(), stabilizer),
+        Sign::Negative => (z.minimum(0.0), -stabilizer),
+        Sign::Any => {
+            let away = z.scalar_like(stabilizer).select(z.greater_or_equal(0.0), -stabilizer);
+            let per_unit = r / (z + away);
+            return (per_unit, (per_unit * away).sum());
+        }
+    };
     let per_unit = r / (z + away);
-    (per_unit, per_unit * away)
+    (per_unit, per_unit.sum() * away)
 }
 
 /// The sum of what reaches each input, as far as it was asked for.
@@ -389,8 +416,8 @@ impl Rule for Relevance {
                 Where::Negative => back.g(0).select_where(y.less_or_equal(0.0)),
             };
             let r = if share.factor == 1.0 { r } else { r * share.factor };
-            let (per_unit, lost) = quotient(r, z, self.stabilizer);
-            back.lose(lost.sum());
+            let (per_unit, lost) = quotient(r, z, share.sign, self.stabilizer);
+            back.lose(lost);
             for (sign, node) in &terms {
                 for &index in &additive {
                     wanted[index] = node.optional_x(index).is_some();
@@ -552,8 +579,8 @@ impl Rule for Product {
         let cotangents = match single {
             true => vec![],
             false => {
-                let (per_unit, lost) = quotient(r, back.y(0), Relevance::STABILIZER);
-                back.lose(lost.sum() * takers.len() as f64);
+                let (per_unit, lost) = quotient(r, back.y(0), Sign::Any, Relevance::STABILIZER);
+                back.lose(lost * takers.len() as f64);
                 back.vjp_of(vec![Some(per_unit)])?
             }
         };
@@ -605,7 +632,7 @@ impl Rule for SoftmaxTaylor {
     }
 
     fn apply<'b>(&self, back: &Back<'b>) -> Result<Outcome<'b>> {
-        let (per_unit, _) = quotient(back.g(0), back.y(0), 0.0);
+        let (per_unit, _) = quotient(back.g(0), back.y(0), Sign::Any, 0.0);
         let mut sums = Sums(vec![None; back.arity()]);
         if let Some(Cotangent::Flows(cotangent)) = back.vjp_of(vec![Some(per_unit)])?.first() {
             let relevance = back.x(0) * *cotangent;
