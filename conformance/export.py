@@ -161,7 +161,9 @@ def ouzel(*arguments):
     return done
 
 
-# Options of `export` and `explain` that are compared, by a name for messages.
+BASELINES = ["--baseline", "zeros,blur"]
+
+# Options of `export` and `explain` that are compared, by a name for messages; LAYER is that of class activation maps.
 VARIANTS = {
     "top": [],
     "class 0": ["--class", "0"],
@@ -178,6 +180,7 @@ VARIANTS = {
     "smoothgrad in rounds": ["--method", "smoothgrad", "--samples", "10", "--seed", "3"],
     "vargrad in rounds": ["--method", "vargrad", "--samples", "9"],
     "integrated gradients": ["--method", "integrated-gradients", "--steps", "12", "--baseline", "blur"],
+    "integrated gradients of a layer": ["--method", "integrated-gradients", "--steps", "7", "--wrt", "LAYER", *BASELINES],
 }
 
 # What tract is asked to run, too: it has no loops.
@@ -196,6 +199,7 @@ def check_networks(failures, folder):
         described = json.loads(ouzel("inspect", model, "--json").stdout)
         shape = described["inputs"][0]["shape"][1:]
         for title, options in VARIANTS.items():
+            options = [described["cam_layer"]["name"] if option == "LAYER" else option for option in options]
             if title == "input" and model.stem == "steering":
                 continue  # one output: there is nothing to name
             exported = folder / "exported.onnx"

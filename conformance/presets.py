@@ -12,6 +12,7 @@ target/sweep/presets.json. Of each map, this is told:
     adds up    the relevance of the input is the target's value less what biases took, within 1 %
     runs       the preset is a gradient, which adds up to nothing in particular
     rounding   it adds up in float64, and in float32 it does not: relevance of both signs grew large and cancels
+    float64    it exceeds what float32 can hold, and the program says so; in float64 it is a map
     lost n %   it is off by this share, all of which the rules themselves lose: where no contribution has the sign that the
                rule follows, or a stabilizer outweighs them
     off n %    it is off by this share, in float64 as well, for no such reason
@@ -50,7 +51,7 @@ def report(options, model, x, way, patterns, more=()):
     more = [*more, BOUNDS] if "lrp" in WAYS[way] else [*more]
     more += ["--patterns", patterns] if way.startswith("pattern") else []
     with tempfile.TemporaryDirectory() as folder:
-        files = ["--json", f"{folder}/report.json", "--raw-npy", f"{folder}/raw.npy", "--out-dir", folder]
+        files = ["--json", f"{folder}/report.json", "--raw-npy", f"{folder}/raw.npy", "--npy", f"{folder}/map.npy"]
         command = [options.ouzel, "explain", str(model), x, *WAYS[way], *more, *files]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit)
@@ -72,6 +73,9 @@ def accounted(sums):
 def one(options, model, x, way, patterns):
     """What comes of one preset: a word and warnings."""
     found, raw = report(options, model, x, way, patterns)
+    if found is None and "float64" in raw[1][0]:
+        found, raw = report(options, model, x, way, patterns, ["--precision", "f64"])
+        return ("float64", [NUMBERS.sub("n", warning) for warning in found["warnings"]]) if found else raw
     if found is None:
         return raw
     warned = [NUMBERS.sub("n", warning) for warning in found["warnings"]]
@@ -92,8 +96,8 @@ def one(options, model, x, way, patterns):
     return f"{'lost' if accounted(sums) else 'off'} {100 * sums['relative_gap']:.2g} %", warned
 
 
-def family(options, row):
-    """What comes of every preset for a network."""
+def family(options, row, known):
+    """What comes of every preset for a network; what is known already is not asked for again."""
     subject = sweep.Torch(row)
     model = None
     for exporter in subject.EXPORTERS:
@@ -111,7 +115,7 @@ def family(options, row):
         patterns.mkdir()
         for index in range(PATTERNS):
             np.save(patterns / f"{index}.npy", np.asarray(subject.inputs[1 + index]))
-        return {way: one(options, model, f"{folder}/x.npy", way, str(patterns)) for way in WAYS}
+        return {way: known.get(way) or one(options, model, f"{folder}/x.npy", way, str(patterns)) for way in WAYS}
 
 
 def table(results):
@@ -153,9 +157,10 @@ def main():
     silent = False
     for row in [] if options.table else rows():
         title = networks.title(row)
-        if (title in results and not options.again) or not any(word in f"{row.family} {title}" for word in options.only):
+        known = {} if options.again else results.get(title, {})
+        if all(way in known for way in WAYS) or not any(word in f"{row.family} {title}" for word in options.only):
             continue
-        results[title] = result = family(options, row)
+        results[title] = result = family(options, row, known)
         FILE.write_text(json.dumps(results, indent=1))
         words = collections.Counter(word for word, _ in result.values()) if "unavailable" not in result else result
         print(title, dict(words), flush=True)

@@ -17,7 +17,7 @@ pub use perturbation::Fill;
 pub(crate) use perturbation::{
     FILL_VALUE, Perturbation, PerturbationExplainer, Perturbed, Sample, SampleShape, Scorer,
 };
-pub use rounds::{VariantMethod, Varying};
+pub use rounds::{There, VariantMethod, Varying};
 pub(crate) use variants::{Combine, Combined, VariantExplainer, Varied, VariedSample};
 
 use crate::attribution::Attribution;

@@ -45,7 +45,7 @@ pub use error::{Error, Result};
 pub use evaluate::{evaluate, in_float64};
 pub use explanation::{
     AttributionGraph, Explainer, Explanation, ExplanationGraph, Export, Fill, GraphMethod, LossGraph, Method,
-    NamedBy, Pictures, Progress, Settings, Started, Sums, Task, VariantMethod, Varying,
+    NamedBy, Pictures, Progress, Settings, Started, Sums, Task, There, VariantMethod, Varying,
 };
 pub use grad_modifiers::GradModifier;
 pub use graph::{Constant, Content, Fact, Graph, Node, NodeId, Provenance, Source, Value, ValueId};

@@ -174,7 +174,11 @@ pub(super) fn to_onnx(
             }
             let given = givens(&explanation, &builder, &place)?;
             let most = export.samples_per_pass.unwrap_or(SAMPLES_PER_PASS);
-            let varied = varied(method, &explanation, &builder, &given, most)?;
+            let inner = match method.varied(model)? {
+                Some(tensor) => Some((tensor, builder.var(place(tensor)?))),
+                None => None,
+            };
+            let varied = varied(method, &explanation, &builder, &given, inner, most)?;
             rounds = varied.rounds;
             varied.raw
         }

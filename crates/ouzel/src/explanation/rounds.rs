@@ -9,7 +9,7 @@ use crate::losses::WeightedLoss;
 use crate::model::Model;
 use crate::onnx::{Rounds, known_length};
 use crate::ops::layout::reshaped;
-use crate::rewrite::needed;
+use crate::rewrite::{needed, with_input};
 use crate::tensor::Tensor;
 use std::collections::HashMap;
 
@@ -20,8 +20,16 @@ pub trait VariantMethod: Method {
     /// The explanation of one variant.
     ///
     /// # Errors
-    /// If the method varies something other than the input, or if its inner method is no graph.
+    /// If its inner method is no graph.
     fn inner(&self, model: &Model, losses: &[WeightedLoss]) -> Result<ExplanationGraph>;
+
+    /// The tensor inside the network that varies; `None` for the input, which is the default.
+    ///
+    /// # Errors
+    /// If there is no such tensor.
+    fn varied(&self, _model: &Model) -> Result<Option<ValueId>> {
+        Ok(None)
+    }
 
     /// In what the variants differ: arrays with an entry of the first axis for each. The first array is `[v]`, with what
     /// the summands of the variant are multiplied by.
@@ -30,11 +38,12 @@ pub trait VariantMethod: Method {
     /// If the number of variants is not known before the network runs, or the shape of the input is not.
     fn differences(&self, input: &Fact) -> Result<Vec<Tensor>>;
 
-    /// What is computed of the samples once, for all variants.
+    /// What is computed of the samples, the inputs themselves, once for all variants; `there` gives what the tensor that
+    /// varies is for another input.
     ///
     /// # Errors
     /// If the shape of the input is not known.
-    fn shared<'b>(&self, sample: &Varying<'b>) -> Result<Vec<Var<'b>>>;
+    fn shared<'b>(&self, sample: &Varying<'b>, there: &There<'_, 'b>) -> Result<Vec<Var<'b>>>;
 
     /// The variants, `[v, n, …]`.
     fn vary<'b>(&self, sample: &Varying<'b>) -> Var<'b>;
@@ -46,10 +55,13 @@ pub trait VariantMethod: Method {
     fn total<'b>(&self, sums: &[Var<'b>]) -> Var<'b>;
 }
 
+/// From another input to what the tensor that varies is for it.
+pub type There<'a, 'b> = dyn Fn(Var<'b>) -> Result<Var<'b>> + 'a;
+
 /// What a [`VariantMethod`] makes its nodes of.
 #[derive(Clone, Debug)]
 pub struct Varying<'b> {
-    /// The input, `[n, …]`.
+    /// What varies, `[n, …]`.
     pub x: Var<'b>,
     /// The channel axis of the input, if it has one.
     pub channel_axis: Option<usize>,
@@ -89,22 +101,58 @@ pub(super) struct Varied<'b> {
     pub(super) rounds: Option<Rounds>,
 }
 
+/// The explanation of one variant: a graph with the tensor that varies among its inputs.
+struct OneVariant {
+    graph: Graph,
+    raw: ValueId,
+}
+
 /// Adds a method's attribution to a graph that has the input, and everything that the explanation takes beside it.
 ///
-/// `inputs` are the inputs of the explanation with what they are in the builder; the first is the one that varies.
+/// `inputs` are the inputs of the explanation with what they are in the builder, first the one that varies or that the tensor
+/// `inner` that varies depends on; of that, too, it is said what it is in the builder.
 pub(super) fn varied<'b>(
     method: &dyn VariantMethod,
     explanation: &ExplanationGraph,
     builder: &'b Builder,
     inputs: &[Given<'b>],
+    inner: Option<(ValueId, Var<'b>)>,
     most: usize,
 ) -> Result<Varied<'b>> {
     let Some(x) = inputs.first().map(|given| given.var) else { bail!(internal, "no input varies") };
     let (image, axes) = &explanation.sides;
     let channel_axis = (1..explanation.graph.fact(*image).rank()).find(|axis| !axes.contains(axis));
     let mut sample = Varying { x, channel_axis, shared: Vec::new(), differences: Vec::new() };
-    sample.shared = method.shared(&sample)?;
+    let there = |other: Var<'b>| match inner {
+        None => Ok(other),
+        Some((tensor, _)) => {
+            let mut given: HashMap<ValueId, Var<'b>> = inputs.iter().map(|it| (it.id, it.var)).collect();
+            given.insert(inputs[0].id, other.expand_like(x));
+            grafted(builder, &explanation.graph, tensor, &given)
+        }
+    };
+    sample.shared = method.shared(&sample, &there)?;
     let differences = method.differences(&x.fact())?;
+    let (explanation, inputs) = match inner {
+        None => {
+            let one = OneVariant { graph: explanation.graph.clone(), raw: explanation.raw };
+            (one, inputs.to_vec())
+        }
+        Some((tensor, var)) => {
+            let opened = with_input(&explanation.graph, tensor, &[explanation.raw])?;
+            let raw = opened.kept(explanation.raw)?;
+            let is_read = needed(&opened.graph, &[raw], None);
+            let mut given = vec![Given { id: opened.kept(tensor)?, var, each_sample: true }];
+            for input in inputs {
+                let id = opened.kept(input.id)?;
+                given.extend(is_read[id.index()].then_some(Given { id, ..*input }));
+            }
+            sample.x = var;
+            (OneVariant { graph: opened.graph, raw }, given)
+        }
+    };
+    let (explanation, inputs) = (&explanation, &inputs[..]);
+    let x = sample.x;
     let count = differences.first().map_or(0, Tensor::len);
     // A file with a literal number of samples takes no other.
     let most = if x.shape().first().is_some_and(|batch| batch.known().is_none()) { most.max(1) } else { 1 };
@@ -166,7 +214,7 @@ fn filled_up(tensor: &Tensor, entries: usize, with_zeros: bool) -> Result<Tensor
 /// The sums over the variants at hand.
 fn one_round<'b>(
     method: &dyn VariantMethod,
-    explanation: &ExplanationGraph,
+    explanation: &OneVariant,
     sample: &Varying<'b>,
     inputs: &[Given<'b>],
 ) -> Result<Vec<Var<'b>>> {

@@ -4,10 +4,10 @@ use super::path::{self, BASELINE, Baseline, STEPS, TOLERANCE};
 use crate::builder::Var;
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, ExplanationGraph, Method, Settings, Task, VariantExplainer, VariantMethod,
-    Varied, VariedSample, Varying,
+    Combine, Combined, Explainer, ExplanationGraph, Method, Settings, Task, There, VariantExplainer,
+    VariantMethod, Varied, VariedSample, Varying,
 };
-use crate::graph::{Fact, Source};
+use crate::graph::{Fact, Source, ValueId};
 use crate::losses::WeightedLoss;
 use crate::methods::MethodEntry;
 use crate::methods::saliency::Saliency;
@@ -314,15 +314,12 @@ impl IntegratedGradients {
 
 impl VariantMethod for IntegratedGradients {
     fn inner(&self, model: &Model, losses: &[WeightedLoss]) -> Result<ExplanationGraph> {
-        let explained = self.settings.explained(model)?;
-        if !matches!(model.graph().value(explained).source, Source::Input) {
-            bail!(
-                unsupported,
-                "integrated gradients are saved for inputs of the network, and '{}' is none: leave wrt out",
-                model.graph().value(explained).name
-            );
-        }
         ExplanationGraph::new(model, losses, &gradient(&self.settings))
+    }
+
+    fn varied(&self, model: &Model) -> Result<Option<ValueId>> {
+        let explained = self.settings.explained(model)?;
+        Ok((!matches!(model.graph().value(explained).source, Source::Input)).then_some(explained))
     }
 
     fn differences(&self, input: &Fact) -> Result<Vec<Tensor>> {
@@ -351,19 +348,19 @@ impl VariantMethod for IntegratedGradients {
         Ok(differences)
     }
 
-    fn shared<'b>(&self, sample: &Varying<'b>) -> Result<Vec<Var<'b>>> {
+    fn shared<'b>(&self, sample: &Varying<'b>, there: &There<'_, 'b>) -> Result<Vec<Var<'b>>> {
         let mut starts = Vec::new();
         for baseline in &self.baselines {
             starts.extend(baseline.nodes(sample, self.settings.seed)?);
         }
-        Ok(match starts[..] {
-            [start] => vec![start],
-            _ => {
-                let alike: Vec<Var<'b>> =
-                    starts.into_iter().map(|start| start.expand_like(sample.x).unsqueeze([0])).collect();
-                vec![sample.x.builder().concat(&alike, 0)]
-            }
-        })
+        if let [start] = starts[..] {
+            return Ok(vec![there(start)?]);
+        }
+        let mut alike = Vec::new();
+        for start in starts {
+            alike.push(there(start.expand_like(sample.x))?.unsqueeze([0]));
+        }
+        Ok(vec![sample.x.builder().concat(&alike, 0)])
     }
 
     fn vary<'b>(&self, sample: &Varying<'b>) -> Var<'b> {

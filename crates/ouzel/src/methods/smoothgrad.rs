@@ -3,8 +3,8 @@
 use crate::builder::Var;
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Combine, Combined, Explainer, ExplanationGraph, Method, Settings, Task, VariantExplainer, VariantMethod,
-    Varied, VariedSample, Varying,
+    Combine, Combined, Explainer, ExplanationGraph, Method, Settings, Task, There, VariantExplainer,
+    VariantMethod, Varied, VariedSample, Varying,
 };
 use crate::grad_modifiers::GradModifier;
 use crate::graph::Fact;
@@ -368,7 +368,7 @@ impl VariantMethod for Smoothing {
         Ok(vec![Tensor::vector(vec![1.0 / samples as f64; samples]).cast(input.dtype), noise])
     }
 
-    fn shared<'b>(&self, sample: &Varying<'b>) -> Result<Vec<Var<'b>>> {
+    fn shared<'b>(&self, sample: &Varying<'b>, _there: &There<'_, 'b>) -> Result<Vec<Var<'b>>> {
         let x = sample.x;
         let axes = 1..x.rank();
         Ok(match self.noise {
