@@ -2,11 +2,12 @@
 
 import { readFileSync } from "node:fs";
 
-/** The numbers of a .npy file of float32. */
+/** The numbers of a .npy file of float32 or float64. */
 export function npy(path) {
   const bytes = readFileSync(path);
   const start = 10 + bytes.readUInt16LE(8);
-  return new Float32Array(bytes.buffer.slice(bytes.byteOffset + start, bytes.byteOffset + bytes.length));
+  const Numbers = bytes.subarray(10, start).includes("'<f8'") ? Float64Array : Float32Array;
+  return new Numbers(bytes.buffer.slice(bytes.byteOffset + start, bytes.byteOffset + bytes.length));
 }
 
 /** The relative L2 difference; infinite for arrays of different lengths. */
