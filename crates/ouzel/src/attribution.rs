@@ -49,7 +49,7 @@ pub struct Completeness {
     /// The sum that ended in biases and other parameters; empty for methods that let nothing end there.
     pub absorbed: Vec<f64>,
     /// The part of the gap that rules found nothing to give to: where no contribution to an element has the sign that its
-    /// rule follows, or a stabilizer outweighs them all. Empty for methods without such rules.
+    /// rule follows, or a stabilizer outweighs them all. Empty for methods without such rules, and if everything adds up.
     pub lost: Vec<f64>,
     /// The largest relative gap that is taken for rounding.
     pub tolerance: f64,
@@ -95,10 +95,15 @@ impl Completeness {
 
     /// That of other samples behind this.
     fn extend(&mut self, other: Self) {
+        // Samples that add up have lost nothing.
+        if !(self.lost.is_empty() && other.lost.is_empty()) {
+            self.lost.resize(self.expected.len(), 0.0);
+            self.lost.extend(other.lost);
+            self.lost.resize(self.expected.len() + other.expected.len(), 0.0);
+        }
         self.expected.extend(other.expected);
         self.found.extend(other.found);
         self.absorbed.extend(other.absorbed);
-        self.lost.extend(other.lost);
         for ((_, _, sums), (_, _, more)) in self.layers.iter_mut().zip(other.layers) {
             sums.extend(more);
         }

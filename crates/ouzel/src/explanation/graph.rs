@@ -4,7 +4,7 @@ use super::{Explainer, Method, Settings, Started, Task};
 use crate::attribution::{Attribution, Completeness, LayerMap, LossValue};
 use crate::backprop::Coverage;
 use crate::builder::{Builder, Var};
-use crate::compile::{self, Plan};
+use crate::compile::{self, Plan, Precision};
 use crate::dim::Bindings;
 use crate::error::{Context, Result, bail};
 use crate::graph::{Fact, Graph, NodeId, Source, ValueId};
@@ -15,6 +15,7 @@ use crate::rewrite::{bind, with_input};
 use crate::target::Filters;
 use crate::tensor::Tensor;
 use crate::timings::Timings;
+use std::sync::OnceLock;
 
 /// A network with the losses that are to be explained: what a method adds its nodes to.
 #[derive(Clone, Debug)]
@@ -121,7 +122,7 @@ pub struct Sums {
     pub found: ValueId,
     /// The sum that ended in parameters.
     pub absorbed: Option<ValueId>,
-    /// The sum that rules found nothing to give to.
+    /// The sum that rules found nothing to give to; it is asked for only where the attribution does not add up.
     pub lost: Option<ValueId>,
     /// The sum behind each node that was passed: title, rule, sum.
     pub layers: Vec<(String, String, ValueId)>,
@@ -132,8 +133,7 @@ impl Sums {
     const TOLERANCE: f64 = 1e-2;
 
     fn values(&self) -> impl Iterator<Item = ValueId> {
-        let layers = self.layers.iter().map(|it| it.2);
-        [self.expected, self.found].into_iter().chain(self.absorbed).chain(self.lost).chain(layers)
+        [self.expected, self.found].into_iter().chain(self.absorbed).chain(self.layers.iter().map(|it| it.2))
     }
 
     /// What the values came out as; takes as many tensors as [`Self::values`] are.
@@ -143,7 +143,7 @@ impl Sums {
             expected: next(),
             found: next(),
             absorbed: self.absorbed.map_or(Vec::new(), |_| next()),
-            lost: self.lost.map_or(Vec::new(), |_| next()),
+            lost: Vec::new(),
             tolerance: Self::TOLERANCE,
             layers: (self.layers.iter())
                 .map(|(node, rule, _)| (node.clone(), rule.clone(), next()))
@@ -254,6 +254,11 @@ pub(crate) struct GraphExplainer {
     plan: Plan,
     /// Samples, and filters for each, if these are named when the plan runs.
     target: Option<[usize; 2]>,
+    /// The shapes of all inputs.
+    shapes: Vec<(ValueId, Vec<usize>)>,
+    arithmetic: Precision,
+    /// The plan of what rules lost, once it was needed.
+    lost: OnceLock<Plan>,
 }
 
 impl GraphExplainer {
@@ -315,8 +320,25 @@ impl GraphExplainer {
         let target_shape = target.as_ref().map(|target| target_shape(graph, target, &shapes)).transpose()?;
         let late = target.as_ref().map(|target| target.input);
         shapes.extend(late.zip(target_shape.map(|shape| shape.to_vec())));
-        let plan = Plan::staged(graph, &shapes, late.as_slice(), &wanted, settings.arithmetic())?;
-        Ok(Box::new(Self { model: task.model.clone(), plan, target: target_shape, explanation }))
+        let arithmetic = settings.arithmetic();
+        let plan = Plan::staged(graph, &shapes, late.as_slice(), &wanted, arithmetic)?;
+        let (model, lost) = (task.model.clone(), OnceLock::new());
+        Ok(Box::new(Self { model, plan, target: target_shape, explanation, shapes, arithmetic, lost }))
+    }
+
+    /// What rules lost of each sample.
+    fn lost(&self, value: ValueId, inputs: &[Tensor], late: &[Tensor]) -> Result<Vec<f64>> {
+        let plan = match self.lost.get() {
+            Some(plan) => plan,
+            None => {
+                let target = self.explanation.target.as_ref().map(|target| target.input);
+                let graph = &self.explanation.graph;
+                let plan = Plan::staged(graph, &self.shapes, target.as_slice(), &[value], self.arithmetic)?;
+                self.lost.get_or_init(|| plan)
+            }
+        };
+        let outputs = plan.start(inputs)?.finish(late)?;
+        Ok(outputs.iter().flat_map(|sums| sums.to_f64()).collect())
     }
 
     /// What the outputs of the plan say: the attribution, and the value of each loss.
@@ -358,7 +380,9 @@ impl Explainer for GraphExplainer {
         let sums = self.explanation.sums.iter().flat_map(Sums::values).count();
         let skipped = 1 + self.explanation.losses.len() + sums;
         match started.early().iter().skip(skipped).cloned().collect::<Option<Vec<Tensor>>>() {
-            Some(also) => Ok(Box::new(GraphStarted { explainer: self, started, also })),
+            Some(also) => {
+                Ok(Box::new(GraphStarted { explainer: self, started, also, inputs: inputs.to_vec() }))
+            }
             None => bail!(internal, "a tensor of the model depends on the target"),
         }
     }
@@ -374,6 +398,7 @@ struct GraphStarted<'e> {
     explainer: &'e GraphExplainer,
     started: compile::Started<'e>,
     also: Vec<Tensor>,
+    inputs: Vec<Tensor>,
 }
 
 impl Started for GraphStarted<'_> {
@@ -382,18 +407,25 @@ impl Started for GraphStarted<'_> {
     }
 
     fn explain(&mut self, filters: Option<Filters>) -> Result<Attribution> {
-        let outputs = match (filters, self.explainer.target) {
-            (None, None) => self.started.finish(&[])?,
+        let (outputs, late) = match (filters, self.explainer.target) {
+            (None, None) => (self.started.finish(&[])?, vec![]),
             (None, Some(_)) => bail!(target, "the filters have yet to be named"),
             (Some(filters), Some([samples, count])) => {
-                let indices = filters.indices(samples, count)?;
-                self.started.finish(&[indices]).context(|| format!("filters {filters}"))?
+                let late = vec![filters.indices(samples, count)?];
+                (self.started.finish(&late).context(|| format!("filters {filters}"))?, late)
             }
             (Some(_), None) => {
                 bail!(target, "the explanation was made for certain filters, and cannot explain others")
             }
         };
-        self.explainer.attribution(outputs)
+        let mut attribution = self.explainer.attribution(outputs)?;
+        let lost = self.explainer.explanation.sums.as_ref().and_then(|sums| sums.lost);
+        if let (Some(sums), Some(lost)) = (&mut attribution.completeness, lost)
+            && !sums.holds()
+        {
+            sums.lost = self.explainer.lost(lost, &self.inputs, &late)?;
+        }
+        Ok(attribution)
     }
 
     fn timings(&self) -> Timings {
