@@ -8,6 +8,7 @@ mod quantized;
 mod recurrent;
 mod sampling;
 mod selection;
+mod sequences;
 mod signal;
 mod windows;
 
@@ -27,6 +28,7 @@ pub(crate) const LIST: &[(&str, Function)] = &[
     ("CenterCropPad", windows::center_crop_pad),
     ("Col2Im", windows::col2im),
     ("Compress", selection::compress),
+    ("ConcatFromSequence", sequences::concat_from_sequence),
     ("ConvInteger", quantized::conv_integer),
     ("DFT", signal::dft),
     ("DeformConv", sampling::deform_conv),
@@ -51,10 +53,18 @@ pub(crate) const LIST: &[(&str, Function)] = &[
     ("RoiAlign", sampling::roi_align),
     ("RotaryEmbedding", attention::rotary_embedding),
     ("STFT", signal::stft),
+    ("SequenceAt", sequences::sequence_at),
+    ("SequenceConstruct", sequences::sequence_construct),
     ("Shrink", losses::shrink),
     ("SoftmaxCrossEntropyLoss", losses::softmax_cross_entropy),
+    ("SplitToSequence", sequences::split_to_sequence),
     ("Unique", selection::unique),
 ];
+
+/// True for an op whose output is a list of tensors.
+pub(super) fn makes_a_list(op: &str) -> bool {
+    sequences::MAKERS.contains(&op)
+}
 
 /// Inputs that the gradient check runs the functions on.
 #[cfg(test)]
@@ -65,6 +75,7 @@ pub(crate) fn samples() -> Vec<crate::gradient_check::FunctionSample> {
         recurrent::samples(),
         sampling::samples(),
         selection::samples(),
+        sequences::samples(),
         signal::samples(),
         windows::samples(),
     ];

@@ -144,6 +144,8 @@ pub(super) struct Importer<'a> {
     pub(super) graph: Graph,
     /// The values by name, as the nodes that are being read see them.
     pub(super) values: HashMap<String, ValueId>,
+    /// The lists of tensors by name.
+    lists: HashMap<String, Vec<ValueId>>,
     /// The element types of tensors as the file says them.
     declared: HashMap<&'a str, i64>,
     meanings: HashMap<&'static str, Meaning<'static>>,
@@ -188,6 +190,7 @@ impl<'a> Importer<'a> {
             opset,
             graph: Graph::default(),
             values: HashMap::new(),
+            lists: HashMap::new(),
             declared,
             meanings,
             functions,
@@ -343,6 +346,12 @@ impl<'a> Importer<'a> {
     fn add_named(&mut self, node: &NodeProto, meaning: Meaning) -> Result<()> {
         let first = self.graph.nodes().len();
         let mut made = self.add_node(node, meaning)?;
+        let is_list = matches!(meaning, Meaning::Nodes(_)) && functions::makes_a_list(&node.op_type);
+        if let (Some(name), true) = (node.output.first(), is_list) {
+            self.graph.name_nodes_from(first, &node.name);
+            self.lists.insert(name.clone(), made);
+            return Ok(());
+        }
         if !matches!(meaning, Meaning::Node(_)) {
             for position in 0..made.len() {
                 // A value that something else has named, or that is an output twice, keeps its name.
@@ -366,8 +375,18 @@ impl<'a> Importer<'a> {
 
     /// Adds the nodes that stand for one of the file, and gives the values of its outputs.
     fn add_node(&mut self, node: &NodeProto, meaning: Meaning) -> Result<Vec<ValueId>> {
-        let mut inputs: Vec<Option<ValueId>> =
-            node.input.iter().map(|name| self.values.get(name).copied()).collect();
+        // A list is as many inputs as it has tensors.
+        let mut inputs = Vec::new();
+        let mut declared = Vec::new();
+        for name in &node.input {
+            let list = self.lists.get(name).into_iter().flatten().map(|id| (Some(*id), None));
+            let one = (!self.lists.contains_key(name))
+                .then(|| (self.values.get(name).copied(), self.declared.get(name.as_str()).copied()));
+            for (value, code) in list.chain(one) {
+                inputs.push(value);
+                declared.push(code);
+            }
+        }
         let made = match meaning {
             Meaning::Body => self.add_body(node, &inputs)?,
             Meaning::Call(function) => self.add_call(function, node, &inputs)?,
@@ -381,8 +400,6 @@ impl<'a> Importer<'a> {
                 }
                 let outputs =
                     node.output.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
-                let declared =
-                    node.input.iter().map(|name| self.declared.get(name.as_str()).copied()).collect();
                 let mut reader = NodeReader::new(&mut self.graph, self.opset, attributes, inputs, outputs)
                     .with_declared(declared);
                 match meaning {
@@ -436,6 +453,9 @@ impl<'a> Importer<'a> {
                 vec![self.graph.add_constant("", constant)]
             } else {
                 let meaning = self.meaning(node)?;
+                if matches!(meaning, Meaning::Nodes(_)) && functions::makes_a_list(&node.op_type) {
+                    bail!(unsupported, "{} makes a list of tensors inside a body or function", title(node));
+                }
                 self.add_node(node, meaning).context(|| title(node))?
             };
             if self.graph.nodes().len() > LIMIT {

@@ -119,6 +119,11 @@ impl<'a> NodeReader<'a> {
         self.outputs
     }
 
+    /// The number of inputs, those left out included.
+    pub fn input_count(&self) -> usize {
+        self.inputs.len()
+    }
+
     /// What is known of an input that is there.
     pub fn input(&self, index: usize) -> Option<&Fact> {
         self.inputs.get(index).copied().flatten().map(|id| self.graph.fact(id))
