@@ -82,6 +82,7 @@ fn noise_and_paths() {
         "smoothgrad --samples 9 --seed 4",
         "vargrad --samples 3",
         "smoothgrad --samples 4 --inner input_x_gradient",
+        "integrated-gradients --steps 5 --baseline zeros,0.5 --wrt relu1",
         "integrated-gradients --steps 20 --baseline mean",
     ] {
         for at_once in ["", "--samples-per-pass 2", "--samples-per-pass 32"] {
@@ -176,7 +177,6 @@ fn what_is_refused_leaves_nothing() {
         ("occlusion", "saved"),
         ("xrai", "saved"),
         ("integrated-gradients --steps auto", "steps auto"),
-        ("integrated-gradients --wrt relu1", "relu1"),
         ("smoothgrad --samples 0", "samples"),
     ] {
         let ran =
