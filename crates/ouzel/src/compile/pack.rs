@@ -342,11 +342,17 @@ fn scale(
     };
     let group_size = (outer.0 / shape.groups).max(1);
     let mut scaled = Vec::with_capacity(weights.len());
-    for (index, taps) in weights.chunks_exact(taps.max(1)).enumerate() {
-        let (row, column) = (index / inner.0, index % inner.0);
-        let factor = outer.1.map_or(1.0, |factors| factors[row])
-            * inner.1.map_or(1.0, |factors| factors[row / group_size * inner.0 + column]);
-        scaled.extend(taps.iter().map(|&weight| (f64::from(weight) * factor) as f32));
+    for (row, weights) in weights.chunks_exact((inner.0 * taps).max(1)).enumerate() {
+        let factor = outer.1.map_or(1.0, |factors| factors[row]);
+        let narrow = |weight: f32, factor: f64| (f64::from(weight) * factor) as f32;
+        match inner.1.map(|factors| &factors[row / group_size * inner.0..][..inner.0]) {
+            None => scaled.extend(weights.iter().map(|&weight| narrow(weight, factor))),
+            Some(factors) => {
+                for (weights, inner) in weights.chunks_exact(taps.max(1)).zip(factors) {
+                    scaled.extend(weights.iter().map(|&weight| narrow(weight, factor * inner)));
+                }
+            }
+        }
     }
     scaled
 }
