@@ -6,7 +6,7 @@ use crate::few;
 use crate::level::{Kernel, Level};
 use crate::packed::Packed;
 use crate::program::Pixels;
-use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, block_width, packed_width};
+use crate::tile::{self, BLOCK, Block, COLUMN, MOST_PIXELS, Patches, packed_width};
 use crate::vector::Simd;
 use crate::view::View;
 use crate::winograd::{self, TAPS};
@@ -113,8 +113,8 @@ pub(crate) fn gradient_taps(shape: &ConvolutionShape, axis: usize, phase: usize)
 /// The order of packed weights, and with it the kernel that reads them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packing {
-    /// `[group][block of outputs][tap][input][output within the block]`, absent outputs zero.
-    Blocks,
+    /// `[group][column of outputs][tap][input][output within the column]`, absent outputs zero.
+    Columns,
     /// As the module `few` says, for very few outputs.
     FewOutputs,
     /// `[tap][channel]`, where each channel is convolved by itself.
@@ -131,14 +131,14 @@ impl Packing {
         } else if few::suits(shape, inputs, outputs, is_gradient) {
             Packing::FewOutputs
         } else {
-            Packing::Blocks
+            Packing::Columns
         }
     }
 
     /// How many floats the weights of one group take.
     fn len(self, depth: usize, inputs: usize, outputs: usize) -> usize {
         match self {
-            Packing::Blocks => packed_width(outputs) * depth,
+            Packing::Columns => packed_width(outputs) * depth,
             Packing::FewOutputs => few::weights_len(depth / inputs, inputs, outputs),
             Packing::Depthwise => depth,
             Packing::Winograd => winograd::weights_len(inputs, outputs),
@@ -238,14 +238,13 @@ impl Convolution {
         if input_channels == 0 {
             return convolution;
         }
-        let blocks = convolution.weights.as_mut_slice().par_chunks_mut(BLOCK * input_channels).enumerate();
-        blocks.for_each_init(Vec::new, |rows, (block, packed)| {
-            let first = block * BLOCK;
-            let count = BLOCK.min(output_channels - first);
+        let columns = convolution.weights.as_mut_slice().par_chunks_mut(COLUMN * input_channels).enumerate();
+        columns.for_each_init(Vec::new, |rows, (column, packed)| {
+            let first = column * COLUMN;
+            let count = COLUMN.min(output_channels - first);
             rows.resize(count * input_channels, 0.0);
             fill(first, rows);
-            let width = block_width(output_channels - first);
-            interleave(packed, width, count, |lane, input| rows[lane * input_channels + input]);
+            interleave(packed, count, |lane, input| rows[lane * input_channels + input]);
         });
         convolution
     }
@@ -257,7 +256,7 @@ impl Convolution {
             input_channels: shape.input_channels,
             output_channels: shape.output_channels,
             groups: shape.groups,
-            packing: Packing::Blocks,
+            packing: Packing::Columns,
             input_step: shape.stride,
             output_step: [1; 3],
             passes: vec![Pass { start: [0; 3], taps, weights: 0 }],
@@ -438,7 +437,7 @@ impl Convolution {
             Packing::Depthwise => return depthwise::run(&work),
             Packing::Winograd => return winograd::run(&work),
             Packing::FewOutputs => return few::run(&work),
-            Packing::Blocks => {}
+            Packing::Columns => {}
         }
         let total: usize = self.passes.iter().map(|pass| work.plan(pass).tasks).sum();
         let run = |mut index: usize| {
@@ -514,9 +513,8 @@ fn pack(
                     places[few::lane(index, output, outputs)] = Some((output, *tap));
                 }
             }
-            for (block, packed) in packed.chunks_mut(BLOCK * inputs).enumerate() {
-                let places = &places[block * BLOCK..lanes.min((block + 1) * BLOCK)];
-                interleave(packed, block_width(lanes - block * BLOCK), places.len(), |lane, input| {
+            for (packed, places) in packed.chunks_mut(COLUMN * inputs).zip(places.chunks(COLUMN)) {
+                interleave(packed, places.len(), |lane, input| {
                     places[lane].map_or(0.0, |(output, tap)| weight(0, output, input, tap))
                 });
             }
@@ -526,27 +524,30 @@ fn pack(
             let weight = |output, input, tap| weight(0, output, input, tap);
             return winograd::pack(packed, inputs, outputs, weight);
         }
-        Packing::Blocks => {}
+        Packing::Columns => {}
     }
+    let places: Vec<(usize, usize)> =
+        order.iter().flat_map(|tap| (0..inputs).map(move |input| (input, *tap))).collect();
     let groups = packed.par_chunks_mut(packed_width(outputs) * depth).enumerate();
     groups.for_each(|(group, packed)| {
-        packed.par_chunks_mut(BLOCK * depth).enumerate().for_each(|(block, packed)| {
-            let first = block * BLOCK;
-            let count = BLOCK.min(outputs - first);
-            interleave(packed, block_width(outputs - first), count, |lane, position| {
-                weight(group, first + lane, position % inputs, order[position / inputs])
+        packed.par_chunks_mut(COLUMN * depth).enumerate().for_each(|(column, packed)| {
+            let first = column * COLUMN;
+            let count = COLUMN.min(outputs - first);
+            interleave(packed, count, |lane, position| {
+                let (input, tap) = places[position];
+                weight(group, first + lane, input, tap)
             });
         });
     });
 }
 
-/// Writes `count` lanes of rows of `width`, some rows at a time, so that both what is read and what is written stays in the cache.
+/// Writes `count` lanes of a column, some rows at a time, so that both what is read and what is written stays in the cache.
 #[inline(always)]
-fn interleave(packed: &mut [f32], width: usize, count: usize, value: impl Fn(usize, usize) -> f32) {
-    const ROWS: usize = 16;
-    for (chunk, rows) in packed.chunks_mut(ROWS * width).enumerate() {
+fn interleave(packed: &mut [f32], count: usize, value: impl Fn(usize, usize) -> f32) {
+    const ROWS: usize = 64;
+    for (chunk, rows) in packed.chunks_mut(ROWS * COLUMN).enumerate() {
         for lane in 0..count {
-            for (row, values) in rows.chunks_exact_mut(width).enumerate() {
+            for (row, values) in rows.chunks_exact_mut(COLUMN).enumerate() {
                 values[lane] = value(lane, chunk * ROWS + row);
             }
         }
@@ -819,13 +820,15 @@ impl Kernel for Task<'_> {
         for (run_block, block) in (first_block..last_block).enumerate() {
             let (group, block) = (block / blocks, block % blocks);
             let rest = outputs - block * BLOCK;
-            let (width, channels) = (block_width(rest), rest.min(BLOCK));
+            let channels = rest.min(BLOCK);
             let begin = plan.pass.weights + group * group_weights + block * BLOCK * depth;
-            let weights = &work.weights[begin..begin + width * depth];
+            let columns = &work.weights[begin..begin + packed_width(channels) * depth];
+            let is_last_block = first_block + run_block + 1 == last_block;
             let input = &work.input[group * inputs..];
             for n in 0..tiles {
                 // While it is at work on the first block, a tile asks for the inputs of the next tile.
                 let next = tile.get(n + 1).map(|tile| tile.patches.base[0]);
+                let then = if next.is_some() || is_last_block { 0 } else { columns.len() };
                 let tile = &mut tile[n];
                 tile.patches.next = match next {
                     Some(next) if plan.asks_ahead && run_block == 0 => {
@@ -833,6 +836,7 @@ impl Kernel for Task<'_> {
                     }
                     _ => 0,
                 };
+                work.finish.ask(simd, &tile.output[..tile.pixels], group * outputs + block * BLOCK, channels);
                 // SAFETY: `Task::tile` makes patches whose inside positions are those of existing input pixels, whose channels the check
                 // of the view has found to lie within the input; the channels of the group begin where `input` does.
                 unsafe {
@@ -840,8 +844,7 @@ impl Kernel for Task<'_> {
                         simd,
                         input,
                         &tile.patches,
-                        weights,
-                        width,
+                        Block { columns, then },
                         tile.pixels,
                         channels,
                         &mut sums,

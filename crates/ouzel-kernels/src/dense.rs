@@ -4,14 +4,14 @@ use crate::convolution::{Convolution, ConvolutionShape, Packing};
 use crate::epilogue::{Epilogue, Finish};
 use crate::level::{Kernel, Level};
 use crate::program::Pixels;
-use crate::tile::{BLOCK, block_width};
+use crate::tile::COLUMN;
 use crate::vector::Simd;
 use crate::view::View;
 use rayon::prelude::*;
 
-/// A dense layer `y[row][n] = Σ_k x[row][k] · w[k][n]` with its weights packed as `[block of n][k][n within the block]`.
+/// A dense layer `y[row][n] = Σ_k x[row][k] · w[k][n]` with its weights packed as `[column of n][k][n within the column]`.
 ///
-/// Forward, every element is the sum of chains of at most 256 multiply-adds over k. In the gradient, every lane is one chain over its blocks of n, and the
+/// Forward, every element is the sum of chains of at most 256 multiply-adds over k. In the gradient, every lane is one chain over its columns of n, and the
 /// lanes are then added pairwise. Both orders depend on the sizes of the layer alone (and on the SIMD level).
 ///
 /// ```
@@ -33,8 +33,8 @@ pub struct Dense {
 /// Inputs (k) of which the gradient is computed at once.
 const INPUTS: usize = 16;
 
-/// How many blocks ahead the gradient asks for weights.
-const BLOCKS_AHEAD: usize = 2;
+/// How many columns ahead the gradient asks for weights.
+const COLUMNS_AHEAD: usize = 4;
 
 /// Products below which a task is not worth sharing out.
 const LEAST_WORK: usize = 256 * 1024;
@@ -67,7 +67,7 @@ impl Dense {
         let shape = ConvolutionShape::new(inputs, outputs, [1; 3]);
         shape.check();
         let convolution =
-            Convolution::with_weights(&shape, Packing::Blocks, |_, output, input, _| weight(input, output));
+            Convolution::with_weights(&shape, Packing::Columns, |_, output, input, _| weight(input, output));
         Dense { inputs, outputs, convolution }
     }
 
@@ -220,11 +220,14 @@ fn tile<S: Simd, const K: usize, const B: usize>(
     let (inputs, outputs) = (layer.inputs, layer.outputs);
     assert!(input + K <= inputs && gradient.len() >= B * outputs, "invariant: a tile lies within its layer");
     let mut acc = [[simd.splat(0.0); B]; K];
-    for first in (0..outputs).step_by(BLOCK) {
-        let width = block_width(outputs - first);
-        let block = &weights[first * inputs..][..width * inputs];
-        let block = &block[input * width..(input + K) * width];
-        let filled = BLOCK.min(outputs - first);
+    for first in (0..outputs).step_by(COLUMN) {
+        let column = &weights[first * inputs + input * COLUMN..][..K * COLUMN];
+        let filled = COLUMN.min(outputs - first);
+        // The columns lie far apart, where the processor does not look ahead by itself.
+        let ahead = match first + COLUMNS_AHEAD * COLUMN < outputs {
+            true => COLUMNS_AHEAD * COLUMN * inputs,
+            false => 0,
+        };
         for lane in (0..filled).step_by(S::LANES) {
             let mut g = [simd.splat(0.0); B];
             for b in 0..B {
@@ -233,14 +236,11 @@ fn tile<S: Simd, const K: usize, const B: usize>(
             }
             for k in 0..K {
                 let w = if S::PORTABLE {
-                    simd.load(&block[k * width + lane..])
+                    simd.load(&column[k * COLUMN + lane..])
                 } else {
-                    // The blocks lie far apart, where the processor does not look ahead by itself.
-                    simd.prefetch(
-                        block.as_ptr().wrapping_add(k * width + lane + BLOCKS_AHEAD * BLOCK * inputs),
-                    );
-                    // SAFETY: `block` holds K rows of `width` floats; lane is a multiple of LANES below `width`, itself a multiple.
-                    unsafe { simd.load_pointer(block.as_ptr().add(k * width + lane)) }
+                    simd.prefetch(column.as_ptr().wrapping_add(k * COLUMN + lane + ahead));
+                    // SAFETY: `column` holds K rows of COLUMN floats; lane is a multiple of LANES below COLUMN, itself a multiple.
+                    unsafe { simd.load_pointer(column.as_ptr().add(k * COLUMN + lane)) }
                 };
                 for b in 0..B {
                     acc[k][b] = simd.multiply_add(w, g[b], acc[k][b]);

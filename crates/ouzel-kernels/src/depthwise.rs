@@ -3,7 +3,7 @@
 use crate::convolution::{Pass, Work};
 use crate::level::Kernel;
 use crate::program::Pixels;
-use crate::tile::{BLOCK, HALF_BLOCK, ZEROS};
+use crate::tile::{BLOCK, COLUMN, ZEROS};
 use crate::vector::Simd;
 use rayon::prelude::*;
 
@@ -157,16 +157,16 @@ fn pixels<S: Simd, const P: usize>(simd: S, work: &Work, pass: &Pass, taps: &[Ta
     let channels = work.convolution.output_channels;
     let mut channel = 0;
     if !S::PORTABLE {
-        while channel + HALF_BLOCK <= channels {
-            let width = if channels - channel >= BLOCK { BLOCK } else { HALF_BLOCK };
+        while channel + COLUMN <= channels {
+            let width = if channels - channel >= BLOCK { BLOCK } else { COLUMN };
             // SAFETY: the taps are inside on the first two axes, and there are `width` more channels. Either all pixels are inside on
             // the last axis or each is asked.
             unsafe {
                 match (S::LANES, width, inside) {
                     (16, BLOCK, true) => block::<S, P, 2, false>(simd, work, taps, tile, channel, BLOCK),
                     (16, BLOCK, false) => block::<S, P, 2, true>(simd, work, taps, tile, channel, BLOCK),
-                    (16, _, true) => block::<S, P, 1, false>(simd, work, taps, tile, channel, HALF_BLOCK),
-                    (16, _, false) => block::<S, P, 1, true>(simd, work, taps, tile, channel, HALF_BLOCK),
+                    (16, _, true) => block::<S, P, 1, false>(simd, work, taps, tile, channel, COLUMN),
+                    (16, _, false) => block::<S, P, 1, true>(simd, work, taps, tile, channel, COLUMN),
                     (_, width, true) => block::<S, P, 2, false>(simd, work, taps, tile, channel, width),
                     (_, width, false) => block::<S, P, 2, true>(simd, work, taps, tile, channel, width),
                 }

@@ -3,7 +3,7 @@
 use crate::level::{Kernel, Level};
 use crate::program::{Operand, Pixels, Place, Program, Setting};
 use crate::shared::Shared;
-use crate::tile::{BLOCK, HALF_BLOCK};
+use crate::tile::{BLOCK, COLUMN};
 use crate::vector::Simd;
 use crate::view::View;
 
@@ -335,6 +335,24 @@ impl<'a> Finish<'a> {
         }
     }
 
+    /// Asks for the memory that `tile` will use: it takes longer to come than a tile takes to be stored.
+    #[inline(always)]
+    pub(crate) fn ask<S: Simd>(&self, simd: S, pixels: &[usize], channel: usize, channels: usize) {
+        let place = |pixel: usize, view: &View| pixel * view.pixel_stride + view.channel_offset + channel;
+        for pixel in pixels {
+            for column in (0..channels).step_by(COLUMN) {
+                simd.prefetch_to_write(self.output.address(place(*pixel, &self.view) + column));
+            }
+        }
+        if let Some(Addend::Tensor(data, view)) = &self.addend {
+            for pixel in pixels {
+                for column in (0..channels).step_by(COLUMN) {
+                    simd.prefetch(data.as_ptr().wrapping_add(place(*pixel, view) + column));
+                }
+            }
+        }
+    }
+
     /// Finishes and stores `channels` channels from `channel` on of the given pixels, `sums[p]` belonging to `pixels[p]`.
     ///
     /// # Safety
@@ -355,7 +373,7 @@ impl<'a> Finish<'a> {
                     16 => self.whole_rows::<S, 2>(simd, sums, pixels, channel),
                     _ => self.whole_rows::<S, 4>(simd, sums, pixels, channel),
                 },
-                HALF_BLOCK if channel.is_multiple_of(WORD) => match S::LANES {
+                COLUMN if channel.is_multiple_of(WORD) => match S::LANES {
                     16 => self.whole_rows::<S, 1>(simd, sums, pixels, channel),
                     _ => self.whole_rows::<S, 2>(simd, sums, pixels, channel),
                 },

@@ -5,7 +5,7 @@ use crate::convolution::{ConvolutionShape, Pass, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
 use crate::program::Pixels;
-use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, block_width, packed_width};
+use crate::tile::{self, BLOCK, Block, MOST_PIXELS, Patches, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -211,8 +211,8 @@ fn multiply<S: Simd>(simd: S, work: &Work, row: usize, lanes: usize, products: &
     };
     for (block, products) in products.chunks_exact_mut(block_len).enumerate() {
         let rest = lanes - block * BLOCK;
-        let width = block_width(rest);
-        let weights = &work.weights[block * BLOCK * inputs..][..width * inputs];
+        let channels = rest.min(BLOCK);
+        let columns = &work.weights[block * BLOCK * inputs..][..packed_width(channels) * inputs];
         let (sums, _) = products.as_chunks_mut::<BLOCK>();
         // All tiles differ by at most one pixel in size.
         for n in 0..tiles {
@@ -227,10 +227,9 @@ fn multiply<S: Simd>(simd: S, work: &Work, row: usize, lanes: usize, products: &
                     simd,
                     work.input,
                     &patches,
-                    weights,
-                    width,
+                    Block { columns, then: 0 },
                     last - first,
-                    rest.min(BLOCK),
+                    channels,
                     sums,
                 );
             }

@@ -3,7 +3,7 @@
 use crate::convolution::{Convolution, ConvolutionShape};
 use crate::epilogue::Epilogue;
 use crate::level::Level;
-use crate::tile::{BLOCK, block_width, packed_width};
+use crate::tile::{COLUMN, packed_width};
 use crate::view::View;
 use rayon::prelude::*;
 
@@ -188,15 +188,12 @@ impl MatrixProduct {
     }
 }
 
-/// Packs a matrix as `[block of columns][row][column within the block]`, absent columns zero.
+/// Packs a matrix as `[16 columns][row][column within the 16]`, absent columns zero.
 fn pack(matrix: &Matrices, rows: usize, columns: usize, packed: &mut [f32]) {
-    let mut packed = packed;
-    for first in (0..columns).step_by(BLOCK) {
-        let width = block_width(columns - first);
-        let filled = width.min(columns - first);
-        let (block, rest) = packed.split_at_mut(width * rows);
-        packed = rest;
-        for (row, to) in block.chunks_exact_mut(width).enumerate() {
+    for (part, packed) in packed.chunks_exact_mut(COLUMN * rows).enumerate() {
+        let first = part * COLUMN;
+        let filled = COLUMN.min(columns - first);
+        for (row, to) in packed.chunks_exact_mut(COLUMN).enumerate() {
             let from = &matrix.data[row * matrix.row_stride + first * matrix.column_stride..];
             match matrix.column_stride {
                 1 => to[..filled].copy_from_slice(&from[..filled]),

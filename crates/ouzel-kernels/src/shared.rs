@@ -34,6 +34,11 @@ impl<'a, T> Shared<'a, T> {
         self.length
     }
 
+    /// Where an element lies or would lie.
+    pub(crate) fn address(&self, index: usize) -> *const T {
+        self.pointer.wrapping_add(index)
+    }
+
     /// The elements `start .. start + length`, which panics if they are out of bounds.
     ///
     /// # Safety

@@ -5,11 +5,11 @@ use crate::vector::Simd;
 /// Most pixels of a tile, over all levels.
 pub(crate) const MOST_PIXELS: usize = 12;
 
-/// Output channels of a block of packed weights; the last block of a group may be `HALF_BLOCK` wide.
+/// Most output channels that are computed one after the other for the same pixels.
 pub(crate) const BLOCK: usize = 32;
 
-/// Output channels of a narrow block.
-pub(crate) const HALF_BLOCK: usize = 16;
+/// Output channels of a column of packed weights: a cache line for each input. A block has two columns, the last one perhaps one.
+pub(crate) const COLUMN: usize = 16;
 
 /// How many inputs ahead weights are asked for.
 const AHEAD: usize = 128;
@@ -27,15 +27,9 @@ pub(crate) static ZEROS: [f32; 4096] = [0.0; 4096];
 /// Sums of a tile: `sums[pixel][channel]`.
 pub(crate) type Sums = [[f32; BLOCK]; MOST_PIXELS];
 
-/// How many output channels a block has whose first channel is followed by `rest - 1` others: 32, or 16 if that is enough.
-pub(crate) fn block_width(rest: usize) -> usize {
-    if rest > HALF_BLOCK { BLOCK } else { HALF_BLOCK }
-}
-
-/// How many floats `channels` output channels take when packed in blocks, for each input.
+/// How many floats `channels` output channels take when packed in columns, for each input.
 pub(crate) fn packed_width(channels: usize) -> usize {
-    let rest = channels % BLOCK;
-    channels - rest + if rest == 0 { 0 } else { block_width(rest) }
+    channels.next_multiple_of(COLUMN)
 }
 
 /// The input patches of the pixels of a tile.
@@ -72,10 +66,19 @@ impl Patches<'_> {
     }
 }
 
+/// The packed weights of a block of output channels.
+#[derive(Clone, Copy)]
+pub(crate) struct Block<'a> {
+    /// One or two columns: in each, 16 floats for each input in the order of the reduction.
+    pub columns: &'a [f32],
+    /// Where the weights begin that are needed after these, seen from the first ones, so that they can be asked for: 0 if the same
+    /// weights meet another tile, the length of the block if the next block follows. What nobody needs may not even be mapped, and the
+    /// processor would look for it in vain, which takes long.
+    pub then: usize,
+}
+
 /// Adds up a tile of `pixels` pixels and `channels` output channels of a block: for each pixel and channel the segments' sum, each
 /// segment a chain of multiply-adds over the taps and input channels in order.
-///
-/// `weights` holds a block: for each input in the order of the reduction, `width` floats.
 ///
 /// # Safety
 /// For each of the pixels, each tap that `patches` says is inside, and each channel, the index that `Patches` defines must lie within
@@ -85,73 +88,62 @@ pub(crate) unsafe fn accumulate<S: Simd>(
     simd: S,
     input: &[f32],
     patches: &Patches,
-    weights: &[f32],
-    width: usize,
+    block: Block,
     pixels: usize,
     channels: usize,
     sums: &mut Sums,
 ) {
     macro_rules! run {
-        ($pixels:literal, $width:literal, $vectors:literal, $first:expr) => {
+        ($pixels:literal, $vectors:literal, $first:expr, $block:expr) => {
             // Only whole tiles ask ahead, so that there are not twice as many kinds of tiles.
             match S::PORTABLE {
-                true => {
-                    safe_tile::<S, $pixels, $vectors, $width>(simd, input, patches, weights, $first, sums)
-                }
+                true => safe_tile::<S, $pixels, $vectors>(simd, input, patches, $block.columns, $first, sums),
                 // SAFETY: passed on.
                 false if ($pixels == 12 || $pixels == 6) && patches.next != 0 => unsafe {
-                    fast_tile::<S, $pixels, $vectors, $width, { $pixels == 12 || $pixels == 6 }>(
-                        simd, input, patches, weights, $first, sums,
+                    fast_tile::<S, $pixels, $vectors, { $pixels == 12 || $pixels == 6 }>(
+                        simd, input, patches, $block, $first, sums,
                     )
                 },
                 // SAFETY: passed on.
                 false => unsafe {
-                    fast_tile::<S, $pixels, $vectors, $width, false>(
-                        simd, input, patches, weights, $first, sums,
-                    )
+                    fast_tile::<S, $pixels, $vectors, false>(simd, input, patches, $block, $first, sums)
                 },
             }
         };
     }
     macro_rules! by_pixels {
-        ($width:literal, $vectors:literal, $first:expr) => {
+        ($vectors:literal, $first:expr, $block:expr) => {
             match pixels {
-                1 => run!(1, $width, $vectors, $first),
-                2 => run!(2, $width, $vectors, $first),
-                3 => run!(3, $width, $vectors, $first),
-                4 => run!(4, $width, $vectors, $first),
-                5 if !S::PORTABLE => run!(5, $width, $vectors, $first),
-                6 if !S::PORTABLE => run!(6, $width, $vectors, $first),
-                7 if S::LANES == 16 => run!(7, $width, $vectors, $first),
-                8 if S::LANES == 16 => run!(8, $width, $vectors, $first),
-                9 if S::LANES == 16 => run!(9, $width, $vectors, $first),
-                10 if S::LANES == 16 => run!(10, $width, $vectors, $first),
-                11 if S::LANES == 16 => run!(11, $width, $vectors, $first),
-                12 if S::LANES == 16 => run!(12, $width, $vectors, $first),
+                1 => run!(1, $vectors, $first, $block),
+                2 => run!(2, $vectors, $first, $block),
+                3 => run!(3, $vectors, $first, $block),
+                4 => run!(4, $vectors, $first, $block),
+                5 if !S::PORTABLE => run!(5, $vectors, $first, $block),
+                6 if !S::PORTABLE => run!(6, $vectors, $first, $block),
+                7 if S::LANES == 16 => run!(7, $vectors, $first, $block),
+                8 if S::LANES == 16 => run!(8, $vectors, $first, $block),
+                9 if S::LANES == 16 => run!(9, $vectors, $first, $block),
+                10 if S::LANES == 16 => run!(10, $vectors, $first, $block),
+                11 if S::LANES == 16 => run!(11, $vectors, $first, $block),
+                12 if S::LANES == 16 => run!(12, $vectors, $first, $block),
                 _ => unreachable!("a tile of this level has fewer pixels"),
             }
         };
     }
     if S::PORTABLE {
         for first in (0..channels).step_by(S::LANES) {
-            match width {
-                BLOCK => by_pixels!(32, 1, first),
-                _ => by_pixels!(16, 1, first),
-            }
-        }
-    } else if S::LANES == 16 {
-        match width {
-            BLOCK => by_pixels!(32, 2, 0),
-            _ => by_pixels!(16, 1, 0),
+            by_pixels!(1, first, block);
         }
     } else {
         for first in (0..channels).step_by(2 * S::LANES) {
-            let two = channels - first > S::LANES;
-            match (width, two) {
-                (BLOCK, true) => by_pixels!(32, 2, first),
-                (BLOCK, false) => by_pixels!(32, 1, first),
-                (_, true) => by_pixels!(16, 2, first),
-                (_, false) => by_pixels!(16, 1, first),
+            // The other column of the block comes before what follows it.
+            let block = match channels - first > COLUMN && S::LANES < COLUMN {
+                true => Block { then: COLUMN * patches.depth(), ..block },
+                false => block,
+            };
+            match channels - first > S::LANES {
+                true => by_pixels!(2, first, block),
+                false => by_pixels!(1, first, block),
             }
         }
     }
@@ -232,9 +224,9 @@ impl Patches<'_> {
     }
 }
 
-/// A tile of exactly P pixels and N vectors of channels, beginning at channel `first` of a block that is W wide; with slices.
+/// A tile of exactly P pixels and N vectors of channels, beginning at channel `first` of a block; with slices.
 #[inline(always)]
-fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
+fn safe_tile<S: Simd, const P: usize, const N: usize>(
     simd: S,
     input: &[f32],
     patches: &Patches,
@@ -243,7 +235,12 @@ fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
     sums: &mut Sums,
 ) {
     let mut acc = [[simd.splat(0.0); N]; P];
-    let mut weights = weights;
+    let depth = patches.depth();
+    let starts: [usize; N] = std::array::from_fn(|n| {
+        let channel = first + n * S::LANES;
+        channel / COLUMN * COLUMN * depth + channel % COLUMN
+    });
+    let mut position = 0;
     let cut = Cut::new(patches);
     let (mut pending, mut is_first) = (0, true);
     for z in patches.taps[0] {
@@ -260,13 +257,11 @@ fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
                             rows[p] = &input[start..start + part];
                         }
                     }
-                    let (now, later) = weights.split_at(part * W);
-                    weights = later;
                     let mut chains = acc;
-                    for (c, weights) in now.chunks_exact(W).enumerate().take(part) {
+                    for c in 0..part {
                         let mut w = [simd.splat(0.0); N];
                         for n in 0..N {
-                            w[n] = simd.load(&weights[first + n * S::LANES..]);
+                            w[n] = simd.load(&weights[starts[n] + (position + c) * COLUMN..]);
                         }
                         for p in 0..P {
                             let x = simd.splat(rows[p][c]);
@@ -276,6 +271,7 @@ fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
                         }
                     }
                     acc = chains;
+                    position += part;
                     done += part;
                     pending += part;
                     if pending >= cut.segment {
@@ -292,24 +288,33 @@ fn safe_tile<S: Simd, const P: usize, const N: usize, const W: usize>(
     }
 }
 
-/// A tile of exactly P pixels and N vectors of channels, beginning at channel `first` of a block that is W wide; with pointers, one
-/// register a pixel, all indexed by the same counter. ASK says whether to ask for the inputs of the next tile.
+/// A tile of exactly P pixels and N vectors of channels, beginning at channel `first` of a block; with pointers, one register a pixel,
+/// all indexed by the same counter. ASK says whether to ask for the inputs of the next tile.
 ///
 /// # Safety
 /// As for `accumulate`.
 #[inline(always)]
-unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize, const ASK: bool>(
+unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const ASK: bool>(
     simd: S,
     input: &[f32],
     patches: &Patches,
-    weights: &[f32],
+    block: Block,
     first: usize,
     sums: &mut Sums,
 ) {
-    assert!(first + N * S::LANES <= W, "invariant: a tile lies within its block");
-    assert!(weights.len() >= patches.depth() * W, "invariant: weights for each input");
+    let depth = patches.depth();
+    let (start, end) = (first / COLUMN, (first + N * S::LANES).div_ceil(COLUMN));
+    assert!(first % COLUMN + S::LANES <= COLUMN, "invariant: a vector lies within its column");
+    assert!(block.columns.len() >= end * COLUMN * depth, "invariant: weights for each input");
     let mut acc = [[simd.splat(0.0); N]; P];
-    let mut weight = weights.as_ptr().wrapping_add(first);
+    let columns = block.columns.as_ptr();
+    let mut weight = columns.wrapping_add(start * COLUMN * depth + first % COLUMN);
+    // From one vector of channels to the next: they share a column, or each has its own.
+    let vector = if S::LANES == COLUMN { COLUMN * depth } else { S::LANES };
+    // Weights are asked for some inputs ahead, behind the last one those that are needed next.
+    let last = weight.wrapping_add(COLUMN * depth);
+    let ahead = COLUMN * depth.min(AHEAD);
+    let jump = block.then.wrapping_sub((start + 1) * COLUMN * depth);
     let cut = Cut::new(patches);
     let (mut pending, mut is_first) = (0, true);
     let all_inside = patches.inside == [true; 3];
@@ -344,9 +349,10 @@ unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize, con
                         while c < line {
                             let mut w = [simd.splat(0.0); N];
                             for n in 0..N {
-                                // SAFETY: `weight` has moved by W for each input so far, of which there are fewer than `depth`, so that
-                                // W floats follow it but for `first`, and first + N * LANES <= W.
-                                w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * S::LANES)) };
+                                // SAFETY: `weight` has moved by a line for each input so far, of which there are fewer than `depth`, so that
+                                // it lies in a column, as do the vectors that follow it in this column or at the same place of the next one,
+                                // of which the assertions say that they exist.
+                                w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * vector)) };
                             }
                             for p in 0..P {
                                 // SAFETY: c runs over -part .. 0, so this is either one of the first `part` <= SEGMENT <= ZEROS.len() zeros, or
@@ -356,11 +362,15 @@ unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const W: usize, con
                                     acc[p][n] = simd.multiply_add(x, w[n], acc[p][n]);
                                 }
                             }
-                            simd.prefetch(weight.wrapping_add(AHEAD * W));
-                            if N * S::LANES > 16 {
-                                simd.prefetch(weight.wrapping_add(AHEAD * W + 16));
+                            let mut next = weight.wrapping_add(ahead);
+                            if next >= last {
+                                next = next.wrapping_add(jump);
                             }
-                            weight = weight.wrapping_add(W);
+                            simd.prefetch(next);
+                            if N * S::LANES > COLUMN {
+                                simd.prefetch(next.wrapping_add(vector));
+                            }
+                            weight = weight.wrapping_add(COLUMN);
                             c += 1;
                         }
                     }

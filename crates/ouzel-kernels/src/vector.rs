@@ -63,8 +63,10 @@ pub(crate) trait Simd: Copy {
     fn where_place(self, places: &[u16], place: u16, a: Self::Floats) -> Self::Floats;
     /// The sum of all lanes, in a fixed order.
     fn sum(self, a: Self::Floats) -> f32;
-    /// Asks for a cache line that will be read soon; any address is allowed.
+    /// Asks for a cache line that will be read soon; any address is allowed, but one that is not mapped takes long.
     fn prefetch(self, address: *const f32);
+    /// Asks for a cache line that will be written soon; as `prefetch`.
+    fn prefetch_to_write(self, address: *const f32);
 
     /// a * b + c on single floats, rounded as `multiply_add` rounds.
     #[inline(always)]
@@ -187,6 +189,8 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
+    #[inline(always)]
+    fn prefetch_to_write(self, _: *const f32) {}
     #[inline(always)]
     fn sum(self, a: Self::Floats) -> f32 {
         let half: [f32; 4] = std::array::from_fn(|lane| a[lane] + a[lane + 4]);

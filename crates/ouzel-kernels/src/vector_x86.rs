@@ -123,6 +123,11 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[inline(always)]
+    fn prefetch_to_write(self, address: *const f32) {
+        // SAFETY: as for `prefetch`.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
+    }
+    #[inline(always)]
     fn divide(self, a: __m512, b: __m512) -> __m512 {
         by_token!(_mm512_div_ps(a, b))
     }
@@ -255,6 +260,11 @@ impl Simd for Avx2 {
     fn prefetch(self, address: *const f32) {
         // SAFETY: a prefetch touches no memory in a way that a program could see, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_to_write(self, address: *const f32) {
+        // SAFETY: as for `prefetch`.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
     }
     #[inline(always)]
     fn divide(self, a: __m256, b: __m256) -> __m256 {

@@ -16,7 +16,7 @@ use crate::convolution::{ConvolutionShape, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
 use crate::program::Pixels;
-use crate::tile::{self, BLOCK, MOST_PIXELS, Patches, ZEROS, block_width, packed_width};
+use crate::tile::{self, BLOCK, Block, COLUMN, MOST_PIXELS, Patches, ZEROS, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -64,7 +64,7 @@ pub(crate) fn weights_len(inputs: usize, outputs: usize) -> usize {
     PRODUCTS * inputs * packed_width(outputs)
 }
 
-/// Packs weights as `[block of outputs][product][input][output within the block]`.
+/// Packs weights as `[block of outputs][product][column of the block][input][output within the column]`.
 pub(crate) fn pack(
     packed: &mut [f32],
     inputs: usize,
@@ -73,7 +73,8 @@ pub(crate) fn pack(
 ) {
     packed.par_chunks_mut(PRODUCTS * inputs * BLOCK).enumerate().for_each(|(block, packed)| {
         let first = block * BLOCK;
-        let (count, width) = (BLOCK.min(outputs - first), block_width(outputs - first));
+        let count = BLOCK.min(outputs - first);
+        let width = packed_width(count);
         for input in 0..inputs {
             let mut taps = [[0.0f64; BLOCK]; TAPS];
             for lane in 0..count {
@@ -82,9 +83,11 @@ pub(crate) fn pack(
                 }
             }
             for (product, values) in transform_weights(&taps).iter().enumerate() {
-                let row = &mut packed[(product * inputs + input) * width..][..width];
-                for (to, value) in row.iter_mut().zip(values) {
-                    *to = *value as f32;
+                let columns = &mut packed[product * inputs * width..][..inputs * width];
+                for (column, values) in columns.chunks_mut(inputs * COLUMN).zip(values.chunks(COLUMN)) {
+                    for (to, value) in column[input * COLUMN..].iter_mut().zip(values) {
+                        *to = *value as f32;
+                    }
                 }
             }
         }
@@ -176,10 +179,13 @@ impl Kernel for Task<'_> {
         }
         for block in first_block..last_block {
             let rest = outputs - block * BLOCK;
-            let (width, channels) = (block_width(rest), rest.min(BLOCK));
+            let channels = rest.min(BLOCK);
+            let width = packed_width(channels);
             let weights = &work.weights[PRODUCTS * inputs * BLOCK * block..][..PRODUCTS * inputs * width];
             for product in 0..PRODUCTS {
-                let weights = &weights[product * inputs * width..][..inputs * width];
+                let columns = &weights[product * inputs * width..][..inputs * width];
+                let is_last = product + 1 == PRODUCTS && block + 1 == last_block;
+                let then = if is_last { 0 } else { columns.len() };
                 let sums = &mut products[product * product_stride..][..(count + MOST_PIXELS) * BLOCK];
                 let (sums, _) = sums.as_chunks_mut::<BLOCK>();
                 multiply(
@@ -189,8 +195,7 @@ impl Kernel for Task<'_> {
                     tile_stride,
                     product * row,
                     inputs,
-                    weights,
-                    width,
+                    Block { columns, then },
                     channels,
                     sums,
                 );
@@ -261,8 +266,7 @@ fn multiply<S: Simd>(
     tile_stride: usize,
     offset: usize,
     inputs: usize,
-    weights: &[f32],
-    width: usize,
+    block: Block,
     channels: usize,
     sums: &mut [[f32; BLOCK]],
 ) {
@@ -285,9 +289,18 @@ fn multiply<S: Simd>(
             *base = (first + n) * tile_stride + offset;
         }
         let (sums, _) = sums[first..].split_first_chunk_mut().expect("invariant: room for a whole tile");
+        let then = if round + 1 == rounds { block.then } else { 0 };
         // SAFETY: the rows of `last - first` tiles, each of at least `offset + inputs` elements, lie within `transformed`.
         unsafe {
-            tile::accumulate(simd, transformed, &patches, weights, width, last - first, channels, sums);
+            tile::accumulate(
+                simd,
+                transformed,
+                &patches,
+                Block { then, ..block },
+                last - first,
+                channels,
+                sums,
+            );
         }
     }
 }
