@@ -41,9 +41,12 @@ pub fn run(typed: &BenchArgs) -> Result<()> {
         let axis = if layout == Layout::Nchw { 1 } else { -1 };
         method.method.settings_mut().wrt_channel_axis.get_or_insert(axis);
     }
-    let (ids, tensors) = random_inputs(&model, typed, run.seed)?;
-    let shapes: Vec<(ValueId, Vec<usize>)> =
-        ids.iter().zip(&tensors).map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
+    let tensors = random_inputs(&model, typed, run.seed)?;
+    let shapes = |model: &Model| -> Vec<(ValueId, Vec<usize>)> {
+        model.inputs().iter().zip(&tensors).map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect()
+    };
+    let model = model.for_inputs(&shapes(&model))?;
+    let shapes = shapes(&model);
 
     let (compile, work) = match typed.forward {
         true => forward(&model, typed, &shapes)?,
@@ -154,7 +157,7 @@ fn explanation(
 }
 
 /// An input of the model's size: uniform random numbers of 0..1, zeros where integers are wanted.
-fn random_inputs(model: &Model, typed: &BenchArgs, seed: u64) -> Result<(Vec<ValueId>, Vec<Tensor>)> {
+fn random_inputs(model: &Model, typed: &BenchArgs, seed: u64) -> Result<Vec<Tensor>> {
     let graph = model.graph();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let size = typed.size.unwrap_or(Size::new(224, 224));
@@ -203,7 +206,7 @@ fn random_inputs(model: &Model, typed: &BenchArgs, seed: u64) -> Result<(Vec<Val
         };
         tensors.push(Tensor::from_shape_vec(&shape, values)?.cast(fact.dtype));
     }
-    Ok((model.inputs().to_vec(), tensors))
+    Ok(tensors)
 }
 
 /// The most memory that the process has had, where the system says it.

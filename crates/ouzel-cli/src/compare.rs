@@ -4,7 +4,7 @@ use crate::args::CompareArgs;
 use crate::draw::draw;
 use crate::explain::{announce, set_channel_axis};
 use crate::files;
-use crate::input::{Backdrop, Reader, Ready};
+use crate::input::{self, Backdrop, Reader, Ready};
 use crate::job::{Data, Goal, Method, Output, Run};
 use crate::messages::{Messages, usage};
 use crate::report::{self, Scored};
@@ -57,7 +57,7 @@ pub fn run(typed: &CompareArgs) -> Result<u8> {
     }
     let run = Run::new(&typed.run)?;
     let messages = Messages::new(typed.run.quiet);
-    let model = files::read_model(&data.model)?;
+    let model = input::sized(files::read_model(&data.model)?, &data)?;
     let reader = Reader::new(&model, &data, &messages)?;
     let mut methods = Vec::new();
     for name in &typed.method.methods {

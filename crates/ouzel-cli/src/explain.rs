@@ -3,7 +3,7 @@
 use crate::args::ExplainArgs;
 use crate::draw::{MOST_TILES, draw};
 use crate::files;
-use crate::input::{Reader, Ready};
+use crate::input::{self, Reader, Ready};
 use crate::job::{Data, Goal, Method, Output, Run, Source};
 use crate::messages::{Messages, Usage, exit_code, one_text};
 use crate::npy;
@@ -90,7 +90,7 @@ pub fn run(typed: &ExplainArgs) -> Result<u8> {
     let run = Run::new(&typed.run)?;
     let mut messages = Messages::new(typed.run.quiet);
     let start = Instant::now();
-    let model = files::read_model(&data.model)?;
+    let model = input::sized(files::read_model(&data.model)?, &data)?;
     let load_ms = milliseconds(start);
     let reader = Reader::new(&model, &data, &messages)?;
     let mut method = Method::new(&typed.method, &typed.run, &|path| reader.others(path))?;

@@ -2,11 +2,12 @@
 
 use crate::args::{ExportArgs, RunArgs};
 use crate::files;
+use crate::input::with_size;
 use crate::job::{FilterChoice, Goal, Method, Pictures, array, read_labels};
 use crate::messages::{Messages, usage};
 use crate::target::Target;
 use anyhow::{Context, Result, bail};
-use ouzel::image::{Channels, Layout, Preset, Render, Size};
+use ouzel::image::{Channels, Layout, Preset, Render};
 use ouzel::{Dim, Export, Model, NamedBy, Precision};
 use std::path::Path;
 use std::str::FromStr;
@@ -54,7 +55,7 @@ pub fn run(typed: &ExportArgs) -> Result<()> {
     let mut model = files::read_model(&typed.model)?;
     let layout = typed.prepared.layout.unwrap_or_else(|| model.input_layout(model.main_input()));
     if let Some(size) = typed.prepared.size {
-        model = sized(&model, layout, size)?;
+        model = with_size(&model, layout, size)?;
     }
     if typed.prepared.layout.is_some() && method.wrt().is_none() {
         let axis = if layout == Layout::Nchw { 1 } else { -1 };
@@ -121,31 +122,4 @@ fn named_by(goal: &mut Goal) -> NamedBy {
         return NamedBy::Input;
     }
     NamedBy::Top
-}
-
-/// The model for pictures of this size.
-fn sized(model: &Model, layout: Layout, size: Size) -> Result<Model> {
-    let input = model.main_input();
-    let shape = &model.graph().fact(input).shape;
-    if shape.len() != 4 {
-        bail!(
-            "--size: input {} takes {}, which has no height and width",
-            model.graph().title(input),
-            model.graph().fact(input)
-        );
-    }
-    let first = if layout == Layout::Nchw { 2 } else { 1 };
-    let mut lengths = vec![None; 4];
-    (lengths[first], lengths[first + 1]) = (Some(size.height), Some(size.width));
-    let known: Vec<Option<i64>> = shape.iter().map(Dim::known).collect();
-    if known[first].is_some_and(|known| known != size.height as i64)
-        || known[first + 1].is_some_and(|known| known != size.width as i64)
-    {
-        bail!(
-            "--size: input {} takes {}, not {size}; leave the option out",
-            model.graph().title(input),
-            model.graph().fact(input)
-        );
-    }
-    Ok(model.with_lengths(input, &lengths)?)
 }

@@ -34,6 +34,48 @@ pub enum Backdrop {
     None,
 }
 
+/// The model with the nodes that can be read only when the sizes of its input are known: those of the first of the data.
+pub fn sized(model: Model, data: &Data) -> Result<Model> {
+    if !model.awaits_sizes() || data.sources.iter().any(|source| files::is_stream(&source.path)) {
+        return Ok(model);
+    }
+    let reader = Reader::new(&model, data, &Messages::new(true))?;
+    let ready = match data.sources.first() {
+        Some(source) => reader.read(&source.path)?,
+        None => reader.named_only(),
+    };
+    let inputs = ready.input.resolve(&model)?;
+    let shapes: Vec<_> = inputs.iter().map(|(id, tensor)| (*id, tensor.shape().to_vec())).collect();
+    Ok(model.for_inputs(&shapes)?)
+}
+
+/// The model for pictures of this size.
+pub fn with_size(model: &Model, layout: Layout, size: Size) -> Result<Model> {
+    let input = model.main_input();
+    let shape = &model.graph().fact(input).shape;
+    if shape.len() != 4 {
+        bail!(
+            "--size: input {} takes {}, which has no height and width",
+            model.graph().title(input),
+            model.graph().fact(input)
+        );
+    }
+    let first = if layout == Layout::Nchw { 2 } else { 1 };
+    let mut lengths = vec![None; 4];
+    (lengths[first], lengths[first + 1]) = (Some(size.height), Some(size.width));
+    let known: Vec<Option<i64>> = shape.iter().map(Dim::known).collect();
+    if known[first].is_some_and(|known| known != size.height as i64)
+        || known[first + 1].is_some_and(|known| known != size.width as i64)
+    {
+        bail!(
+            "--size: input {} takes {}, not {size}; leave the option out",
+            model.graph().title(input),
+            model.graph().fact(input)
+        );
+    }
+    Ok(model.with_lengths(input, &lengths)?)
+}
+
 /// Reads inputs for one model.
 pub struct Reader<'m> {
     model: &'m Model,

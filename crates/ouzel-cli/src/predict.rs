@@ -2,7 +2,7 @@
 
 use crate::args::PredictArgs;
 use crate::files;
-use crate::input::Reader;
+use crate::input::{self, Reader};
 use crate::job::{Data, set_threads};
 use crate::messages::{Messages, usage};
 use crate::npy;
@@ -28,7 +28,7 @@ pub fn run(typed: &PredictArgs) -> Result<()> {
     }
     set_threads(typed.threads)?;
     let messages = Messages::new(typed.quiet);
-    let model = files::read_model(&data.model)?;
+    let model = input::sized(files::read_model(&data.model)?, &data)?;
     let wanted = wanted(&model, &typed.outputs)?;
     let reader = Reader::new(&model, &data, &messages)?;
     let ready = match data.sources.first() {

@@ -2,7 +2,7 @@
 
 use crate::args::VisualizeArgs;
 use crate::files;
-use crate::input::preprocess_of;
+use crate::input::{preprocess_of, with_size};
 use crate::job::{Goal, Pictures, Run, read_labels};
 use crate::messages::{Messages, usage};
 use crate::report;
@@ -57,6 +57,11 @@ pub fn run(typed: &VisualizeArgs) -> Result<()> {
     let run = Run::new(&typed.run)?;
     let messages = Messages::new(typed.run.quiet);
     let model = files::read_model(&typed.model)?;
+    let preprocess = preprocess_of(&model, &pictures, Size::new(SIDE, SIDE))?;
+    let model = match preprocess.size {
+        Some(size) if model.awaits_sizes() => with_size(&model, preprocess.layout, size)?,
+        _ => model,
+    };
     let goal = Goal::Target {
         layer: typed.layer.clone(),
         filters: None,
@@ -68,7 +73,6 @@ pub fn run(typed: &VisualizeArgs) -> Result<()> {
         bail!("there is nothing to visualize");
     };
     let wanted = wanted(&target, typed, &messages)?;
-    let preprocess = preprocess_of(&model, &pictures, Size::new(SIDE, SIDE))?;
     if pictures.preset.is_none() && !model.metadata().contains_key("preprocess") && typed.profile == "ouzel" {
         messages.note(
             "note: black is 0 and white 255 to the network (--preprocess raw); if it was trained on other values, say \

@@ -59,3 +59,28 @@ fn networks_that_take_one_sample_at_a_time() {
     assert!(!said.contains("one sample at a time"), "{said}");
     assert_eq!((logits, probabilities), (expected, expected_probabilities));
 }
+
+#[test]
+fn a_network_whose_pads_depend_on_the_size_is_read_for_the_size_of_the_picture() {
+    let dir = Dir::new();
+    dir.write_npy("seven.npy", &values(&[2, 1, 7, 8])).write_npy("eight.npy", &{
+        let mut padded = ndarray::Array4::<f32>::zeros((2, 1, 8, 8));
+        padded.slice_mut(ndarray::s![.., .., ..7, ..]).assign(&values(&[2, 1, 7, 8]));
+        padded
+    });
+    let predict = |file: &str| {
+        let line = format!("predict @multiple_of_four.onnx {file}.npy --out-dir {file} --quiet");
+        dir.ouzel(&line).succeeds();
+        dir.read_npy::<f32>(&format!("{file}/scores.npy"))
+    };
+    assert_eq!(predict("seven"), predict("eight"));
+    dir.write_picture("photo.png", 9, 10);
+    let explained = dir.ouzel("explain @multiple_of_four.onnx photo.png --size 9x10 --json -").succeeds();
+    assert_eq!(explained.json()["wrt"]["shape"], json!([1, 1, 9, 10]));
+    dir.ouzel("compare @multiple_of_four.onnx photo.png --methods saliency,input_x_gradient --out c.png")
+        .succeeds();
+    dir.ouzel("bench @multiple_of_four.onnx --size 9x10 --iterations 1").succeeds();
+    dir.ouzel("visualize @multiple_of_four.onnx --size 9x10 --steps 1 --out v.png").succeeds();
+    dir.ouzel("export @multiple_of_four.onnx -o saved.onnx").fails(1, &["Pad", "--size"]);
+    dir.ouzel("export @multiple_of_four.onnx -o saved.onnx --size 9x10").succeeds();
+}

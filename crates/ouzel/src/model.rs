@@ -86,6 +86,13 @@ struct Inner {
     name: String,
     source: ModelSource,
     units: OnceLock<Units>,
+    unread: Option<Arc<Unread>>,
+}
+
+/// What a model was read from, kept where it has nodes that could not be read as long as sizes are open.
+struct Unread {
+    parsed: ParsedModel,
+    fixed: Vec<(String, Tensor)>,
 }
 
 /// The units of a graph, and where they are.
@@ -137,8 +144,9 @@ impl Model {
     pub fn load_fixed(path: impl AsRef<Path>, fixed: &[(&str, Tensor)]) -> Result<Self> {
         let path = path.as_ref();
         let title = path.display().to_string();
-        let parsed = onnx::read_path(path)?;
-        Self::new(title.clone(), &parsed, fixed).context(|| title)
+        let fixed = fixed.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect();
+        let unread = Unread { parsed: onnx::read_path(path)?, fixed };
+        Self::new(title.clone(), Arc::new(unread), &Bindings::new()).context(|| title)
     }
 
     /// Reads a model that is in memory.
@@ -146,7 +154,7 @@ impl Model {
     /// # Errors
     /// As [`Model::load`]; weights in external files cannot be found this way.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self> {
-        Self::new("the model".into(), &onnx::read_bytes(bytes.into().into())?, &[])
+        Self::of_parsed(onnx::read_bytes(bytes.into().into())?)
     }
 
     /// Reads a model from a stream.
@@ -154,12 +162,16 @@ impl Model {
     /// # Errors
     /// As [`Model::from_bytes`].
     pub fn from_reader(reader: impl std::io::Read) -> Result<Self> {
-        Self::new("the model".into(), &onnx::read_reader(reader)?, &[])
+        Self::of_parsed(onnx::read_reader(reader)?)
     }
 
-    fn new(title: String, parsed: &ParsedModel, fixed: &[(&str, Tensor)]) -> Result<Self> {
+    fn of_parsed(parsed: ParsedModel) -> Result<Self> {
+        Self::new("the model".into(), Arc::new(Unread { parsed, fixed: vec![] }), &Bindings::new())
+    }
+
+    fn new(title: String, unread: Arc<Unread>, bindings: &Bindings) -> Result<Self> {
         let Imported { graph, layers, outputs, values, narrow, opset, producer, metadata, name, source } =
-            onnx::import(parsed, fixed)?;
+            onnx::import(&unread.parsed, &unread.fixed, bindings)?;
         if graph.values().len() == 0 {
             bail!(model, "the model has neither inputs nor constants");
         }
@@ -167,7 +179,11 @@ impl Model {
         for (index, layer) in layers.iter().enumerate().filter(|(_, layer)| !layer.name.is_empty()) {
             nodes.entry(layer.name.clone()).or_insert(index);
         }
+        let is_open = |id: &ValueId| graph.fact(*id).shape.iter().any(|dim| dim.known().is_none());
+        let may_be_read = layers.iter().any(|layer| matches!(layer.state, LayerState::Missing(_)))
+            && graph.inputs().iter().any(is_open);
         let inner = Inner {
+            unread: may_be_read.then_some(unread),
             title,
             graph,
             layers,
@@ -204,6 +220,7 @@ impl Model {
             name: String::new(),
             source: ModelSource::empty(),
             units: OnceLock::new(),
+            unread: None,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -416,8 +433,15 @@ impl Model {
         }
         missing.sort();
         missing.dedup();
+        let hint = match self.inner.unread {
+            Some(_) => {
+                "\nThe file leaves the size of its input open; where a node depends on that, \
+                 Model::for_inputs, or --size of 'ouzel export', says it"
+            }
+            None => "",
+        };
         Error::unsupported(format!(
-            "'{tensor}' depends on {} that cannot be used:{}",
+            "'{tensor}' depends on {} that cannot be used:{}{hint}",
             if missing.len() == 1 { "a node" } else { "nodes" },
             missing.concat()
         ))
@@ -476,6 +500,9 @@ impl Model {
     /// The same model for inputs whose axes have these lengths, where they are not known already; `None` leaves an axis
     /// open.
     ///
+    /// Nodes that could not be read because they depend on a length that was open are read now. Tensors have other ids in
+    /// the new model: find them again.
+    ///
     /// # Errors
     /// If an axis has another length, or shapes inside the network do not fit; the message names the node.
     pub fn with_lengths(&self, input: ValueId, lengths: &[Option<usize>]) -> Result<Self> {
@@ -496,7 +523,35 @@ impl Model {
                 _ => {}
             }
         }
-        self.bound(&bindings)
+        match &self.inner.unread {
+            Some(unread) => self.read_again(unread, &bindings),
+            None => self.bound(&bindings),
+        }
+    }
+
+    /// True if there are nodes that may be readable once the sizes of the inputs are known, by [`Model::for_inputs`].
+    pub fn awaits_sizes(&self) -> bool {
+        self.inner.unread.is_some()
+    }
+
+    /// The model for inputs of these shapes, if it has nodes that can be read only when sizes are known, such as a Pad by what
+    /// is missing to a multiple of the stride, or a Range over the rows; else the same model. How many samples there are
+    /// stays open, if that is a symbol of its own.
+    ///
+    /// Tensors may have other ids in the new model: find them again.
+    ///
+    /// # Errors
+    /// If the shapes do not fit the inputs; the message names the input.
+    pub fn for_inputs(&self, shapes: &[(ValueId, Vec<usize>)]) -> Result<Self> {
+        match &self.inner.unread {
+            Some(unread) => self.read_again(unread, &self.bindings(shapes)?),
+            None => Ok(self.clone()),
+        }
+    }
+
+    fn read_again(&self, unread: &Arc<Unread>, bindings: &Bindings) -> Result<Self> {
+        let title = self.title();
+        Self::new(title.to_owned(), unread.clone(), bindings).context(|| title.to_owned())
     }
 
     /// The same model for inputs of these shapes. How many samples there are stays open, if that is a symbol of its own; values
@@ -505,6 +560,12 @@ impl Model {
     /// # Errors
     /// If the shapes do not fit the inputs, or shapes inside the network do not fit; the message names the node.
     pub(crate) fn for_shapes(&self, shapes: &[(ValueId, Vec<usize>)]) -> Result<Self> {
+        let bindings = self.bindings(shapes)?;
+        if bindings.is_empty() { Ok(self.clone()) } else { self.bound(&bindings) }
+    }
+
+    /// What the symbols are for inputs of these shapes, but for the number of samples.
+    fn bindings(&self, shapes: &[(ValueId, Vec<usize>)]) -> Result<Bindings> {
         let graph = self.graph();
         let mut bindings = Bindings::new();
         for (id, shape) in shapes {
@@ -517,7 +578,7 @@ impl Model {
         {
             bindings.remove(symbol);
         }
-        if bindings.is_empty() { Ok(self.clone()) } else { self.bound(&bindings) }
+        Ok(bindings)
     }
 
     fn bound(&self, bindings: &Bindings) -> Result<Self> {
@@ -536,6 +597,7 @@ impl Model {
             name: old.name.clone(),
             source: old.source.clone(),
             units: OnceLock::new(),
+            unread: old.unread.clone(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -16,6 +16,8 @@ mod reader;
 #[cfg(test)]
 mod round_trip;
 mod rounds;
+#[cfg(test)]
+mod sizes;
 mod stored;
 mod wire;
 mod writer;

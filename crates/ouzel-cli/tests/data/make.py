@@ -217,11 +217,31 @@ def outside():
     return made
 
 
+def multiple_of_four():
+    """Grey pictures of any size, padded below to a multiple of four rows: by how many is a remainder of their height."""
+    numbers = {"two": [2], "four": [4], "zero": [0], "before": [0] * 6}
+    nodes = [
+        node("Shape", ["x"], "shape"),
+        node("Gather", ["shape", "two"], "rows"),
+        node("Neg", ["rows"], "negative"),
+        node("Mod", ["negative", "four"], "missing"),
+        node("Concat", ["before", "missing", "zero"], "pads", axis=0),
+        node("Pad", ["x", "pads"], "padded"),
+        node("Conv", ["padded", "w1"], "conv1", strides=[4, 4]),
+        node("Relu", ["conv1"], "relu1"),
+        node("GlobalAveragePool", ["relu1"], "pooled"),
+        node("Flatten", ["pooled"], "scores"),
+    ]
+    inputs = [value("x", ["batch", 1, "height", "width"])]
+    constants = [numpy_helper.from_array(np.array(values), name) for name, values in numbers.items()]
+    return model(nodes, inputs, [value("scores", ["batch", 2])], [*constants, weights("w1", 2, 1, 4, 4)])
+
+
 if __name__ == "__main__":
     folder = pathlib.Path(__file__).parent
     for make in [
         classifier, any_size, channels_last, vector, symmetric, several_inputs, dead, nan_weight, no_input, unsupported,
-        one_sample, spelled_out, young, outside,
+        one_sample, spelled_out, young, outside, multiple_of_four,
     ]:
         made = make()
         if make not in (unsupported, outside):

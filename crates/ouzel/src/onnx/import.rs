@@ -9,7 +9,7 @@ use super::proto::{
 use super::reader::{Attribute, NodeReader};
 use super::stored::{Source, dtype_of_code};
 use super::wire::ParsedModel;
-use crate::dim::Dim;
+use crate::dim::{Bindings, Dim};
 use crate::error::{Context, Error, Result, bail};
 use crate::graph::{self, Constant, Fact, Graph, ValueId};
 use crate::op::{READERS, Reader};
@@ -69,8 +69,12 @@ pub(crate) struct Imported {
 
 /// Builds the graph. Nodes that are not supported, and those that depend on them, are kept aside as layers.
 ///
-/// Inputs whose elements are given by `fixed` become constants.
-pub(crate) fn import(parsed: &ParsedModel, fixed: &[(&str, Tensor)]) -> Result<Imported> {
+/// Inputs whose elements are given by `fixed` become constants; the symbols of the others are what `bindings` says.
+pub(crate) fn import(
+    parsed: &ParsedModel,
+    fixed: &[(String, Tensor)],
+    bindings: &Bindings,
+) -> Result<Imported> {
     let model = &parsed.model;
     let Some(file) = &model.graph else {
         bail!(model, "the file has no graph: it is not an ONNX model, or it is damaged");
@@ -78,7 +82,7 @@ pub(crate) fn import(parsed: &ParsedModel, fixed: &[(&str, Tensor)]) -> Result<I
     let opset = opset(parsed)?;
     let mut importer = Importer::new(parsed, opset);
     importer.add_initializers(file)?;
-    importer.add_inputs(file, fixed)?;
+    importer.add_inputs(file, fixed, bindings)?;
     let layers = importer.add_nodes(&file.node)?;
     let outputs: Vec<String> = file.output.iter().map(|output| output.name.clone()).collect();
     if outputs.is_empty() {
@@ -282,7 +286,12 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    fn add_inputs(&mut self, file: &GraphProto, fixed: &[(&str, Tensor)]) -> Result<()> {
+    fn add_inputs(
+        &mut self,
+        file: &GraphProto,
+        fixed: &[(String, Tensor)],
+        bindings: &Bindings,
+    ) -> Result<()> {
         // Old files list initializers as inputs too.
         let constants: HashSet<&str> = file.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
         if let Some((name, _)) =
@@ -296,7 +305,8 @@ impl<'a> Importer<'a> {
                 self.name_value(&input.name, id)?;
                 continue;
             }
-            let fact = input_fact(input).context(|| format!("input '{}'", input.name))?;
+            let mut fact = input_fact(input).context(|| format!("input '{}'", input.name))?;
+            fact.shape = fact.shape.iter().map(|dim| dim.bind(bindings)).collect();
             let id = self.graph.add_input("", fact);
             self.name_value(&input.name, id)?;
         }
