@@ -6,7 +6,7 @@ use crate::few;
 use crate::level::{Kernel, Level};
 use crate::packed::Packed;
 use crate::program::Pixels;
-use crate::tile::{self, BLOCK, Block, COLUMN, MOST_PIXELS, Patches, packed_width};
+use crate::tile::{self, BLOCK, Block, COLUMN, Cut, MOST_PIXELS, Patches, packed_width};
 use crate::vector::Simd;
 use crate::view::View;
 use crate::winograd::{self, TAPS};
@@ -709,6 +709,7 @@ impl Task<'_> {
                     && work.convolution.groups == 1
                     && taps[2].is_sorted_by(|a, b| a + 1 == *b),
                 next: 0,
+                cut: Cut::new(taps[2].len(), work.convolution.input_channels / work.convolution.groups),
             },
             pixels: 0,
             output: [0; MOST_PIXELS],

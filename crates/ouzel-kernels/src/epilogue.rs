@@ -366,17 +366,24 @@ impl<'a> Finish<'a> {
         channel: usize,
         channels: usize,
     ) {
+        let ends_a_word = channels.is_multiple_of(WORD) || channel + channels == self.view.channels;
+        let is_whole = channel.is_multiple_of(WORD) && channels.is_multiple_of(S::LANES) && ends_a_word;
+        let is_short = self.gate.is_none() && self.addend.is_none() && self.record.is_none();
+        macro_rules! rows {
+            ($vectors:literal) => {
+                match is_short {
+                    true => self.whole_rows::<S, $vectors, true>(simd, sums, pixels, channel),
+                    false => self.whole_rows::<S, $vectors, false>(simd, sums, pixels, channel),
+                }
+            };
+        }
         // SAFETY: passed on.
         unsafe {
-            match channels {
-                BLOCK if channel.is_multiple_of(WORD) => match S::LANES {
-                    16 => self.whole_rows::<S, 2>(simd, sums, pixels, channel),
-                    _ => self.whole_rows::<S, 4>(simd, sums, pixels, channel),
-                },
-                COLUMN if channel.is_multiple_of(WORD) => match S::LANES {
-                    16 => self.whole_rows::<S, 1>(simd, sums, pixels, channel),
-                    _ => self.whole_rows::<S, 2>(simd, sums, pixels, channel),
-                },
+            match channels / S::LANES {
+                1 if is_whole => rows!(1),
+                2 if is_whole => rows!(2),
+                3 if is_whole && S::LANES < COLUMN => rows!(3),
+                4 if is_whole && S::LANES < COLUMN => rows!(4),
                 _ => {
                     for (sums, pixel) in sums.iter().zip(pixels) {
                         self.row(simd, &sums[..channels], *pixel, channel);
@@ -386,12 +393,12 @@ impl<'a> Finish<'a> {
         }
     }
 
-    /// `tile` for N whole vectors that fill whole words of masks.
+    /// `tile` for N whole vectors, which share no word of a mask with other channels. SHORT says that there are but bias and activation.
     ///
     /// # Safety
     /// As for `vector`, for each of the pixels.
     #[inline(always)]
-    unsafe fn whole_rows<S: Simd, const N: usize>(
+    unsafe fn whole_rows<S: Simd, const N: usize, const SHORT: bool>(
         &self,
         simd: S,
         sums: &[[f32; BLOCK]],
@@ -423,10 +430,10 @@ impl<'a> Finish<'a> {
                     values[n] = simd.add(values[n], bias[n]);
                 }
             }
-            if let Some(gate) = gate_before {
+            if let (Some(gate), false) = (gate_before, SHORT) {
                 self.gate_row(simd, gate, &mut values, *pixel, channel);
             }
-            if let Some(addend) = &self.addend {
+            if let (Some(addend), false) = (&self.addend, SHORT) {
                 let addend: &[f32] = match addend {
                     Addend::Output => output,
                     Addend::Tensor(data, view) => {
@@ -437,13 +444,13 @@ impl<'a> Finish<'a> {
                     values[n] = simd.add(values[n], simd.load(&addend[n * S::LANES..]));
                 }
             }
-            if let Some((mask, rule)) = &self.record {
+            if let (Some((mask, rule)), false) = (&self.record, SHORT) {
                 let mut bits = 0;
                 for n in 0..N {
                     bits |= record_bits(simd, *rule, values[n]) << (n * S::LANES);
                 }
                 // SAFETY: these words hold bits of these channels, which the caller promises to be ours alone.
-                let words = unsafe { mask.part(pixel * self.words + channel / WORD, length / WORD) };
+                let words = unsafe { mask.part(pixel * self.words + channel / WORD, length.div_ceil(WORD)) };
                 for (n, word) in words.iter_mut().enumerate() {
                     *word = (bits >> (n * WORD)) as u16;
                 }
@@ -451,7 +458,7 @@ impl<'a> Finish<'a> {
             for n in 0..N {
                 values[n] = activate(simd, self.activation, values[n]);
             }
-            if let Some(gate) = gate_after {
+            if let (Some(gate), false) = (gate_after, SHORT) {
                 self.gate_row(simd, gate, &mut values, *pixel, channel);
             }
             for n in 0..N {
@@ -460,7 +467,7 @@ impl<'a> Finish<'a> {
         }
     }
 
-    /// Applies a gate to N vectors that fill whole words of the mask.
+    /// Applies a gate to N vectors, the first at the beginning of a word of the mask.
     #[inline(always)]
     fn gate_row<S: Simd, const N: usize>(
         &self,
@@ -472,7 +479,7 @@ impl<'a> Finish<'a> {
     ) {
         let mut bits = 0;
         if gate.rule != GateRule::Rectified {
-            let words = &gate.mask[pixel * self.words + channel / WORD..][..N * S::LANES / WORD];
+            let words = &gate.mask[pixel * self.words + channel / WORD..][..(N * S::LANES).div_ceil(WORD)];
             for (n, word) in words.iter().enumerate() {
                 bits |= u32::from(*word) << (n * WORD);
             }

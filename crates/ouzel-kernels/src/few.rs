@@ -5,7 +5,7 @@ use crate::convolution::{ConvolutionShape, Pass, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
 use crate::program::Pixels;
-use crate::tile::{self, BLOCK, Block, MOST_PIXELS, Patches, packed_width};
+use crate::tile::{self, BLOCK, Block, Cut, MOST_PIXELS, Patches, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -208,6 +208,7 @@ fn multiply<S: Simd>(simd: S, work: &Work, row: usize, lanes: usize, products: &
         channels: inputs,
         contiguous: true,
         next: 0,
+        cut: Cut::new(1, inputs),
     };
     for (block, products) in products.chunks_exact_mut(block_len).enumerate() {
         let rest = lanes - block * BLOCK;

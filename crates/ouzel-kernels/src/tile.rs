@@ -57,6 +57,8 @@ pub(crate) struct Patches<'a> {
     pub contiguous: bool,
     /// How far away the inputs of the next tile lie, to ask for them ahead; 0 not to.
     pub next: usize,
+    /// How the reduction is cut up.
+    pub cut: Cut,
 }
 
 impl Patches<'_> {
@@ -151,12 +153,9 @@ pub(crate) unsafe fn accumulate<S: Simd>(
 
 /// How the reduction of a tile is cut up. Where segments end depends on the taps and channels alone, not on the position.
 #[derive(Clone, Copy)]
-struct Cut {
-    /// Stretches of inputs that a row of taps falls into. Where all taps of a row are inside and follow each other in memory, and a
-    /// segment has room for them, they are one stretch.
-    stretches: usize,
-    /// Inputs of a stretch.
-    length: usize,
+pub(crate) struct Cut {
+    /// Taps of a row.
+    taps: usize,
     /// Most inputs that are added up between two looks at the pointers.
     part: usize,
     /// Inputs of a segment: whole rows of taps, or zero if every part is one.
@@ -164,18 +163,22 @@ struct Cut {
 }
 
 impl Cut {
-    #[inline(always)]
-    fn new(patches: &Patches) -> Cut {
-        let (taps, channels) = (patches.taps[2].len(), patches.channels);
+    /// For so many taps in a row, of so many channels each.
+    pub(crate) fn new(taps: usize, channels: usize) -> Cut {
         let row = taps * channels;
-        if row > SEGMENT {
-            let part = channels.div_ceil(channels.div_ceil(SEGMENT));
-            return Cut { stretches: taps, length: channels, part, segment: 0 };
+        match row > SEGMENT {
+            true => Cut { taps, part: channels.div_ceil(channels.div_ceil(SEGMENT)), segment: 0 },
+            false => Cut { taps, part: SEGMENT, segment: SEGMENT / row.max(1) * row.max(1) },
         }
-        let segment = SEGMENT / row.max(1) * row.max(1);
-        match patches.contiguous && patches.inside[2] {
-            true => Cut { stretches: usize::from(row > 0), length: row, part: SEGMENT, segment },
-            false => Cut { stretches: taps, length: channels, part: SEGMENT, segment },
+    }
+
+    /// Into how many stretches of inputs a row of taps falls, and how long they are. Where all taps of a row are inside and follow each
+    /// other in memory, and a segment has room for them, they are one stretch.
+    #[inline(always)]
+    fn stretches(&self, patches: &Patches) -> (usize, usize) {
+        match self.segment > 0 && patches.contiguous && patches.inside[2] {
+            true => (self.taps.min(1), self.taps * patches.channels),
+            false => (self.taps, patches.channels),
         }
     }
 }
@@ -241,15 +244,16 @@ fn safe_tile<S: Simd, const P: usize, const N: usize>(
         channel / COLUMN * COLUMN * depth + channel % COLUMN
     });
     let mut position = 0;
-    let cut = Cut::new(patches);
+    let cut = patches.cut;
+    let (stretches, length) = cut.stretches(patches);
     let (mut pending, mut is_first) = (0, true);
     for z in patches.taps[0] {
         for y in patches.taps[1] {
-            for x in &patches.taps[2][..cut.stretches] {
+            for x in &patches.taps[2][..stretches] {
                 let shift = patches.shift(*z, *y, *x);
                 let mut done = 0;
-                while done < cut.length {
-                    let part = (cut.length - done).min(cut.part);
+                while done < length {
+                    let part = (length - done).min(cut.part);
                     let mut rows: [&[f32]; P] = [&ZEROS[..part]; P];
                     for p in 0..P {
                         if patches.is_inside(p, *z, *y, *x) {
@@ -315,16 +319,17 @@ unsafe fn fast_tile<S: Simd, const P: usize, const N: usize, const ASK: bool>(
     let last = weight.wrapping_add(COLUMN * depth);
     let ahead = COLUMN * depth.min(AHEAD);
     let jump = block.then.wrapping_sub((start + 1) * COLUMN * depth);
-    let cut = Cut::new(patches);
+    let cut = patches.cut;
+    let (stretches, length) = cut.stretches(patches);
     let (mut pending, mut is_first) = (0, true);
     let all_inside = patches.inside == [true; 3];
     for z in patches.taps[0] {
         for y in patches.taps[1] {
-            for x in &patches.taps[2][..cut.stretches] {
+            for x in &patches.taps[2][..stretches] {
                 let start = input.as_ptr().wrapping_add(patches.shift(*z, *y, *x));
                 let mut done = 0;
-                while done < cut.length {
-                    let part = (cut.length - done).min(cut.part);
+                while done < length {
+                    let part = (length - done).min(cut.part);
                     // The pointers stand at the ends of their stretches and are indexed by a counter that rises to zero.
                     let mut ends = [start; P];
                     for p in 0..P {

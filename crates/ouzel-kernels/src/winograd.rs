@@ -16,7 +16,7 @@ use crate::convolution::{ConvolutionShape, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
 use crate::program::Pixels;
-use crate::tile::{self, BLOCK, Block, COLUMN, MOST_PIXELS, Patches, ZEROS, packed_width};
+use crate::tile::{self, BLOCK, Block, COLUMN, Cut, MOST_PIXELS, Patches, ZEROS, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -272,6 +272,7 @@ fn multiply<S: Simd>(
 ) {
     let count = transformed.len() / tile_stride;
     let rounds = count.div_ceil(most);
+    let cut = Cut::new(1, inputs);
     for round in 0..rounds {
         let (first, last) = share(count, rounds, round);
         let mut patches = Patches {
@@ -284,6 +285,7 @@ fn multiply<S: Simd>(
             channels: inputs,
             contiguous: true,
             next: 0,
+            cut,
         };
         for (n, base) in patches.base.iter_mut().enumerate() {
             *base = (first + n) * tile_stride + offset;
