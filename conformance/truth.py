@@ -140,6 +140,7 @@ def keras_network(keras, name, count=CALIBRATION, **arguments):
 
     def build(floats):
         keras.mixed_precision.set_global_policy(floats)
+        keras.backend.set_floatx(floats)  # of the input, through which the gradient comes out
         return getattr(keras.applications, name)(weights=None, classifier_activation=None, **arguments)
 
     network = build("float32")
@@ -162,6 +163,7 @@ def keras_network(keras, name, count=CALIBRATION, **arguments):
     for to, weight in zip(wide.weights, network.weights, strict=True):
         to.assign(np.asarray(weight).astype(np.float64))
     keras.mixed_precision.set_global_policy("float32")
+    keras.backend.set_floatx("float32")
     return network, wide
 
 
