@@ -538,6 +538,10 @@ pub struct InspectArgs {
     /// The network, an ONNX file; '-' for standard input
     #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
     pub model: PathBuf,
+    /// Height and width for which it is read, if the model takes any [default: left open, or 224x224 where the network
+    /// cannot be read without]
+    #[arg(long, value_name = "HxW", value_parser = Size::from_str)]
+    pub size: Option<Size>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -2,6 +2,7 @@
 
 use crate::args::BenchArgs;
 use crate::files;
+use crate::input::SIDE;
 use crate::job::{FilterChoice, Goal, Method, Run, array, read_labels};
 use crate::messages::{Messages, usage};
 use crate::report;
@@ -160,7 +161,7 @@ fn explanation(
 fn random_inputs(model: &Model, typed: &BenchArgs, seed: u64) -> Result<Vec<Tensor>> {
     let graph = model.graph();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let size = typed.size.unwrap_or(Size::new(224, 224));
+    let size = typed.size.unwrap_or(Size::new(SIDE, SIDE));
     let main = model.main_input();
     let batch = graph.fact(main).shape.first().cloned();
     let mut tensors = Vec::new();

@@ -12,6 +12,9 @@ use ouzel::{Dim, Input, Model, Tensor, ValueId};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// The height and width of pictures where neither the model nor an option says one.
+pub const SIDE: usize = 224;
+
 /// An input that is ready.
 pub struct Ready {
     /// What the model is run on.

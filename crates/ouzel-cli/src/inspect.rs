@@ -1,9 +1,11 @@
 //! `ouzel inspect`: what a model is made of, how it is probably fed, what can be explained and what cannot, and why.
 
 use crate::args::InspectArgs;
+use crate::input::{SIDE, with_size};
 use crate::target::labels_of;
 use crate::{files, report};
 use anyhow::Result;
+use ouzel::image::Size;
 use ouzel::rules::RuleSet;
 use ouzel::{
     Bindings, LayerSummary, Model, Preparation, SpatialLayer, Suggestion, ValueId, gradient, simplify,
@@ -14,8 +16,20 @@ use std::fmt::{Display, Write};
 
 /// Prints what a model is made of.
 pub fn run(typed: &InspectArgs) -> Result<()> {
-    let model = files::read_model(&typed.model)?;
-    let findings = Findings::new(&model);
+    let in_file = files::read_model(&typed.model)?;
+    let layout = in_file.input_layout(in_file.main_input());
+    let (model, size) = match typed.size {
+        Some(size) => (with_size(&in_file, layout, size)?, Some(size)),
+        None if in_file.awaits_sizes() => {
+            let size = Size::new(SIDE, SIDE);
+            // What is no picture has no such size.
+            let sized = with_size(&in_file, layout, size).ok();
+            let read = sized.as_ref().map(|_| size);
+            (sized.unwrap_or_else(|| in_file.clone()), read)
+        }
+        None => (in_file.clone(), None),
+    };
+    let findings = Findings::new(&model, &in_file, size);
     let text = if typed.json { report::text(&description(&findings)) } else { page(&findings) };
     files::print(text.as_bytes())
 }
@@ -23,6 +37,8 @@ pub fn run(typed: &InspectArgs) -> Result<()> {
 /// What has been found out about a model.
 struct Findings<'m> {
     model: &'m Model,
+    /// The size of pictures for which the model was read, if the file leaves it open.
+    size: Option<Size>,
     /// The values that depend on a floating point input.
     dependent: HashSet<ValueId>,
     /// What is explained by default, and whether it is the logits before a softmax; or why nothing is.
@@ -36,9 +52,9 @@ struct Findings<'m> {
 }
 
 impl<'m> Findings<'m> {
-    fn new(model: &'m Model) -> Self {
+    fn new(model: &'m Model, in_file: &Model, size: Option<Size>) -> Self {
         let target = model.default_target(false).map_err(|error| error.to_string());
-        let preparation = model.preparation().map_err(|error| error.to_string());
+        let preparation = in_file.preparation().map_err(|error| error.to_string());
         let value = target.as_ref().ok().map(|(value, _)| *value);
         let obstacle = match (value, &target) {
             (Some(value), _) => no_gradient(model, value, preparation.as_ref().ok()),
@@ -47,6 +63,7 @@ impl<'m> Findings<'m> {
         };
         Self {
             model,
+            size,
             dependent: dependent(model),
             cam_layer: value.map(|value| model.cam_layer(value).map_err(|error| error.to_string())),
             target,
@@ -215,6 +232,7 @@ fn description(findings: &Findings) -> Value {
         "model": model.title(),
         "opset": model.opset(),
         "producer": model.producer(),
+        "read_for_size": findings.size.map(|size| size.to_string()),
         "parameters": model.parameter_count(),
         "inputs": model.inputs().iter().map(|&id| tensor(model, id)).collect::<Value>(),
         "outputs": outputs(model),
@@ -286,6 +304,9 @@ fn heading(findings: &Findings) -> String {
     };
     for &id in model.inputs() {
         line("input", &format!("{}  {}", graph.value(id).name, graph.fact(id)));
+    }
+    if let Some(size) = findings.size {
+        line("read for", &format!("pictures of {size} (--size reads it for others)"));
     }
     for name in model.output_names() {
         let described = match model.find(name.as_str()) {

@@ -2,7 +2,7 @@
 
 use crate::args::VisualizeArgs;
 use crate::files;
-use crate::input::{preprocess_of, with_size};
+use crate::input::{SIDE, preprocess_of, with_size};
 use crate::job::{Goal, Pictures, Run, read_labels};
 use crate::messages::{Messages, usage};
 use crate::report;
@@ -21,9 +21,6 @@ use std::time::Instant;
 
 /// So many filters are shown if nothing is said.
 const MOST: usize = 16;
-
-/// The size of pictures where neither the model nor an option says one.
-const SIDE: usize = 224;
 
 /// Milliseconds that a frame of an animation is shown for, and the last one.
 const FRAME: u32 = 60;

@@ -73,6 +73,14 @@ fn sizes_and_features() {
     let model = dir.ouzel("inspect @any_size.onnx --json").succeeds().json();
     assert_eq!(model["preparation"]["any_size"], true);
     assert!(model["command"].as_str().unwrap().contains(" --size "), "{}", model["command"]);
+    let model = dir.ouzel("inspect @any_size.onnx --size 9x7 --json").succeeds().json();
+    assert_eq!(model["inputs"][0]["shape"], json!(["batch", 1, 9, 7]));
+    let model = dir.ouzel("inspect @multiple_of_four.onnx --json").succeeds().json();
+    assert_eq!((&model["unsupported"], &model["read_for_size"]), (&json!([]), &json!("224x224")));
+    assert_eq!(model["preparation"]["any_size"], true);
+    assert_eq!(model["default_target"], "scores");
+    let text = dir.ouzel("inspect @multiple_of_four.onnx --size 9x7").succeeds().text();
+    assert!(text.contains("read for   pictures of 9x7"), "{text}");
     let model = dir.ouzel("inspect @channels_last.onnx --json").succeeds().json();
     assert_eq!(model["preparation"]["layout"]["value"], "nhwc");
     let model = dir.ouzel("inspect @vector.onnx --json").succeeds().json();
