@@ -324,10 +324,12 @@ def forward(command, file, x, output):
     import onnxruntime
 
     session = unavailable("ONNX Runtime", onnxruntime.InferenceSession, file, None, ["CPUExecutionProvider"])
-    [taken] = session.get_inputs()
+    # Keras lists constants that it has folded as inputs too, which no node reads.
+    taken, *unread = session.get_inputs()
     names = [value.name for value in session.get_outputs()]
+    nothing = {value.name: np.zeros(value.shape, np.float32) for value in unread}
     taken_as = np.float16 if taken.type == "tensor(float16)" else x.dtype
-    theirs = unavailable("ONNX Runtime", session.run, names, {taken.name: x.astype(taken_as)})
+    theirs = unavailable("ONNX Runtime", session.run, names, {taken.name: x.astype(taken_as), **nothing})
     distances = []
     for name, expected in zip(names, theirs):
         with tempfile.TemporaryDirectory() as folder:
