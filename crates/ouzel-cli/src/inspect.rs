@@ -22,10 +22,11 @@ pub fn run(typed: &InspectArgs) -> Result<()> {
         Some(size) => (with_size(&in_file, layout, size)?, Some(size)),
         None if in_file.awaits_sizes() => {
             let size = Size::new(SIDE, SIDE);
-            // What is no picture has no such size.
-            let sized = with_size(&in_file, layout, size).ok();
-            let read = sized.as_ref().map(|_| size);
-            (sized.unwrap_or_else(|| in_file.clone()), read)
+            match with_size(&in_file, layout, size) {
+                Ok(model) => (model, Some(size)),
+                // What is no picture has no such size.
+                Err(_) => (in_file.clone(), None),
+            }
         }
         None => (in_file.clone(), None),
     };

@@ -179,7 +179,8 @@ impl Model {
         for (index, layer) in layers.iter().enumerate().filter(|(_, layer)| !layer.name.is_empty()) {
             nodes.entry(layer.name.clone()).or_insert(index);
         }
-        let is_open = |id: &ValueId| graph.fact(*id).shape.iter().any(|dim| dim.known().is_none());
+        // The number of samples stays open, so nothing waits for it.
+        let is_open = |id: &ValueId| graph.fact(*id).shape.iter().skip(1).any(|dim| dim.known().is_none());
         let may_be_read = layers.iter().any(|layer| matches!(layer.state, LayerState::Missing(_)))
             && graph.inputs().iter().any(is_open);
         let inner = Inner {

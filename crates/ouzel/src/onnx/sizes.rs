@@ -68,6 +68,18 @@ fn what_no_size_explains_stays_refused() {
 }
 
 #[test]
+fn nothing_waits_for_the_number_of_samples() {
+    let mut file = padded();
+    let graph = file.graph.as_mut().unwrap();
+    graph.input = vec![shaped("x", vec![symbol("batch"), length(3), length(2)])];
+    graph.node.push(node("NonMaxSuppression", &["y"], &["z"]));
+    let model = Model::from_bytes(file.encode_to_vec()).unwrap();
+    assert!(!model.awaits_sizes() && model.find("y").is_ok());
+    let refused = model.find("z").unwrap_err().to_string();
+    assert!(refused.contains("NonMaxSuppression") && !refused.contains("for_inputs"), "{refused}");
+}
+
+#[test]
 fn a_shape_that_does_not_fit_names_the_input() {
     let open = Model::from_bytes(padded().encode_to_vec()).unwrap();
     let refused = open.for_inputs(&[(open.main_input(), vec![1, 3, 5])]).err().unwrap().to_string();
