@@ -5,12 +5,14 @@ use crate::epilogue::{Epilogue, Finish, WORD};
 use crate::few;
 use crate::level::{Kernel, Level};
 use crate::packed::Packed;
+use crate::plain;
 use crate::program::Pixels;
 use crate::tile::{self, BLOCK, Block, COLUMN, Cut, MOST_PIXELS, Patches, packed_width};
 use crate::vector::Simd;
 use crate::view::View;
 use crate::winograd::{self, TAPS};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// The attributes of a convolution, seen from its forward direction.
 ///
@@ -264,6 +266,11 @@ impl Convolution {
         }
     }
 
+    /// The input and output channels of a group.
+    pub(crate) fn of_group(&self) -> (usize, usize) {
+        (self.input_channels / self.groups, self.output_channels / self.groups)
+    }
+
     /// The packed weights.
     pub(crate) fn weights(&self) -> &[f32] {
         self.weights.as_slice()
@@ -444,7 +451,10 @@ impl Convolution {
             for pass in &self.passes {
                 let plan = work.plan(pass);
                 if index < plan.tasks {
-                    return level.run(Task { work: &work, plan: &plan, index });
+                    return match plan.is_plain {
+                        true => level.run(plain::Task { work: &work, plan: &plan, index }),
+                        false => level.run(Task { work: &work, plan: &plan, index }),
+                    };
                 }
                 index -= plan.tasks;
             }
@@ -555,14 +565,15 @@ fn interleave(packed: &mut [f32], count: usize, value: impl Fn(usize, usize) -> 
 }
 
 /// How a pass is cut into tasks: a number of chunks of tiles of pixels times a number of runs of blocks of channels.
-struct Plan<'a> {
-    pass: &'a Pass,
+pub(crate) struct Plan<'a> {
+    pub(crate) pass: &'a Pass,
     /// Output positions of the pass on each axis.
     counts: [usize; 3],
     /// Output pixels of the pass over all samples.
     pixels: usize,
     tiles: usize,
     tiles_per_chunk: usize,
+    blocks: usize,
     blocks_per_run: usize,
     runs: usize,
     tasks: usize,
@@ -571,7 +582,31 @@ struct Plan<'a> {
     /// Whether each output pixel depends on the input pixel of the same number alone, as in a 1×1 convolution.
     is_plain: bool,
     /// Whether to ask for the inputs of the next tile while a tile is computed: where each is read once and comes from afar.
-    asks_ahead: bool,
+    pub(crate) asks_ahead: bool,
+}
+
+impl Plan<'_> {
+    /// The tiles and the blocks of channels of a task, counted over all groups.
+    fn tiles_and_blocks(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let chunks = self.tasks / self.runs;
+        let (chunk, run) = match self.chunk_major {
+            true => (task / self.runs, task % self.runs),
+            false => (task % chunks, task / chunks),
+        };
+        let part = |count: usize, size: usize, index: usize| index * size..count.min((index + 1) * size);
+        (part(self.tiles, self.tiles_per_chunk, chunk), part(self.blocks, self.blocks_per_run, run))
+    }
+
+    /// The first pixel of a tile; all tiles differ by at most one pixel in size.
+    fn first_pixel(&self, tile: usize) -> usize {
+        tile * (self.pixels / self.tiles) + tile.min(self.pixels % self.tiles)
+    }
+
+    /// The pixels and the blocks of channels of a task, counted over all groups.
+    pub(crate) fn share(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let (tiles, blocks) = self.tiles_and_blocks(task);
+        (self.first_pixel(tiles.start)..self.first_pixel(tiles.end), blocks)
+    }
 }
 
 /// Most tiles of a chunk.
@@ -601,7 +636,7 @@ pub(crate) struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Whether different blocks of channels share words of the recorded mask, so that one thread must do all of them.
-    fn shares_words(&self) -> bool {
+    pub(crate) fn shares_words(&self) -> bool {
         let outputs = self.convolution.output_channels / self.convolution.groups;
         self.finish.records() && self.convolution.groups > 1 && !outputs.is_multiple_of(WORD)
     }
@@ -664,6 +699,7 @@ impl<'a> Work<'a> {
             pixels,
             tiles,
             tiles_per_chunk,
+            blocks,
             blocks_per_run,
             runs,
             tasks: chunks * runs,
@@ -724,13 +760,6 @@ impl Task<'_> {
         let (size, steps) = (view.size, tile.patches.steps);
         let taps = &plan.pass.taps;
         tile.pixels = pixels;
-        if plan.is_plain {
-            for p in 0..pixels {
-                tile.patches.base[p] = (first + p) * view.pixel_stride + view.channel_offset;
-                tile.output[p] = first + p;
-            }
-            return;
-        }
         let counts = plan.counts;
         let (row, mut x) = (first / counts[2], first % counts[2]);
         let (plane, mut y) = (row / counts[1], row % counts[1]);
@@ -789,20 +818,12 @@ impl Kernel for Task<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Task { work, plan, index } = &self;
         let convolution = work.convolution;
-        let chunks = plan.tasks / plan.runs;
-        let (chunk, run) = match plan.chunk_major {
-            true => (index / plan.runs, index % plan.runs),
-            false => (index % chunks, index / chunks),
-        };
-        let first_tile = chunk * plan.tiles_per_chunk;
-        let tiles = plan.tiles_per_chunk.min(plan.tiles - first_tile);
-        // All tiles of the pass differ by at most one pixel in size.
-        let (size, larger) = (plan.pixels / plan.tiles, plan.pixels % plan.tiles);
+        let (tiles, run) = plan.tiles_and_blocks(*index);
         let mut tile = [self.empty_tile(); MOST_TILES];
-        let tile = &mut tile[..tiles];
-        for (n, tile) in tile.iter_mut().enumerate() {
-            let index = first_tile + n;
-            self.fill(tile, index * size + index.min(larger), size + usize::from(index < larger));
+        let tile = &mut tile[..tiles.len()];
+        for (tile, index) in tile.iter_mut().zip(tiles) {
+            let first = plan.first_pixel(index);
+            self.fill(tile, first, plan.first_pixel(index + 1) - first);
         }
         if work.shares_words() {
             for pixel in tile.iter().flat_map(|tile| &tile.output[..tile.pixels]) {
@@ -810,29 +831,26 @@ impl Kernel for Task<'_> {
                 unsafe { work.finish.clear_record(*pixel) };
             }
         }
-        let inputs = convolution.input_channels / convolution.groups;
-        let outputs = convolution.output_channels / convolution.groups;
+        let (inputs, outputs) = convolution.of_group();
         let blocks = outputs.div_ceil(BLOCK);
         let depth = plan.pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs;
         let group_weights = packed_width(outputs) * depth;
-        let first_block = run * plan.blocks_per_run;
         let mut sums = [[0.0; BLOCK]; MOST_PIXELS];
-        let last_block = (first_block + plan.blocks_per_run).min(blocks * convolution.groups);
-        for (run_block, block) in (first_block..last_block).enumerate() {
-            let (group, block) = (block / blocks, block % blocks);
+        for index in run.clone() {
+            let (group, block) = (index / blocks, index % blocks);
             let rest = outputs - block * BLOCK;
             let channels = rest.min(BLOCK);
             let begin = plan.pass.weights + group * group_weights + block * BLOCK * depth;
             let columns = &work.weights[begin..begin + packed_width(channels) * depth];
-            let is_last_block = first_block + run_block + 1 == last_block;
+            let is_last_block = index + 1 == run.end;
             let input = &work.input[group * inputs..];
-            for n in 0..tiles {
+            for n in 0..tile.len() {
                 // While it is at work on the first block, a tile asks for the inputs of the next tile.
                 let next = tile.get(n + 1).map(|tile| tile.patches.base[0]);
                 let then = if next.is_some() || is_last_block { 0 } else { columns.len() };
                 let tile = &mut tile[n];
                 tile.patches.next = match next {
-                    Some(next) if plan.asks_ahead && run_block == 0 => {
+                    Some(next) if plan.asks_ahead && index == run.start => {
                         next.wrapping_sub(tile.patches.base[0])
                     }
                     _ => 0,
@@ -865,17 +883,17 @@ impl Kernel for Task<'_> {
             }
         }
         let channel = |block: usize| block / blocks * outputs + block % blocks * BLOCK;
-        let channels = channel(last_block) - channel(first_block);
+        let (channel, channels) = (channel(run.start), channel(run.end) - channel(run.start));
         // SAFETY: as before.
         unsafe {
             if convolution.passes.len() == 1 && convolution.output_step == [1; 3] {
                 let count = tile.iter().map(|tile| tile.pixels).sum();
                 let pixels = Pixels::Row { first: tile[0].output[0], step: 1, count };
-                work.finish.go_on(pixels, channel(first_block), channels);
+                work.finish.go_on(pixels, channel, channels);
             } else {
                 for tile in tile.iter() {
                     let pixels = Pixels::List(&tile.output[..tile.pixels]);
-                    work.finish.go_on(pixels, channel(first_block), channels);
+                    work.finish.go_on(pixels, channel, channels);
                 }
             }
         }

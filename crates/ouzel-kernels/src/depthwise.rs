@@ -155,22 +155,27 @@ fn pixels<S: Simd, const P: usize>(simd: S, work: &Work, pass: &Pass, taps: &[Ta
         _ => true,
     };
     let channels = work.convolution.output_channels;
+    let places: [usize; P] = std::array::from_fn(|p| tile.output + p * work.convolution.output_step[2]);
+    let mut sums = [[0.0; BLOCK]; P];
     let mut channel = 0;
     if !S::PORTABLE {
         while channel + COLUMN <= channels {
             let width = if channels - channel >= BLOCK { BLOCK } else { COLUMN };
+            let to = &mut sums;
             // SAFETY: the taps are inside on the first two axes, and there are `width` more channels. Either all pixels are inside on
             // the last axis or each is asked.
             unsafe {
                 match (S::LANES, width, inside) {
-                    (16, BLOCK, true) => block::<S, P, 2, false>(simd, work, taps, tile, channel, BLOCK),
-                    (16, BLOCK, false) => block::<S, P, 2, true>(simd, work, taps, tile, channel, BLOCK),
-                    (16, _, true) => block::<S, P, 1, false>(simd, work, taps, tile, channel, COLUMN),
-                    (16, _, false) => block::<S, P, 1, true>(simd, work, taps, tile, channel, COLUMN),
-                    (_, width, true) => block::<S, P, 2, false>(simd, work, taps, tile, channel, width),
-                    (_, width, false) => block::<S, P, 2, true>(simd, work, taps, tile, channel, width),
+                    (16, BLOCK, true) => block::<S, P, 2, false>(simd, work, taps, tile, channel, BLOCK, to),
+                    (16, BLOCK, false) => block::<S, P, 2, true>(simd, work, taps, tile, channel, BLOCK, to),
+                    (16, _, true) => block::<S, P, 1, false>(simd, work, taps, tile, channel, COLUMN, to),
+                    (16, _, false) => block::<S, P, 1, true>(simd, work, taps, tile, channel, COLUMN, to),
+                    (_, width, true) => block::<S, P, 2, false>(simd, work, taps, tile, channel, width, to),
+                    (_, width, false) => block::<S, P, 2, true>(simd, work, taps, tile, channel, width, to),
                 }
             }
+            // SAFETY: each output pixel belongs to one row of one pass, each row to one task, and a task does all channels.
+            unsafe { work.finish.tile(simd, &sums, &places, channel, width) };
             channel += width;
         }
     }
@@ -183,7 +188,7 @@ fn pixels<S: Simd, const P: usize>(simd: S, work: &Work, pass: &Pass, taps: &[Ta
     }
 }
 
-/// Computes `width` channels of P pixels, N vectors at a time. EDGE says that some taps may be outside on the last axis.
+/// Adds up `width` channels of P pixels, N vectors at a time. EDGE says that some taps may be outside on the last axis.
 ///
 /// # Safety
 /// The taps must be inside on the first two axes, and unless EDGE those of all P pixels on the last; and the channels must exist.
@@ -195,12 +200,12 @@ unsafe fn block<S: Simd, const P: usize, const N: usize, const EDGE: bool>(
     tile: &Tile,
     channel: usize,
     width: usize,
+    sums: &mut [[f32; BLOCK]; P],
 ) {
     let view = work.input_view;
     let input_step = work.convolution.input_step[2];
     assert!(channel + width <= work.convolution.output_channels, "invariant: existing channels");
     let pixel_step = input_step.wrapping_mul(work.steps()[2]);
-    let mut sums = [[0.0; BLOCK]; P];
     for part in (0..width).step_by(N * S::LANES) {
         let input = work.input.as_ptr().wrapping_add(tile.base).wrapping_add(channel + part);
         let weights = work.weights.as_ptr().wrapping_add(channel + part);
@@ -232,12 +237,6 @@ unsafe fn block<S: Simd, const P: usize, const N: usize, const EDGE: bool>(
             }
         }
     }
-    let mut pixels = [tile.output; P];
-    for (p, pixel) in pixels.iter_mut().enumerate() {
-        *pixel += p * work.convolution.output_step[2];
-    }
-    // SAFETY: each output pixel belongs to one row of one pass, each row to one task, and a task does all channels.
-    unsafe { work.finish.tile(simd, &sums, &pixels, channel, width) };
 }
 
 /// Computes one vector of channels of P pixels, each one chain of multiply-adds over the taps that are not in the padding.

@@ -1,6 +1,7 @@
 //! What happens to a result while it is still in registers: bias, addition, activation, gates; and what follows in the cache.
 
 use crate::level::{Kernel, Level};
+use crate::product::Bounds;
 use crate::program::{Operand, Pixels, Place, Program, Setting};
 use crate::shared::Shared;
 use crate::tile::{BLOCK, COLUMN};
@@ -333,6 +334,27 @@ impl<'a> Finish<'a> {
         if let Some(tail) = &self.tail {
             self.level.run(GoOn { tail, pixels, channel, channels });
         }
+    }
+
+    /// Where results go and what happens to `channels` channels from `channel` on, if that is no more than can be done as they are stored.
+    #[inline(always)]
+    pub(crate) fn direct(
+        &self,
+        channel: usize,
+        channels: usize,
+    ) -> Option<(Shared<'a, f32>, View, Option<Bounds<'a>>)> {
+        if self.gate.is_some() || self.addend.is_some() || self.record.is_some() {
+            return None;
+        }
+        let bounds = match self.activation {
+            None => [f32::NEG_INFINITY, f32::INFINITY],
+            Some(Activation::Relu) => [0.0, f32::INFINITY],
+            Some(Activation::Clip { low, high }) => [low, high],
+            Some(Activation::LeakyRelu(_)) => return None,
+        };
+        let bias = self.bias.map(|bias| &bias[channel..channel + channels]);
+        let is_bare = bias.is_none() && self.activation.is_none();
+        Some((self.output, self.view, (!is_bare).then_some(Bounds { bias, bounds })))
     }
 
     /// Asks for the memory that `tile` will use: it takes longer to come than a tile takes to be stored.

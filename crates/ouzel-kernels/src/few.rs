@@ -4,8 +4,10 @@
 use crate::convolution::{ConvolutionShape, Pass, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
+use crate::product::Product;
 use crate::program::Pixels;
-use crate::tile::{self, BLOCK, Block, Cut, MOST_PIXELS, Patches, packed_width};
+use crate::shared::Shared;
+use crate::tile::{BLOCK, Block, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -107,9 +109,9 @@ impl Kernel for Rows<'_> {
         let lanes = lanes(taps_y.len() * taps_x.len(), outputs);
         let least = taps_y.iter().copied().min().unwrap_or(0);
         let most = taps_y.iter().copied().max().unwrap_or(0);
-        // The products of as many rows as one output row is gathered from, each block by itself, with room for a last tile.
+        // The products of as many rows as one output row is gathered from, each block by itself, with room behind for what is read with the last lanes.
         let ring = ((most - least) / step_y) as usize + 1;
-        let block_len = (from[2] + MOST_PIXELS) * BLOCK;
+        let block_len = (from[2] + 1) * BLOCK;
         let row_len = lanes.div_ceil(BLOCK) * block_len;
         let sums_len = to[2] * outputs;
         let mut scratch = SCRATCH.take();
@@ -132,7 +134,7 @@ impl Kernel for Rows<'_> {
             while next < end {
                 let from_row = (sample * from[0] + z) * from[1] + next as usize;
                 let slot = next as usize % ring * row_len;
-                multiply(simd, work, from_row, lanes, &mut products[slot..][..row_len]);
+                multiply(work, from_row, lanes, &mut products[slot..][..row_len]);
                 next += 1;
             }
             for phase in 0..step_x.min(to[2] as isize) {
@@ -192,48 +194,29 @@ fn ceil(a: isize, b: isize) -> isize {
 }
 
 /// The products of a row of input pixels with all taps: `products[block][pixel][lane]`.
-#[inline(always)]
-fn multiply<S: Simd>(simd: S, work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
+fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
     let (view, inputs) = (work.input_view, work.convolution.input_channels);
     let count = view.size[2];
-    let tiles = count.div_ceil(work.level.tile_pixels());
-    let block_len = (count + MOST_PIXELS) * BLOCK;
-    let mut patches = Patches {
-        base: [0; MOST_PIXELS],
-        at: [[0; MOST_PIXELS]; 3],
-        inside: [true; 3],
-        taps: [&[0]; 3],
-        size: [1; 3],
-        steps: [0; 3],
-        channels: inputs,
-        contiguous: true,
-        next: 0,
-        cut: Cut::new(1, inputs),
-    };
+    let block_len = (count + 1) * BLOCK;
     for (block, products) in products.chunks_exact_mut(block_len).enumerate() {
         let rest = lanes - block * BLOCK;
         let channels = rest.min(BLOCK);
         let columns = &work.weights[block * BLOCK * inputs..][..packed_width(channels) * inputs];
-        let (sums, _) = products.as_chunks_mut::<BLOCK>();
-        // All tiles differ by at most one pixel in size.
-        for n in 0..tiles {
-            let (first, last) = (count * n / tiles, count * (n + 1) / tiles);
-            for (p, base) in patches.base.iter_mut().enumerate().take(last - first) {
-                *base = (row * count + first + p) * view.pixel_stride + view.channel_offset;
-            }
-            let (sums, _) = sums[first..].split_first_chunk_mut().expect("invariant: room for a whole tile");
-            // SAFETY: the pixels exist, and the check of the view has found their channels to lie within the input.
-            unsafe {
-                tile::accumulate(
-                    simd,
-                    work.input,
-                    &patches,
-                    Block { columns, then: 0 },
-                    last - first,
-                    channels,
-                    sums,
-                );
-            }
-        }
+        let product = Product {
+            input: work.input,
+            start: row * count * view.pixel_stride + view.channel_offset,
+            stride: view.pixel_stride,
+            rows: count,
+            depth: inputs,
+            block: Block { columns, then: 0 },
+            channels,
+            to: Shared::new(products),
+            to_start: 0,
+            to_stride: BLOCK,
+            finish: None,
+            asks_ahead: false,
+        };
+        // SAFETY: the products are the caller's own.
+        unsafe { product.run(work.level) };
     }
 }

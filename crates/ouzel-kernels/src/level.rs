@@ -1,6 +1,8 @@
 //! The SIMD level: which vector instructions the kernels may use on this machine.
 
 use crate::vector::{Portable, Simd};
+#[cfg(target_arch = "x86_64")]
+use crate::vector_x86::{Avx2, Avx512};
 
 /// A set of vector instructions that this machine is known to have.
 ///
@@ -126,10 +128,10 @@ impl Level {
     pub(crate) fn tile_pixels(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => 12,
+            Kind::Avx512 => Avx512::TILE,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => 6,
-            Kind::Portable => 4,
+            Kind::Avx2 => Avx2::TILE,
+            Kind::Portable => Portable::TILE,
         }
     }
 
@@ -137,9 +139,9 @@ impl Level {
     pub(crate) fn lanes(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => 16,
+            Kind::Avx512 => Avx512::LANES,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => 8,
+            Kind::Avx2 => Avx2::LANES,
             Kind::Portable => Portable::LANES,
         }
     }
@@ -152,7 +154,6 @@ impl Level {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::vector_x86::{Avx2, Avx512};
             #[inline(never)]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             fn run_avx512<K: Kernel>(kernel: K) -> K::Output {

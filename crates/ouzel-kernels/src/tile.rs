@@ -163,6 +163,11 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
+    /// Most inputs that are added up between two looks at the pointers.
+    pub(crate) fn part(&self) -> usize {
+        self.part
+    }
+
     /// For so many taps in a row, of so many channels each.
     pub(crate) fn new(taps: usize, channels: usize) -> Cut {
         let row = taps * channels;

@@ -8,6 +8,8 @@ pub(crate) trait Simd: Copy {
     type Floats: Copy;
     /// How many floats a vector has; at most 16, a divisor of 16.
     const LANES: usize;
+    /// How many pixels a tile has at most whose sums for two vectors of channels, or for one if `PORTABLE`, stay in registers.
+    const TILE: usize;
     /// Whether `multiply_add` rounds once.
     const FUSED: bool;
     /// Whether kernels should use their safe loops rather than those on pointers.
@@ -87,6 +89,7 @@ const HARDWARE_FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "f
 impl Simd for Portable {
     type Floats = [f32; PORTABLE_LANES];
     const LANES: usize = PORTABLE_LANES;
+    const TILE: usize = 4;
     const FUSED: bool = HARDWARE_FMA;
     const PORTABLE: bool = true;
 

@@ -40,6 +40,7 @@ macro_rules! by_token {
 impl Simd for Avx512 {
     type Floats = __m512;
     const LANES: usize = 16;
+    const TILE: usize = 12;
     const FUSED: bool = true;
     const PORTABLE: bool = false;
 
@@ -176,6 +177,7 @@ impl Avx2 {
 impl Simd for Avx2 {
     type Floats = __m256;
     const LANES: usize = 8;
+    const TILE: usize = 6;
     const FUSED: bool = true;
     const PORTABLE: bool = false;
 

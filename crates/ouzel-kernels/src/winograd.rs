@@ -15,8 +15,10 @@
 use crate::convolution::{ConvolutionShape, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
+use crate::product::Product;
 use crate::program::Pixels;
-use crate::tile::{self, BLOCK, Block, COLUMN, Cut, MOST_PIXELS, Patches, ZEROS, packed_width};
+use crate::shared::Shared;
+use crate::tile::{BLOCK, Block, COLUMN, MOST_PIXELS, ZEROS, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -163,10 +165,9 @@ impl Kernel for Task<'_> {
         let (first, last) = share(tiles, chunks, self.index / runs);
         let (first_block, last_block) = share(blocks, runs, self.index % runs);
         let count = last - first;
-        let most = work.level.tile_pixels();
         let row = inputs.next_multiple_of(S::LANES);
         let tile_stride = PRODUCTS * row + GAP;
-        let product_stride = (count + MOST_PIXELS) * BLOCK + GAP;
+        let product_stride = count * BLOCK + GAP;
 
         let mut scratch = SCRATCH.take();
         let needed = count * tile_stride + PRODUCTS * product_stride;
@@ -186,19 +187,22 @@ impl Kernel for Task<'_> {
                 let columns = &weights[product * inputs * width..][..inputs * width];
                 let is_last = product + 1 == PRODUCTS && block + 1 == last_block;
                 let then = if is_last { 0 } else { columns.len() };
-                let sums = &mut products[product * product_stride..][..(count + MOST_PIXELS) * BLOCK];
-                let (sums, _) = sums.as_chunks_mut::<BLOCK>();
-                multiply(
-                    simd,
-                    most,
-                    transformed,
-                    tile_stride,
-                    product * row,
-                    inputs,
-                    Block { columns, then },
+                let product = Product {
+                    input: transformed,
+                    start: product * row,
+                    stride: tile_stride,
+                    rows: count,
+                    depth: inputs,
+                    block: Block { columns, then },
                     channels,
-                    sums,
-                );
+                    to: Shared::new(products),
+                    to_start: product * product_stride,
+                    to_stride: BLOCK,
+                    finish: None,
+                    asks_ahead: false,
+                };
+                // SAFETY: the products are this task's own.
+                unsafe { product.run(work.level) };
             }
             // SAFETY: tasks have disjoint tiles or disjoint blocks, and blocks begin at multiples of 16 channels.
             unsafe { self.finish(simd, products, product_stride, first..last, block * BLOCK, channels) };
@@ -253,56 +257,6 @@ fn transform_input<S: Simd>(simd: S, plan: &Plan, index: usize, row: usize, to: 
                 // multiple of LANES below `channels`.
                 unsafe { simd.store_pointer(row_of[x], to.as_mut_ptr().add((4 * y + x) * row + channel)) };
             }
-        }
-    }
-}
-
-/// The products of all tiles with the weights of one product: `sums[tile][output]`.
-#[inline(always)]
-fn multiply<S: Simd>(
-    simd: S,
-    most: usize,
-    transformed: &[f32],
-    tile_stride: usize,
-    offset: usize,
-    inputs: usize,
-    block: Block,
-    channels: usize,
-    sums: &mut [[f32; BLOCK]],
-) {
-    let count = transformed.len() / tile_stride;
-    let rounds = count.div_ceil(most);
-    let cut = Cut::new(1, inputs);
-    for round in 0..rounds {
-        let (first, last) = share(count, rounds, round);
-        let mut patches = Patches {
-            base: [0; MOST_PIXELS],
-            at: [[0; MOST_PIXELS]; 3],
-            inside: [true; 3],
-            taps: [&[0]; 3],
-            size: [1; 3],
-            steps: [0; 3],
-            channels: inputs,
-            contiguous: true,
-            next: 0,
-            cut,
-        };
-        for (n, base) in patches.base.iter_mut().enumerate() {
-            *base = (first + n) * tile_stride + offset;
-        }
-        let (sums, _) = sums[first..].split_first_chunk_mut().expect("invariant: room for a whole tile");
-        let then = if round + 1 == rounds { block.then } else { 0 };
-        // SAFETY: the rows of `last - first` tiles, each of at least `offset + inputs` elements, lie within `transformed`.
-        unsafe {
-            tile::accumulate(
-                simd,
-                transformed,
-                &patches,
-                Block { then, ..block },
-                last - first,
-                channels,
-                sums,
-            );
         }
     }
 }

@@ -1,0 +1,248 @@
+//! The micro-kernel for rows that follow each other at equal distances: their product with the weights of a block of channels.
+
+use crate::level::{Kernel, Level};
+use crate::shared::Shared;
+use crate::tile::{Block, COLUMN, Cut};
+use crate::vector::Simd;
+
+/// Bias and bounds of a result that is finished while it is in registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds<'a> {
+    /// Added, one value a channel of the block.
+    pub bias: Option<&'a [f32]>,
+    /// The least and the greatest result.
+    pub bounds: [f32; 2],
+}
+
+/// `to[row][channel] = Σ_c input[row][c] · weights[c][channel]` for all rows and the channels of a block, each sum cut into segments as
+/// those of all convolutions are.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'a> {
+    /// Where rows lie.
+    pub input: &'a [f32],
+    /// Where the first row begins.
+    pub start: usize,
+    /// Distance of neighbouring rows.
+    pub stride: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Inputs of a row.
+    pub depth: usize,
+    /// Weights.
+    pub block: Block<'a>,
+    /// Channels of the block. All lanes of the last vector are written, those beyond the channels with what their weights, zeros, give.
+    pub channels: usize,
+    /// Where results lie.
+    pub to: Shared<'a, f32>,
+    /// Where the results of the first row begin.
+    pub to_start: usize,
+    /// Distance of the results of neighbouring rows.
+    pub to_stride: usize,
+    /// What happens to results before they are stored.
+    pub finish: Option<Bounds<'a>>,
+    /// Whether the inputs come from afar, so that they are asked for a tile ahead.
+    pub asks_ahead: bool,
+}
+
+impl Product<'_> {
+    /// Computes all rows.
+    ///
+    /// # Panics
+    /// If rows, weights, results or bias do not lie within their slices.
+    ///
+    /// # Safety
+    /// No other thread may be at work on the results, nor may there be other references to them.
+    #[inline]
+    pub(crate) unsafe fn run(self, level: Level) {
+        let end = |start: usize, stride: usize, length: usize| {
+            (self.rows - 1).checked_mul(stride).and_then(|last| last.checked_add(start)?.checked_add(length))
+        };
+        if self.rows == 0 || self.channels == 0 {
+            return;
+        }
+        let width = self.channels.next_multiple_of(level.lanes());
+        let columns = self.channels.div_ceil(COLUMN) * COLUMN;
+        assert!(
+            end(self.start, self.stride, self.depth).is_some_and(|end| end <= self.input.len()),
+            "invariant: rows lie within the input"
+        );
+        assert!(
+            end(self.to_start, self.to_stride, width).is_some_and(|end| end <= self.to.len()),
+            "invariant: results lie within their slice"
+        );
+        assert!(self.block.columns.len() >= columns * self.depth, "invariant: weights for each input");
+        level.run(Tiles(self));
+    }
+}
+
+/// A product whose sizes have been checked.
+struct Tiles<'a>(Product<'a>);
+
+impl Kernel for Tiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Tiles(product) = self;
+        let Product { rows, depth, block, channels, .. } = product;
+        let tiles = rows.div_ceil(S::TILE);
+        // All tiles differ by at most one row.
+        let (size, larger) = (rows / tiles, rows % tiles);
+        let vectors = if S::PORTABLE { 1 } else { 2 };
+        // The weights of a column serve all rows before those of the next one are touched.
+        for first in (0..channels).step_by(vectors * S::LANES) {
+            let (column, next) = (first / COLUMN, (first + vectors * S::LANES).div_ceil(COLUMN));
+            let is_last_column = first + vectors * S::LANES >= channels;
+            let begin = column * COLUMN * depth;
+            let after = if is_last_column { block.then } else { next * COLUMN * depth };
+            let vectors = vectors.min((channels - first).div_ceil(S::LANES));
+            let mut row = 0;
+            for tile in 0..tiles {
+                let count = size + usize::from(tile < larger);
+                let then = if tile + 1 == tiles { after } else { begin };
+                let asks = product.asks_ahead && first == 0 && tile + 1 < tiles;
+                macro_rules! run {
+                    ($rows:literal) => {
+                        // SAFETY: `Product::run` has checked that all rows, weights and results exist.
+                        unsafe {
+                            match vectors {
+                                1 => tile_of::<S, $rows, 1>(simd, &product, row, first, then, asks),
+                                _ => tile_of::<S, $rows, 2>(simd, &product, row, first, then, asks),
+                            }
+                        }
+                    };
+                }
+                match count {
+                    1 => run!(1),
+                    2 => run!(2),
+                    3 => run!(3),
+                    4 => run!(4),
+                    5 if S::TILE > 4 => run!(5),
+                    6 if S::TILE > 4 => run!(6),
+                    7 if S::TILE > 6 => run!(7),
+                    8 if S::TILE > 6 => run!(8),
+                    9 if S::TILE > 6 => run!(9),
+                    10 if S::TILE > 6 => run!(10),
+                    11 if S::TILE > 6 => run!(11),
+                    12 if S::TILE > 6 => run!(12),
+                    _ => unreachable!("a tile of this level has fewer rows"),
+                }
+                row += count;
+            }
+        }
+    }
+}
+
+/// Floats of a cache line.
+const LINE: isize = 16;
+
+/// How many inputs ahead weights are asked for.
+const AHEAD: usize = 128;
+
+/// Computes P rows from `row` on and N vectors of channels from `first` on; `then` is where the weights lie that are needed next, and
+/// `asks` whether to ask for the rows that follow.
+///
+/// # Safety
+/// The rows, weights and results must exist.
+#[inline(always)]
+unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
+    simd: S,
+    product: &Product,
+    row: usize,
+    first: usize,
+    then: usize,
+    asks: bool,
+) {
+    let Product { input, stride, depth, block, to, to_stride, finish, .. } = product;
+    let from = input.as_ptr().wrapping_add(product.start + row * stride);
+    let to = to.address(product.to_start + row * to_stride + first).cast_mut();
+    let column = first / COLUMN;
+    let mut weight = block.columns.as_ptr().wrapping_add(column * COLUMN * depth + first % COLUMN);
+    // From one vector of channels to the next: they share a column, or each has its own.
+    let vector = if S::LANES == COLUMN { COLUMN * depth } else { S::LANES };
+    // Weights are asked for some inputs ahead, behind the last one those that are needed next.
+    let last = weight.wrapping_add(COLUMN * depth);
+    let ahead = COLUMN * (*depth).min(AHEAD);
+    let jump = then.wrapping_sub((column + 1) * COLUMN * depth);
+    let most = Cut::new(1, *depth).part();
+    let mut done = 0;
+    loop {
+        let part = (depth - done).min(most);
+        let mut acc = [[simd.splat(0.0); N]; P];
+        // The pointers stand at the ends of their rows and are indexed by a counter that rises to zero.
+        let mut ends = [from.wrapping_add(done + part); P];
+        for p in 1..P {
+            ends[p] = ends[p - 1].wrapping_add(*stride);
+        }
+        let mut c = -(part as isize);
+        while c < 0 {
+            let mut line = 0;
+            if asks {
+                line = (c + LINE).min(0);
+                for end in ends {
+                    simd.prefetch(end.wrapping_offset(c).wrapping_add(P * stride));
+                }
+            }
+            while c < line {
+                let mut w = [simd.splat(0.0); N];
+                for n in 0..N {
+                    // SAFETY: `weight` has moved by a line for each input so far, of which there are fewer than `depth`, so that it lies in a
+                    // column, as do the vectors that follow it in this column or at the same place of the next one.
+                    w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * vector)) };
+                }
+                for p in 0..P {
+                    // SAFETY: c runs over -part .. 0 before the end of a part of the row.
+                    let x = simd.splat(unsafe { *ends[p].wrapping_offset(c) });
+                    for n in 0..N {
+                        acc[p][n] = simd.multiply_add(x, w[n], acc[p][n]);
+                    }
+                }
+                let mut next = weight.wrapping_add(ahead);
+                if next >= last {
+                    next = next.wrapping_add(jump);
+                }
+                simd.prefetch(next);
+                if N * S::LANES > COLUMN {
+                    simd.prefetch(next.wrapping_add(vector));
+                }
+                weight = weight.wrapping_add(COLUMN);
+                c += 1;
+            }
+        }
+        let place = |p: usize, n: usize| to.wrapping_add(p * to_stride + n * S::LANES);
+        if done > 0 {
+            for p in 0..P {
+                for n in 0..N {
+                    // SAFETY: results of this tile, which are there and ours alone.
+                    acc[p][n] = simd.add(unsafe { simd.load_pointer(place(p, n)) }, acc[p][n]);
+                }
+            }
+        }
+        done += part;
+        if let (Some(Bounds { bias, bounds: [low, high] }), true) = (finish, done == *depth) {
+            if let Some(bias) = bias {
+                for n in 0..N {
+                    let bias = simd.load(&bias[first + n * S::LANES..]);
+                    for p in 0..P {
+                        acc[p][n] = simd.add(acc[p][n], bias);
+                    }
+                }
+            }
+            let (low, high) = (simd.splat(*low), simd.splat(*high));
+            for p in 0..P {
+                for n in 0..N {
+                    acc[p][n] = simd.least(high, simd.greatest(low, acc[p][n]));
+                }
+            }
+        }
+        for p in 0..P {
+            for n in 0..N {
+                // SAFETY: as above.
+                unsafe { simd.store_pointer(acc[p][n], place(p, n)) };
+            }
+        }
+        if done == *depth {
+            return;
+        }
+    }
+}
