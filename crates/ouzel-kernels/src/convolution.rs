@@ -1,18 +1,15 @@
 //! Convolution, its input gradient and transposed convolution: one indirect matrix product on channels-last tensors.
 
+use crate::columns;
 use crate::depthwise;
 use crate::epilogue::{Epilogue, Finish, WORD};
 use crate::few;
-use crate::level::{Kernel, Level};
+use crate::level::Level;
 use crate::packed::Packed;
-use crate::plain;
-use crate::program::Pixels;
-use crate::tile::{self, BLOCK, Block, COLUMN, Cut, MOST_PIXELS, Patches, packed_width};
-use crate::vector::Simd;
+use crate::tile::{BLOCK, COLUMN, packed_width};
 use crate::view::View;
 use crate::winograd::{self, TAPS};
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// The attributes of a convolution, seen from its forward direction.
 ///
@@ -441,27 +438,10 @@ impl Convolution {
         let work =
             Work { convolution: self, weights, level, input, input_view, output_view, finish, threads };
         match self.packing {
-            Packing::Depthwise => return depthwise::run(&work),
-            Packing::Winograd => return winograd::run(&work),
-            Packing::FewOutputs => return few::run(&work),
-            Packing::Columns => {}
-        }
-        let total: usize = self.passes.iter().map(|pass| work.plan(pass).tasks).sum();
-        let run = |mut index: usize| {
-            for pass in &self.passes {
-                let plan = work.plan(pass);
-                if index < plan.tasks {
-                    return match plan.is_plain {
-                        true => level.run(plain::Task { work: &work, plan: &plan, index }),
-                        false => level.run(Task { work: &work, plan: &plan, index }),
-                    };
-                }
-                index -= plan.tasks;
-            }
-        };
-        match total {
-            0 | 1 => (0..total).for_each(run),
-            _ => (0..total).into_par_iter().with_max_len(1).for_each(run),
+            Packing::Columns => columns::run(&work),
+            Packing::FewOutputs => few::run(&work),
+            Packing::Depthwise => depthwise::run(&work),
+            Packing::Winograd => winograd::run(&work),
         }
     }
 }
@@ -564,63 +544,6 @@ fn interleave(packed: &mut [f32], count: usize, value: impl Fn(usize, usize) -> 
     }
 }
 
-/// How a pass is cut into tasks: a number of chunks of tiles of pixels times a number of runs of blocks of channels.
-pub(crate) struct Plan<'a> {
-    pub(crate) pass: &'a Pass,
-    /// Output positions of the pass on each axis.
-    counts: [usize; 3],
-    /// Output pixels of the pass over all samples.
-    pixels: usize,
-    tiles: usize,
-    tiles_per_chunk: usize,
-    blocks: usize,
-    blocks_per_run: usize,
-    runs: usize,
-    tasks: usize,
-    /// Whether the runs of one chunk follow each other, rather than the chunks of one run.
-    chunk_major: bool,
-    /// Whether each output pixel depends on the input pixel of the same number alone, as in a 1×1 convolution.
-    is_plain: bool,
-    /// Whether to ask for the inputs of the next tile while a tile is computed: where each is read once and comes from afar.
-    pub(crate) asks_ahead: bool,
-}
-
-impl Plan<'_> {
-    /// The tiles and the blocks of channels of a task, counted over all groups.
-    fn tiles_and_blocks(&self, task: usize) -> (Range<usize>, Range<usize>) {
-        let chunks = self.tasks / self.runs;
-        let (chunk, run) = match self.chunk_major {
-            true => (task / self.runs, task % self.runs),
-            false => (task % chunks, task / chunks),
-        };
-        let part = |count: usize, size: usize, index: usize| index * size..count.min((index + 1) * size);
-        (part(self.tiles, self.tiles_per_chunk, chunk), part(self.blocks, self.blocks_per_run, run))
-    }
-
-    /// The first pixel of a tile; all tiles differ by at most one pixel in size.
-    fn first_pixel(&self, tile: usize) -> usize {
-        tile * (self.pixels / self.tiles) + tile.min(self.pixels % self.tiles)
-    }
-
-    /// The pixels and the blocks of channels of a task, counted over all groups.
-    pub(crate) fn share(&self, task: usize) -> (Range<usize>, Range<usize>) {
-        let (tiles, blocks) = self.tiles_and_blocks(task);
-        (self.first_pixel(tiles.start)..self.first_pixel(tiles.end), blocks)
-    }
-}
-
-/// Most tiles of a chunk.
-const MOST_TILES: usize = 16;
-
-/// Input elements that a chunk should not exceed, so that they stay in the second-level cache.
-const CHUNK_ELEMENTS: usize = 64 * 1024;
-
-/// Input elements that are too many for the second-level cache.
-const ASKING_ELEMENTS: usize = 512 * 1024;
-
-/// Work of one task, in multiply-adds of a block of channels, below which sharing it out costs more than it gives.
-const LEAST_WORK: usize = 20_000;
-
 /// One call of `Convolution::run`.
 pub(crate) struct Work<'a> {
     pub(crate) convolution: &'a Convolution,
@@ -641,7 +564,8 @@ impl<'a> Work<'a> {
         self.finish.records() && self.convolution.groups > 1 && !outputs.is_multiple_of(WORD)
     }
 
-    fn blocks(&self) -> usize {
+    /// Blocks of output channels, over all groups.
+    pub(crate) fn blocks(&self) -> usize {
         let outputs = self.convolution.output_channels / self.convolution.groups;
         self.convolution.groups * outputs.div_ceil(BLOCK)
     }
@@ -661,241 +585,5 @@ impl<'a> Work<'a> {
             size[2].wrapping_mul(pixel_stride),
             pixel_stride,
         ]
-    }
-
-    fn plan(&self, pass: &'a Pass) -> Plan<'a> {
-        let counts = self.counts(pass);
-        let pixels = self.output_view.batch * counts.iter().product::<usize>();
-        let inputs = self.convolution.input_channels / self.convolution.groups;
-        let depth = (pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs).max(8);
-        let blocks = self.blocks();
-        let tile_pixels = self.level.tile_pixels();
-        let tiles = pixels.div_ceil(tile_pixels);
-        let work = pixels.saturating_mul(depth).saturating_mul(blocks);
-        let task = (work / (8 * self.threads)).max(LEAST_WORK);
-        let area = self.convolution.input_step.iter().product::<usize>().min(16)
-            * self.input_view.pixel_stride.max(1);
-        let tiles_per_chunk = (CHUNK_ELEMENTS / area)
-            .min(task / depth)
-            .div_ceil(tile_pixels)
-            .clamp(1, MOST_TILES)
-            .min(tiles.max(1));
-        let chunks = tiles.div_ceil(tiles_per_chunk);
-        let blocks_per_run = match self.shares_words() {
-            true => blocks,
-            false => (task / (tiles_per_chunk * tile_pixels * depth)).clamp(1, blocks),
-        };
-        let runs = blocks.div_ceil(blocks_per_run);
-        let weights = blocks.saturating_mul(BLOCK * depth);
-        let asks_ahead = pass.taps.iter().all(|taps| taps.len() == 1) && self.input.len() > ASKING_ELEMENTS;
-        let is_plain = pass.taps.iter().all(|taps| taps[..] == [0])
-            && self.convolution.input_step == [1; 3]
-            && self.convolution.output_step == [1; 3]
-            && self.input_view.size == self.output_view.size;
-        let chunk_major = weights.saturating_mul(chunks) < self.input.len().saturating_mul(runs);
-        Plan {
-            pass,
-            counts,
-            pixels,
-            tiles,
-            tiles_per_chunk,
-            blocks,
-            blocks_per_run,
-            runs,
-            tasks: chunks * runs,
-            chunk_major,
-            is_plain,
-            asks_ahead,
-        }
-    }
-}
-
-/// One chunk of pixels and one run of blocks.
-struct Task<'a> {
-    work: &'a Work<'a>,
-    plan: &'a Plan<'a>,
-    index: usize,
-}
-
-/// The pixels of a tile: where their patches lie and where their results go.
-#[derive(Clone, Copy)]
-struct Tile<'a> {
-    patches: Patches<'a>,
-    pixels: usize,
-    output: [usize; MOST_PIXELS],
-}
-
-impl Task<'_> {
-    /// A tile of this task that has no pixels yet.
-    #[inline(always)]
-    fn empty_tile(&self) -> Tile<'_> {
-        let Task { work, plan, .. } = self;
-        let stride = work.input_view.pixel_stride;
-        let taps = &plan.pass.taps;
-        Tile {
-            patches: Patches {
-                base: [0; MOST_PIXELS],
-                at: [[0; MOST_PIXELS]; 3],
-                inside: [true; 3],
-                taps: [&taps[0], &taps[1], &taps[2]],
-                size: work.input_view.size,
-                steps: work.steps(),
-                channels: work.convolution.input_channels / work.convolution.groups,
-                contiguous: stride == work.convolution.input_channels
-                    && work.convolution.groups == 1
-                    && taps[2].is_sorted_by(|a, b| a + 1 == *b),
-                next: 0,
-                cut: Cut::new(taps[2].len(), work.convolution.input_channels / work.convolution.groups),
-            },
-            pixels: 0,
-            output: [0; MOST_PIXELS],
-        }
-    }
-
-    /// Makes `tile` that of `pixels` pixels of the pass from `first` on.
-    #[inline(always)]
-    fn fill(&self, tile: &mut Tile, first: usize, pixels: usize) {
-        let Task { work, plan, .. } = self;
-        let view = work.input_view;
-        let (size, steps) = (view.size, tile.patches.steps);
-        let taps = &plan.pass.taps;
-        tile.pixels = pixels;
-        let counts = plan.counts;
-        let (row, mut x) = (first / counts[2], first % counts[2]);
-        let (plane, mut y) = (row / counts[1], row % counts[1]);
-        let (mut sample, mut z) = (plane / counts[0], plane % counts[0]);
-        let input_step = work.convolution.input_step;
-        let output_step = work.convolution.output_step;
-        let output_size = work.output_view.size;
-        for p in 0..pixels {
-            let at = [z * input_step[0], y * input_step[1], x * input_step[2]];
-            let base = sample
-                .wrapping_mul(size[0].wrapping_mul(steps[0]))
-                .wrapping_add(at[0].wrapping_mul(steps[0]))
-                .wrapping_add(at[1].wrapping_mul(steps[1]))
-                .wrapping_add(at[2].wrapping_mul(steps[2]));
-            tile.patches.base[p] = base.wrapping_add(view.channel_offset);
-            for axis in 0..3 {
-                tile.patches.at[axis][p] = at[axis] as isize;
-            }
-            let start = plan.pass.start;
-            let to =
-                [start[0] + z * output_step[0], start[1] + y * output_step[1], start[2] + x * output_step[2]];
-            tile.output[p] =
-                ((sample * output_size[0] + to[0]) * output_size[1] + to[1]) * output_size[2] + to[2];
-            x += 1;
-            if x == counts[2] {
-                x = 0;
-                y += 1;
-                if y == counts[1] {
-                    y = 0;
-                    z += 1;
-                    if z == counts[0] {
-                        z = 0;
-                        sample += 1;
-                    }
-                }
-            }
-        }
-        for axis in 0..3 {
-            let at = &tile.patches.at[axis][..pixels];
-            let (mut least, mut most) = (at[0], at[0]);
-            for position in at {
-                least = least.min(*position);
-                most = most.max(*position);
-            }
-            if let (Some(first), Some(last)) = (taps[axis].first(), taps[axis].last()) {
-                tile.patches.inside[axis] = least + first >= 0 && most + last < size[axis] as isize;
-            }
-        }
-    }
-}
-
-impl Kernel for Task<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Task { work, plan, index } = &self;
-        let convolution = work.convolution;
-        let (tiles, run) = plan.tiles_and_blocks(*index);
-        let mut tile = [self.empty_tile(); MOST_TILES];
-        let tile = &mut tile[..tiles.len()];
-        for (tile, index) in tile.iter_mut().zip(tiles) {
-            let first = plan.first_pixel(index);
-            self.fill(tile, first, plan.first_pixel(index + 1) - first);
-        }
-        if work.shares_words() {
-            for pixel in tile.iter().flat_map(|tile| &tile.output[..tile.pixels]) {
-                // SAFETY: where words are shared, this task does all channels of its pixels, and no other task has these pixels.
-                unsafe { work.finish.clear_record(*pixel) };
-            }
-        }
-        let (inputs, outputs) = convolution.of_group();
-        let blocks = outputs.div_ceil(BLOCK);
-        let depth = plan.pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs;
-        let group_weights = packed_width(outputs) * depth;
-        let mut sums = [[0.0; BLOCK]; MOST_PIXELS];
-        for index in run.clone() {
-            let (group, block) = (index / blocks, index % blocks);
-            let rest = outputs - block * BLOCK;
-            let channels = rest.min(BLOCK);
-            let begin = plan.pass.weights + group * group_weights + block * BLOCK * depth;
-            let columns = &work.weights[begin..begin + packed_width(channels) * depth];
-            let is_last_block = index + 1 == run.end;
-            let input = &work.input[group * inputs..];
-            for n in 0..tile.len() {
-                // While it is at work on the first block, a tile asks for the inputs of the next tile.
-                let next = tile.get(n + 1).map(|tile| tile.patches.base[0]);
-                let then = if next.is_some() || is_last_block { 0 } else { columns.len() };
-                let tile = &mut tile[n];
-                tile.patches.next = match next {
-                    Some(next) if plan.asks_ahead && index == run.start => {
-                        next.wrapping_sub(tile.patches.base[0])
-                    }
-                    _ => 0,
-                };
-                work.finish.ask(simd, &tile.output[..tile.pixels], group * outputs + block * BLOCK, channels);
-                // SAFETY: `Task::tile` makes patches whose inside positions are those of existing input pixels, whose channels the check
-                // of the view has found to lie within the input; the channels of the group begin where `input` does.
-                unsafe {
-                    tile::accumulate(
-                        simd,
-                        input,
-                        &tile.patches,
-                        Block { columns, then },
-                        tile.pixels,
-                        channels,
-                        &mut sums,
-                    );
-                }
-                // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that
-                // they share no words of a mask, or else `shares_words` has given all blocks to one task.
-                unsafe {
-                    work.finish.tile(
-                        simd,
-                        &sums,
-                        &tile.output[..tile.pixels],
-                        group * outputs + block * BLOCK,
-                        channels,
-                    );
-                }
-            }
-        }
-        let channel = |block: usize| block / blocks * outputs + block % blocks * BLOCK;
-        let (channel, channels) = (channel(run.start), channel(run.end) - channel(run.start));
-        // SAFETY: as before.
-        unsafe {
-            if convolution.passes.len() == 1 && convolution.output_step == [1; 3] {
-                let count = tile.iter().map(|tile| tile.pixels).sum();
-                let pixels = Pixels::Row { first: tile[0].output[0], step: 1, count };
-                work.finish.go_on(pixels, channel, channels);
-            } else {
-                for tile in tile.iter() {
-                    let pixels = Pixels::List(&tile.output[..tile.pixels]);
-                    work.finish.go_on(pixels, channel, channels);
-                }
-            }
-        }
     }
 }

@@ -1,10 +1,9 @@
 //! What happens to a result while it is still in registers: bias, addition, activation, gates; and what follows in the cache.
 
 use crate::level::{Kernel, Level};
-use crate::product::Bounds;
 use crate::program::{Operand, Pixels, Place, Program, Setting};
 use crate::shared::Shared;
-use crate::tile::{BLOCK, COLUMN};
+use crate::tile::{BLOCK, Bounds, COLUMN};
 use crate::vector::Simd;
 use crate::view::View;
 

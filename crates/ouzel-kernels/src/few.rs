@@ -4,10 +4,9 @@
 use crate::convolution::{ConvolutionShape, Pass, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
-use crate::product::Product;
 use crate::program::Pixels;
 use crate::shared::Shared;
-use crate::tile::{BLOCK, Block, packed_width};
+use crate::tile::{BLOCK, Block, Product, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;

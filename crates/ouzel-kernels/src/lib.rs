@@ -80,6 +80,7 @@
 #![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
 
 mod axis;
+mod columns;
 mod convolution;
 mod dense;
 mod depthwise;
@@ -92,9 +93,7 @@ mod level;
 mod matrix;
 mod packed;
 mod peak;
-mod plain;
 mod pool;
-mod product;
 mod program;
 mod reduce;
 mod shared;

@@ -15,10 +15,9 @@
 use crate::convolution::{ConvolutionShape, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
-use crate::product::Product;
 use crate::program::Pixels;
 use crate::shared::Shared;
-use crate::tile::{BLOCK, Block, COLUMN, MOST_PIXELS, ZEROS, packed_width};
+use crate::tile::{BLOCK, Block, COLUMN, Product, ZEROS, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -34,6 +33,9 @@ const MOST_TILES: usize = 96;
 
 /// Floats between the rows of neighbouring tiles beyond what they hold, so that they do not compete for the same lines of the cache.
 const GAP: usize = 16;
+
+/// Most pixels that are finished at once.
+const MOST_PIXELS: usize = 12;
 
 /// Tasks that each thread should have, so that all end at the same time.
 const TASKS_PER_THREAD: usize = 4;

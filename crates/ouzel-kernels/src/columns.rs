@@ -1,0 +1,342 @@
+//! Convolution as a matrix product of patches by channels: patches are gathered into rows, unless the input's pixels are such rows.
+
+use crate::convolution::{Pass, Work};
+use crate::level::Kernel;
+use crate::packed::Packed;
+use crate::program::Pixels;
+use crate::shared::Shared;
+use crate::tile::{BLOCK, Block, Product, packed_width};
+use crate::vector::Simd;
+use rayon::prelude::*;
+use std::cell::Cell;
+use std::ops::Range;
+
+/// Most pixels of a chunk.
+const MOST_PIXELS: usize = 192;
+
+/// Most pixels whose sums are made before they are finished: they should stay in the first-level cache.
+const MOST_SUMS: usize = 48;
+
+/// Input elements that a chunk should not exceed, so that they stay in the second-level cache.
+const CHUNK_ELEMENTS: usize = 64 * 1024;
+
+/// Pixels that a chunk should have at least, for weights to be read seldom.
+const LEAST_PIXELS: usize = 48;
+
+/// Input elements that are too many for the second-level cache.
+const ASKING_ELEMENTS: usize = 512 * 1024;
+
+/// Work of one task, in multiply-adds of a block of channels, below which sharing it out costs more than it gives.
+const LEAST_WORK: usize = 20_000;
+
+/// Floats between the rows of neighbouring patches beyond what they hold: room for the rest of a vector, and they do not compete for
+/// the same lines of the cache.
+const GAP: usize = 16;
+
+/// Runs all passes.
+pub(crate) fn run(work: &Work) {
+    let total: usize = work.convolution.passes.iter().map(|pass| Plan::new(work, pass).tasks).sum();
+    let run = |mut index: usize| {
+        for pass in &work.convolution.passes {
+            let plan = Plan::new(work, pass);
+            if index < plan.tasks {
+                return work.level.run(Task { work, plan: &plan, index });
+            }
+            index -= plan.tasks;
+        }
+    };
+    match total {
+        0 | 1 => (0..total).for_each(run),
+        _ => (0..total).into_par_iter().with_max_len(1).for_each(run),
+    }
+}
+
+/// How a pass is cut into tasks: a number of chunks of pixels times a number of runs of blocks of channels.
+struct Plan<'a> {
+    pass: &'a Pass,
+    /// Output positions of the pass on each axis.
+    counts: [usize; 3],
+    /// Output pixels of the pass over all samples.
+    pixels: usize,
+    /// Inputs of a pixel.
+    depth: usize,
+    blocks: usize,
+    chunks: usize,
+    blocks_per_run: usize,
+    runs: usize,
+    tasks: usize,
+    /// Whether the runs of one chunk follow each other, rather than the chunks of one run.
+    chunk_major: bool,
+    /// Whether each output pixel depends on the input pixel of the same number alone, as in a 1×1 convolution.
+    is_plain: bool,
+}
+
+impl<'a> Plan<'a> {
+    fn new(work: &Work, pass: &'a Pass) -> Plan<'a> {
+        let convolution = work.convolution;
+        let counts = work.counts(pass);
+        let pixels = work.output_view.batch * counts.iter().product::<usize>();
+        let (inputs, _) = convolution.of_group();
+        let depth = pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs;
+        let is_plain = pass.taps.iter().all(|taps| taps[..] == [0])
+            && convolution.input_step == [1; 3]
+            && convolution.output_step == [1; 3]
+            && work.input_view.size == work.output_view.size;
+        let blocks = work.blocks();
+        let cost = depth.max(8);
+        let total = pixels.saturating_mul(cost).saturating_mul(blocks);
+        // Each run gathers anew.
+        let tasks_per_thread = if is_plain { 8 } else { 4 };
+        let task = (total / (tasks_per_thread * work.threads)).max(LEAST_WORK);
+        let room = match is_plain {
+            true => CHUNK_ELEMENTS / work.input_view.pixel_stride.max(1),
+            false => (2 * CHUNK_ELEMENTS / cost).max(LEAST_PIXELS),
+        };
+        // Chunks of whole tiles, all of nearly the same size.
+        let tile = work.level.tile_pixels();
+        let most = MOST_PIXELS.min(16 * tile);
+        let pixels_per_chunk = room.min(task / cost).next_multiple_of(tile).clamp(tile, most);
+        let chunks = pixels.div_ceil(pixels_per_chunk);
+        let blocks_per_run = match work.shares_words() {
+            true => blocks,
+            false => (task / (pixels_per_chunk * cost)).clamp(1, blocks),
+        };
+        let runs = blocks.div_ceil(blocks_per_run);
+        let weights = blocks.saturating_mul(BLOCK * cost);
+        let chunk_major = weights.saturating_mul(chunks) < work.input.len().saturating_mul(runs);
+        let tasks = chunks * runs;
+        Plan {
+            pass,
+            counts,
+            pixels,
+            depth,
+            blocks,
+            chunks,
+            blocks_per_run,
+            runs,
+            tasks,
+            chunk_major,
+            is_plain,
+        }
+    }
+
+    /// The pixels of a task and its blocks of channels, these counted over all groups.
+    fn share(&self, task: usize, tile: usize) -> (Range<usize>, Range<usize>) {
+        let (chunk, run) = match self.chunk_major {
+            true => (task / self.runs, task % self.runs),
+            false => (task % self.chunks, task / self.chunks),
+        };
+        let tiles = self.pixels.div_ceil(tile);
+        // All tiles differ by at most one pixel in size.
+        let (size, larger) = (self.pixels / tiles, self.pixels % tiles);
+        let pixel = |chunk: usize| {
+            let tile = tiles * chunk / self.chunks;
+            tile * size + tile.min(larger)
+        };
+        let first = run * self.blocks_per_run;
+        (pixel(chunk)..pixel(chunk + 1), first..self.blocks.min(first + self.blocks_per_run))
+    }
+}
+
+/// One chunk of pixels and one run of blocks.
+struct Task<'a> {
+    work: &'a Work<'a>,
+    plan: &'a Plan<'a>,
+    index: usize,
+}
+
+thread_local! {
+    /// Gathered patches of a thread, kept because tasks are many and short.
+    static SCRATCH: Cell<Packed> = Cell::default();
+}
+
+impl Kernel for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Task { work, plan, index } = self;
+        let Work { convolution, finish, level, input_view, .. } = work;
+        let (pixels, blocks) = plan.share(index, S::TILE);
+        let (inputs, outputs) = convolution.of_group();
+        let depth = plan.depth;
+        let blocks_of_group = outputs.div_ceil(BLOCK);
+        let mut places = [0; MOST_PIXELS];
+        let places = &mut places[..pixels.len()];
+        let in_order = plan.is_plain || convolution.passes.len() == 1 && convolution.output_step == [1; 3];
+        match in_order {
+            true => places.iter_mut().zip(pixels.clone()).for_each(|(place, pixel)| *place = pixel),
+            false => plan.each_pixel(pixels.clone(), |n, sample, at| {
+                let at =
+                    [0, 1, 2].map(|axis| plan.pass.start[axis] + at[axis] * convolution.output_step[axis]);
+                let size = work.output_view.size;
+                places[n] = ((sample * size[0] + at[0]) * size[1] + at[1]) * size[2] + at[2];
+            }),
+        }
+        if work.shares_words() {
+            for pixel in places.iter() {
+                // SAFETY: where words are shared, this task does all channels of its pixels, and no other task has these pixels.
+                unsafe { finish.clear_record(*pixel) };
+            }
+        }
+        let mut scratch = Packed::default();
+        let stride = if plan.is_plain { input_view.pixel_stride } else { depth.next_multiple_of(GAP) + GAP };
+        if !plan.is_plain {
+            scratch = SCRATCH.take();
+            if scratch.as_slice().len() < pixels.len() * stride {
+                scratch = Packed::zeros(pixels.len() * stride);
+            }
+        }
+        let mut gathered = None;
+        let mut sums = [[0.0; BLOCK]; MOST_SUMS];
+        for index in blocks.clone() {
+            let (group, block) = (index / blocks_of_group, index % blocks_of_group);
+            if !plan.is_plain && gathered != Some(group) {
+                self.gather(simd, pixels.clone(), group * inputs, stride, scratch.as_mut_slice());
+                gathered = Some(group);
+            }
+            let (input, start) = match plan.is_plain {
+                true => (work.input, pixels.start * stride + input_view.channel_offset + group * inputs),
+                false => (scratch.as_slice(), 0),
+            };
+            let channels = BLOCK.min(outputs - block * BLOCK);
+            let channel = group * outputs + block * BLOCK;
+            let begin = plan.pass.weights + (group * packed_width(outputs) + block * BLOCK) * depth;
+            let columns = &work.weights[begin..begin + packed_width(channels) * depth];
+            let after = if index + 1 == blocks.end { 0 } else { columns.len() };
+            let direct = match in_order && channels.is_multiple_of(S::LANES) {
+                true => finish.direct(channel, channels),
+                false => None,
+            };
+            let step = if direct.is_some() { places.len() } else { MOST_SUMS };
+            for (part, places) in places.chunks(step).enumerate() {
+                let product = |to, to_start, to_stride, finish| Product {
+                    input,
+                    start: start + part * step * stride,
+                    stride,
+                    rows: places.len(),
+                    depth,
+                    block: Block { columns, then: if (part + 1) * step >= pixels.len() { after } else { 0 } },
+                    channels,
+                    to,
+                    to_start,
+                    to_stride,
+                    finish,
+                    asks_ahead: plan.is_plain && input.len() > ASKING_ELEMENTS && index == blocks.start,
+                };
+                // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that
+                // they share no words of a mask, or else `shares_words` has given all blocks to one task.
+                unsafe {
+                    match direct {
+                        Some((to, view, bounds)) => {
+                            let start = places[0] * view.pixel_stride + view.channel_offset + channel;
+                            product(to, start, view.pixel_stride, bounds).run(*level);
+                        }
+                        None => {
+                            finish.ask(simd, places, channel, channels);
+                            product(Shared::new(sums.as_flattened_mut()), 0, BLOCK, None).run(*level);
+                            finish.tile(simd, &sums, places, channel, channels);
+                        }
+                    }
+                }
+            }
+        }
+        if !plan.is_plain {
+            SCRATCH.set(scratch);
+        }
+        let pixels = match in_order {
+            true => Pixels::Row { first: pixels.start, step: 1, count: pixels.len() },
+            false => Pixels::List(places),
+        };
+        let channel = |index: usize| index / blocks_of_group * outputs + index % blocks_of_group * BLOCK;
+        // SAFETY: as before.
+        unsafe { finish.go_on(pixels, channel(blocks.start), channel(blocks.end) - channel(blocks.start)) };
+    }
+}
+
+impl Plan<'_> {
+    /// Calls a function for some pixels of the pass: with their number among these, sample and position.
+    #[inline(always)]
+    fn each_pixel(&self, pixels: Range<usize>, mut each: impl FnMut(usize, usize, [usize; 3])) {
+        let counts = self.counts;
+        let (row, mut x) = (pixels.start / counts[2], pixels.start % counts[2]);
+        let (plane, mut y) = (row / counts[1], row % counts[1]);
+        let (mut sample, mut z) = (plane / counts[0], plane % counts[0]);
+        for n in 0..pixels.len() {
+            each(n, sample, [z, y, x]);
+            x += 1;
+            if x == counts[2] {
+                (x, y) = (0, y + 1);
+            }
+            if y == counts[1] {
+                (y, z) = (0, z + 1);
+            }
+            if z == counts[0] {
+                (z, sample) = (0, sample + 1);
+            }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// Writes the patches of some pixels, of a group whose channels begin at `channel`, into rows of so many floats: tap by tap in
+    /// row-major order, each with its channels.
+    #[inline(always)]
+    fn gather<S: Simd>(&self, simd: S, pixels: Range<usize>, channel: usize, stride: usize, to: &mut [f32]) {
+        let Task { work, plan, .. } = self;
+        let (view, convolution) = (work.input_view, work.convolution);
+        let (inputs, _) = convolution.of_group();
+        let (size, taps) = (view.size, &plan.pass.taps);
+        let follow_each_other = taps[2].is_sorted_by(|a, b| a + 1 == *b);
+        let is_contiguous = view.pixel_stride == inputs && follow_each_other;
+        let (Some(low), Some(high)) = (taps[2].first(), taps[2].last()) else {
+            return;
+        };
+        plan.each_pixel(pixels, |n, sample, at| {
+            let at = [0, 1, 2].map(|axis| (at[axis] * convolution.input_step[axis]) as isize);
+            let row = &mut to[n * stride..(n + 1) * stride];
+            let is_inside = at[2] + low >= 0 && at[2] + high < size[2] as isize;
+            let mut done = 0;
+            for z in &taps[0] {
+                for y in &taps[1] {
+                    let [z, y] = [at[0] + z, at[1] + y].map(|at| at as usize);
+                    if z >= size[0] || y >= size[1] {
+                        row[done..done + taps[2].len() * inputs].fill(0.0);
+                        done += taps[2].len() * inputs;
+                    } else if is_contiguous && is_inside {
+                        let from = view.index(sample, [z, y, (at[2] + low) as usize], channel);
+                        copy(simd, work.input, from, &mut row[done..], taps[2].len() * inputs);
+                        done += taps[2].len() * inputs;
+                    } else {
+                        for x in &taps[2] {
+                            let x = (at[2] + x) as usize;
+                            match x < size[2] {
+                                true => {
+                                    let from = view.index(sample, [z, y, x], channel);
+                                    copy(simd, work.input, from, &mut row[done..], inputs);
+                                }
+                                false => row[done..done + inputs].fill(0.0),
+                            }
+                            done += inputs;
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Copies `length` elements; what follows them, up to a whole vector, is overwritten.
+#[inline(always)]
+fn copy<S: Simd>(simd: S, from: &[f32], start: usize, to: &mut [f32], length: usize) {
+    let whole = length.next_multiple_of(S::LANES);
+    if start + whole <= from.len() && whole <= to.len() {
+        for (from, to) in
+            from[start..start + whole].chunks_exact(S::LANES).zip(to[..whole].chunks_exact_mut(S::LANES))
+        {
+            simd.store(simd.load(from), to);
+        }
+    } else {
+        to[..length].copy_from_slice(&from[start..start + length]);
+    }
+}
