@@ -102,6 +102,11 @@ impl<'a> Plan<'a> {
             false => (task / (pixels_per_chunk * cost)).clamp(1, blocks),
         };
         let runs = blocks.div_ceil(blocks_per_run);
+        // As many tasks for each thread.
+        let chunks = match (chunks * runs).is_multiple_of(work.threads) {
+            true => chunks,
+            false => chunks.next_multiple_of(work.threads).min(pixels.div_ceil(tile)),
+        };
         let weights = blocks.saturating_mul(BLOCK * cost);
         let chunk_major = weights.saturating_mul(chunks) < work.input.len().saturating_mul(runs);
         let tasks = chunks * runs;

@@ -8,7 +8,10 @@ use crate::vector::Simd;
 use rayon::prelude::*;
 
 /// Most output pixels that are computed at once, so that each weight is loaded once for all of them.
-const MOST_PIXELS: usize = 8;
+const MOST_PIXELS: usize = 4;
+
+/// Most input pixels that these reach in a row: with two steps from one to the next and five taps.
+const MOST_REACHED: usize = 2 * MOST_PIXELS + 3;
 
 /// Products, in vectors, below which a task is not worth sharing out.
 const LEAST_WORK: usize = 20_000;
@@ -93,8 +96,7 @@ impl Kernel for Rows<'_> {
         let (input_step, output_step) = (convolution.input_step, convolution.output_step);
         let view = work.input_view;
         let steps = work.steps();
-        let most = if S::LANES == 16 { MOST_PIXELS } else { MOST_PIXELS / 2 };
-        let tiles = counts[2].div_ceil(most);
+        let tiles = counts[2].div_ceil(MOST_PIXELS);
         let mut taps = Vec::new();
         for row in first..last {
             let (plane, y) = (row / counts[1], row % counts[1]);
@@ -120,10 +122,6 @@ impl Kernel for Rows<'_> {
                     2 => pixels::<S, 2>(simd, work, pass, &taps, &tile),
                     3 => pixels::<S, 3>(simd, work, pass, &taps, &tile),
                     4 => pixels::<S, 4>(simd, work, pass, &taps, &tile),
-                    5 if S::LANES == 16 => pixels::<S, 5>(simd, work, pass, &taps, &tile),
-                    6 if S::LANES == 16 => pixels::<S, 6>(simd, work, pass, &taps, &tile),
-                    7 if S::LANES == 16 => pixels::<S, 7>(simd, work, pass, &taps, &tile),
-                    8 if S::LANES == 16 => pixels::<S, 8>(simd, work, pass, &taps, &tile),
                     _ => unreachable!("a tile of this level has fewer pixels"),
                 }
             }
@@ -159,19 +157,33 @@ fn pixels<S: Simd, const P: usize>(simd: S, work: &Work, pass: &Pass, taps: &[Ta
     let mut sums = [[0.0; BLOCK]; P];
     let mut channel = 0;
     if !S::PORTABLE {
+        let follow_each_other = pass.taps[2].is_sorted_by(|a, b| a + 1 == *b);
+        let taps_of_row = if follow_each_other { pass.taps[2].len() } else { 0 };
+        let kind = (taps_of_row, work.convolution.input_step[2], !inside);
         while channel + COLUMN <= channels {
             let width = if channels - channel >= BLOCK { BLOCK } else { COLUMN };
-            let to = &mut sums;
-            // SAFETY: the taps are inside on the first two axes, and there are `width` more channels. Either all pixels are inside on
-            // the last axis or each is asked.
-            unsafe {
-                match (S::LANES, width, inside) {
-                    (16, BLOCK, true) => block::<S, P, 2, false>(simd, work, taps, tile, channel, BLOCK, to),
-                    (16, BLOCK, false) => block::<S, P, 2, true>(simd, work, taps, tile, channel, BLOCK, to),
-                    (16, _, true) => block::<S, P, 1, false>(simd, work, taps, tile, channel, COLUMN, to),
-                    (16, _, false) => block::<S, P, 1, true>(simd, work, taps, tile, channel, COLUMN, to),
-                    (_, width, true) => block::<S, P, 2, false>(simd, work, taps, tile, channel, width, to),
-                    (_, width, false) => block::<S, P, 2, true>(simd, work, taps, tile, channel, width, to),
+            for part in (0..width).step_by(S::LANES) {
+                let at = channel + part;
+                // SAFETY: the taps are inside on the first two axes, and there are LANES more channels. Either all pixels are inside on the
+                // last axis or each is asked.
+                let acc = unsafe {
+                    match kind {
+                        (1, 1, _) => along::<S, P, 1, 1, true>(simd, work, taps, tile, at),
+                        (2, 1, _) => along::<S, P, 2, 1, true>(simd, work, taps, tile, at),
+                        (3, 1, false) => along::<S, P, 3, 1, false>(simd, work, taps, tile, at),
+                        (3, 1, true) => along::<S, P, 3, 1, true>(simd, work, taps, tile, at),
+                        (3, 2, false) => along::<S, P, 3, 2, false>(simd, work, taps, tile, at),
+                        (3, 2, true) => along::<S, P, 3, 2, true>(simd, work, taps, tile, at),
+                        (5, 1, false) => along::<S, P, 5, 1, false>(simd, work, taps, tile, at),
+                        (5, 1, true) => along::<S, P, 5, 1, true>(simd, work, taps, tile, at),
+                        (5, 2, _) => along::<S, P, 5, 2, true>(simd, work, taps, tile, at),
+                        (7, 1, false) => along::<S, P, 7, 1, false>(simd, work, taps, tile, at),
+                        (7, 1, true) => along::<S, P, 7, 1, true>(simd, work, taps, tile, at),
+                        _ => anywhere::<S, P>(simd, work, taps, tile, at),
+                    }
+                };
+                for (sums, acc) in sums.iter_mut().zip(acc) {
+                    simd.store(acc, &mut sums[part..]);
                 }
             }
             // SAFETY: each output pixel belongs to one row of one pass, each row to one task, and a task does all channels.
@@ -188,55 +200,80 @@ fn pixels<S: Simd, const P: usize>(simd: S, work: &Work, pass: &Pass, taps: &[Ta
     }
 }
 
-/// Adds up `width` channels of P pixels, N vectors at a time. EDGE says that some taps may be outside on the last axis.
+/// Adds up one vector of channels of P pixels, STEP input pixels from one to the next, whose taps, K in a row, lie next to each other:
+/// each input is loaded once for all taps that reach it. EDGE says that some may be outside on the last axis.
 ///
 /// # Safety
 /// The taps must be inside on the first two axes, and unless EDGE those of all P pixels on the last; and the channels must exist.
 #[inline(always)]
-unsafe fn block<S: Simd, const P: usize, const N: usize, const EDGE: bool>(
+unsafe fn along<S: Simd, const P: usize, const K: usize, const STEP: usize, const EDGE: bool>(
     simd: S,
     work: &Work,
     taps: &[Tap],
     tile: &Tile,
     channel: usize,
-    width: usize,
-    sums: &mut [[f32; BLOCK]; P],
-) {
-    let view = work.input_view;
-    let input_step = work.convolution.input_step[2];
-    assert!(channel + width <= work.convolution.output_channels, "invariant: existing channels");
-    let pixel_step = input_step.wrapping_mul(work.steps()[2]);
-    for part in (0..width).step_by(N * S::LANES) {
-        let input = work.input.as_ptr().wrapping_add(tile.base).wrapping_add(channel + part);
-        let weights = work.weights.as_ptr().wrapping_add(channel + part);
-        let mut acc = [[simd.splat(0.0); N]; P];
-        for tap in taps {
-            let mut w = [simd.splat(0.0); N];
-            for n in 0..N {
-                // SAFETY: `taps_of_row` has found the weights of all channels of the tap, and these channels exist.
-                w[n] = unsafe { simd.load_pointer(weights.wrapping_add(tap.weights + n * S::LANES)) };
+) -> [S::Floats; P] {
+    let channels = work.convolution.output_channels;
+    assert!(channel + S::LANES <= channels, "invariant: existing channels");
+    let (size, pixel_step) = (work.input_view.size[2], work.steps()[2]);
+    let input = work.input.as_ptr().wrapping_add(tile.base).wrapping_add(channel);
+    let weights = work.weights.as_ptr().wrapping_add(channel);
+    let mut acc = [simd.splat(0.0); P];
+    for row in taps.chunks_exact(K) {
+        let from = input.wrapping_add(row[0].shift);
+        let mut x = [simd.splat(0.0); MOST_REACHED];
+        for (place, x) in x.iter_mut().enumerate().take((P - 1) * STEP + K) {
+            let mut from = from.wrapping_add(place.wrapping_mul(pixel_step));
+            if EDGE && (tile.at + row[0].x + place as isize) as usize >= size {
+                from = ZEROS.as_ptr();
             }
-            let row = input.wrapping_add(tap.shift);
-            for p in 0..P {
-                let mut from = row.wrapping_add(p.wrapping_mul(pixel_step));
-                if EDGE && (tile.at + (p * input_step) as isize + tap.x) as usize >= view.size[2] {
-                    from = ZEROS.as_ptr();
-                }
-                for n in 0..N {
-                    // SAFETY: the position is inside on the first two axes, and on the last, as was just checked or the caller promises,
-                    // so that this is a pixel of the view, which lies within the input with all its channels; or it is one of the
-                    // zeros.
-                    let value = unsafe { simd.load_pointer(from.wrapping_add(n * S::LANES)) };
-                    acc[p][n] = simd.multiply_add(value, w[n], acc[p][n]);
-                }
-            }
+            // SAFETY: the position is inside on the first two axes, and on the last, as was just checked or the caller promises, so that
+            // this is a pixel of the view, which lies within the input with all its channels; or it is one of the zeros.
+            *x = unsafe { simd.load_pointer(from) };
         }
-        for p in 0..P {
-            for n in 0..N {
-                simd.store(acc[p][n], &mut sums[p][part + n * S::LANES..]);
+        for k in 0..K {
+            // SAFETY: `taps_of_row` has found the weights of all channels of the taps, and these channels exist.
+            let w = unsafe { simd.load_pointer(weights.wrapping_add(row[0].weights + k * channels)) };
+            for p in 0..P {
+                acc[p] = simd.multiply_add(x[p * STEP + k], w, acc[p]);
             }
         }
     }
+    acc
+}
+
+/// Adds up one vector of channels of P pixels, wherever their taps are.
+///
+/// # Safety
+/// The taps must be inside on the first two axes, and the channels must exist.
+#[inline(always)]
+unsafe fn anywhere<S: Simd, const P: usize>(
+    simd: S,
+    work: &Work,
+    taps: &[Tap],
+    tile: &Tile,
+    channel: usize,
+) -> [S::Floats; P] {
+    assert!(channel + S::LANES <= work.convolution.output_channels, "invariant: existing channels");
+    let (size, input_step) = (work.input_view.size[2], work.convolution.input_step[2]);
+    let pixel_step = input_step.wrapping_mul(work.steps()[2]);
+    let input = work.input.as_ptr().wrapping_add(tile.base).wrapping_add(channel);
+    let weights = work.weights.as_ptr().wrapping_add(channel);
+    let mut acc = [simd.splat(0.0); P];
+    for tap in taps {
+        // SAFETY: as in `along`.
+        let w = unsafe { simd.load_pointer(weights.wrapping_add(tap.weights)) };
+        let from = input.wrapping_add(tap.shift);
+        for p in 0..P {
+            let mut from = from.wrapping_add(p.wrapping_mul(pixel_step));
+            if (tile.at + (p * input_step) as isize + tap.x) as usize >= size {
+                from = ZEROS.as_ptr();
+            }
+            // SAFETY: as in `along`.
+            acc[p] = simd.multiply_add(unsafe { simd.load_pointer(from) }, w, acc[p]);
+        }
+    }
+    acc
 }
 
 /// Computes one vector of channels of P pixels, each one chain of multiply-adds over the taps that are not in the padding.
