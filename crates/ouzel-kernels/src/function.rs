@@ -44,11 +44,14 @@ fn exp_parts<S: Simd>(simd: S, x: f32) -> (f32, f32) {
     // ln 2 in two parts, the first with enough zeros at its end that its product is exact.
     let r = simd.multiply_add_one(rounded, -0.693_359_4, x);
     let r = simd.multiply_add_one(rounded, 2.121_944_4e-4, r);
-    let mut p = 1.987_569_1e-4;
-    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        p = simd.multiply_add_one(p, r, coefficient);
-    }
-    (simd.multiply_add_one(p, r * r, r) + 1.0, shifted)
+    // Pairs of coefficients first, which do not wait for each other.
+    let square = r * r;
+    let p = simd.multiply_add_one(1.987_569_1e-4, r, 1.398_199_9e-3);
+    let q = simd.multiply_add_one(8.333_452e-3, r, 4.166_579_6e-2);
+    let p = simd.multiply_add_one(p, square, q);
+    let q = simd.multiply_add_one(1.666_666_5e-1, r, 0.5);
+    let p = simd.multiply_add_one(p, square, q);
+    (simd.multiply_add_one(p, square, r) + 1.0, shifted)
 }
 
 /// The natural logarithm.
