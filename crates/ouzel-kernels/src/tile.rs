@@ -197,6 +197,7 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     let ahead = COLUMN * (*depth).min(AHEAD);
     let jump = then.wrapping_sub((column + 1) * COLUMN * depth);
     let most = depth.div_ceil(depth.div_ceil(SEGMENT).max(1));
+    // Scratch, whose rows are a block wide, is in the cache.
     if finish.is_some() || *to_stride != BLOCK {
         for p in 0..P {
             simd.prefetch_to_write(to.wrapping_add(p * to_stride));
