@@ -179,7 +179,7 @@ fn pixels<S: Simd, const P: usize>(simd: S, work: &Work, pass: &Pass, taps: &[Ta
                         (5, 2, _) => along::<S, P, 5, 2, true>(simd, work, taps, tile, at),
                         (7, 1, false) => along::<S, P, 7, 1, false>(simd, work, taps, tile, at),
                         (7, 1, true) => along::<S, P, 7, 1, true>(simd, work, taps, tile, at),
-                        _ => anywhere::<S, P>(simd, work, taps, tile, at),
+                        _ => anywhere::<S, P, true>(simd, work, taps, tile, at),
                     }
                 };
                 for (sums, acc) in sums.iter_mut().zip(acc) {
@@ -191,12 +191,17 @@ fn pixels<S: Simd, const P: usize>(simd: S, work: &Work, pass: &Pass, taps: &[Ta
             channel += width;
         }
     }
-    while channel + S::LANES <= channels {
-        vector::<S, P, true>(simd, work, taps, tile, channel);
-        channel += S::LANES;
-    }
-    if channel < channels {
-        vector::<S, P, false>(simd, work, taps, tile, channel);
+    while channel < channels {
+        let count = S::LANES.min(channels - channel);
+        let acc = match count == S::LANES {
+            true => anywhere::<S, P, true>(simd, work, taps, tile, channel),
+            false => anywhere::<S, P, false>(simd, work, taps, tile, channel),
+        };
+        for (acc, place) in acc.into_iter().zip(places) {
+            // SAFETY: as above.
+            unsafe { work.finish.vector(simd, acc, place, channel, count) };
+        }
+        channel += count;
     }
 }
 
@@ -242,49 +247,15 @@ unsafe fn along<S: Simd, const P: usize, const K: usize, const STEP: usize, cons
     acc
 }
 
-/// Adds up one vector of channels of P pixels, wherever their taps are.
-///
-/// # Safety
-/// The taps must be inside on the first two axes, and the channels must exist.
+/// Adds up one vector of channels of P pixels, wherever their taps are. WHOLE says that no channel of the vector is absent.
 #[inline(always)]
-unsafe fn anywhere<S: Simd, const P: usize>(
+fn anywhere<S: Simd, const P: usize, const WHOLE: bool>(
     simd: S,
     work: &Work,
     taps: &[Tap],
     tile: &Tile,
     channel: usize,
 ) -> [S::Floats; P] {
-    assert!(channel + S::LANES <= work.convolution.output_channels, "invariant: existing channels");
-    let (size, input_step) = (work.input_view.size[2], work.convolution.input_step[2]);
-    let pixel_step = input_step.wrapping_mul(work.steps()[2]);
-    let input = work.input.as_ptr().wrapping_add(tile.base).wrapping_add(channel);
-    let weights = work.weights.as_ptr().wrapping_add(channel);
-    let mut acc = [simd.splat(0.0); P];
-    for tap in taps {
-        // SAFETY: as in `along`.
-        let w = unsafe { simd.load_pointer(weights.wrapping_add(tap.weights)) };
-        let from = input.wrapping_add(tap.shift);
-        for p in 0..P {
-            let mut from = from.wrapping_add(p.wrapping_mul(pixel_step));
-            if (tile.at + (p * input_step) as isize + tap.x) as usize >= size {
-                from = ZEROS.as_ptr();
-            }
-            // SAFETY: as in `along`.
-            acc[p] = simd.multiply_add(unsafe { simd.load_pointer(from) }, w, acc[p]);
-        }
-    }
-    acc
-}
-
-/// Computes one vector of channels of P pixels, each one chain of multiply-adds over the taps that are not in the padding.
-#[inline(always)]
-fn vector<S: Simd, const P: usize, const WHOLE: bool>(
-    simd: S,
-    work: &Work,
-    taps: &[Tap],
-    tile: &Tile,
-    channel: usize,
-) {
     let view = work.input_view;
     let input_step = work.convolution.input_step[2];
     let pixel_step = input_step.wrapping_mul(work.steps()[2]);
@@ -303,9 +274,5 @@ fn vector<S: Simd, const P: usize, const WHOLE: bool>(
             }
         }
     }
-    for (p, sum) in sums.iter().enumerate() {
-        let pixel = tile.output + p * work.convolution.output_step[2];
-        // SAFETY: each output pixel belongs to one row of one pass, each row to one task, and a task does all channels.
-        unsafe { work.finish.vector(simd, *sum, pixel, channel, count) };
-    }
+    sums
 }

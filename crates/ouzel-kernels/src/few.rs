@@ -108,7 +108,8 @@ impl Kernel for Rows<'_> {
         let lanes = lanes(taps_y.len() * taps_x.len(), outputs);
         let least = taps_y.iter().copied().min().unwrap_or(0);
         let most = taps_y.iter().copied().max().unwrap_or(0);
-        // The products of as many rows as one output row is gathered from, each block by itself, with room behind for what is read with the last lanes.
+        // The products of as many rows as one output row is gathered from, each block by itself, with room behind for what is read
+        // with the last lanes.
         let ring = ((most - least) / step_y) as usize + 1;
         let block_len = (from[2] + 1) * BLOCK;
         let row_len = lanes.div_ceil(BLOCK) * block_len;

@@ -12,7 +12,7 @@ pub(crate) trait Simd: Copy {
     const TILE: usize;
     /// Whether `multiply_add` rounds once.
     const FUSED: bool;
-    /// Whether kernels should use their safe loops rather than those on pointers.
+    /// Whether vectors are plain arrays, of which fewer fit into registers.
     const PORTABLE: bool;
 
     fn splat(self, value: f32) -> Self::Floats;
