@@ -1,6 +1,6 @@
 //! What happens to a result while it is still in registers: bias, addition, activation, gates; and what follows in the cache.
 
-use crate::level::{Kernel, Level};
+use crate::level::Level;
 use crate::program::{Operand, Pixels, Place, Program, Setting};
 use crate::shared::Shared;
 use crate::tile::{BLOCK, Bounds, COLUMN};
@@ -331,7 +331,8 @@ impl<'a> Finish<'a> {
     /// No other thread may be at work on these channels of these pixels.
     pub(crate) unsafe fn go_on(&self, pixels: Pixels, channel: usize, channels: usize) {
         if let Some(tail) = &self.tail {
-            self.level.run(GoOn { tail, pixels, channel, channels });
+            // SAFETY: passed on; no result of a tail is a mask.
+            unsafe { tail.region(self.level, pixels, channel, channels) };
         }
     }
 
@@ -543,24 +544,6 @@ impl<'a> Finish<'a> {
             unsafe { self.vector(simd, value, pixel, channel + done, rest.len()) };
             done += S::LANES;
         }
-    }
-}
-
-/// A tail on what has been finished; compiled once for all kernels. Made where the caller has promised what `Finish::go_on` asks for.
-struct GoOn<'a> {
-    tail: &'a Setting<'a>,
-    pixels: Pixels<'a>,
-    channel: usize,
-    channels: usize,
-}
-
-impl Kernel for GoOn<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        // SAFETY: passed on; no result of a tail is a mask.
-        unsafe { self.tail.region(simd, self.pixels, self.channel, self.channels) };
     }
 }
 

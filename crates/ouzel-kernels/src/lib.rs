@@ -88,6 +88,7 @@ mod epilogue;
 mod few;
 mod finish;
 mod function;
+mod group;
 mod layout;
 mod level;
 mod matrix;

@@ -2,6 +2,7 @@
 
 use crate::epilogue::{WORD, mask_words};
 use crate::function;
+use crate::group::Group;
 use crate::level::{Kernel, Level};
 use crate::shared::Shared;
 use crate::vector::Simd;
@@ -196,20 +197,38 @@ pub enum Target<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
     instructions: Vec<Instruction>,
+    /// For each instruction the result that its number is, if the number can be made right where the result lies.
+    made_in: Vec<Option<usize>>,
+    /// For each instruction whether what it loads of a result can be read where the result lies.
+    stays: Vec<bool>,
     operands: usize,
     results: usize,
 }
 
 /// Most elements of a block, and so those of a register.
-const BLOCK: usize = 256;
+const BLOCK: usize = 512;
 
-/// Lanes that are computed at once.
-const LANES: usize = 16;
+/// Elements of a task.
+const LEAST_WORK: usize = 16 * 1024;
 
-/// Blocks of work below which it is not worth sharing out.
-const BLOCKS_PER_TASK: usize = 64;
+impl Instruction {
+    /// The register that is set and those that are read.
+    fn registers(&self) -> (Option<Register>, [Option<Register>; 3]) {
+        match *self {
+            Instruction::Load { to, .. }
+            | Instruction::LoadResult { to, .. }
+            | Instruction::Constant { to, .. } => (Some(to), [None; 3]),
+            Instruction::Unary { to, a, .. } => (Some(to), [Some(a), None, None]),
+            Instruction::Binary { to, a, b, .. } => (Some(to), [Some(a), Some(b), None]),
+            Instruction::Select { to, condition, a, b } => (Some(to), [Some(condition), Some(a), Some(b)]),
+            Instruction::Store { from, .. } => (None, [Some(from), None, None]),
+        }
+    }
 
-type Registers = [[f32; BLOCK]; MOST_REGISTERS];
+    fn is_load(&self) -> bool {
+        matches!(self, Instruction::Load { .. } | Instruction::LoadResult { .. })
+    }
+}
 
 impl Program {
     /// Checks a list of instructions.
@@ -218,28 +237,16 @@ impl Program {
     /// If a register is used that was never set, or there are too many registers or results.
     pub fn new(instructions: Vec<Instruction>) -> Program {
         let mut set = [false; MOST_REGISTERS];
-        let mut program = Program { instructions: Vec::new(), operands: 0, results: 0 };
+        let (mut operands, mut results) = (0, 0);
         for instruction in &instructions {
-            let (to, from): (Option<Register>, [Option<Register>; 3]) = match *instruction {
-                Instruction::Load { to, operand } => {
-                    program.operands = program.operands.max(operand.saturating_add(1));
-                    (Some(to), [None; 3])
+            match *instruction {
+                Instruction::Load { operand, .. } => operands = operands.max(operand.saturating_add(1)),
+                Instruction::LoadResult { result, .. } | Instruction::Store { result, .. } => {
+                    results = results.max(result.saturating_add(1));
                 }
-                Instruction::LoadResult { to, result } => {
-                    program.results = program.results.max(result.saturating_add(1));
-                    (Some(to), [None; 3])
-                }
-                Instruction::Constant { to, .. } => (Some(to), [None; 3]),
-                Instruction::Unary { to, a, .. } => (Some(to), [Some(a), None, None]),
-                Instruction::Binary { to, a, b, .. } => (Some(to), [Some(a), Some(b), None]),
-                Instruction::Select { to, condition, a, b } => {
-                    (Some(to), [Some(condition), Some(a), Some(b)])
-                }
-                Instruction::Store { result, from } => {
-                    program.results = program.results.max(result.saturating_add(1));
-                    (None, [Some(from), None, None])
-                }
-            };
+                _ => {}
+            }
+            let (to, from) = instruction.registers();
             for register in from.into_iter().flatten() {
                 let known = set.get(usize::from(register)).copied().unwrap_or(false);
                 assert!(known, "register {register} is used before it is set by {instruction:?}");
@@ -249,8 +256,10 @@ impl Program {
                 set[usize::from(to)] = true;
             }
         }
-        assert!(program.results <= MOST_RESULTS, "{} results are more than {MOST_RESULTS}", program.results);
-        Program { instructions, ..program }
+        assert!(results <= MOST_RESULTS, "{results} results are more than {MOST_RESULTS}");
+        let made_in = made_in(&instructions);
+        let stays = stays(&instructions, &made_in);
+        Program { instructions, made_in, stays, operands, results }
     }
 
     /// Number of instructions.
@@ -269,14 +278,16 @@ impl Program {
         if pixels == 0 || channels == 0 {
             return;
         }
-        // A block is some whole pixels, or a part of one.
-        let parts = channels.div_ceil(BLOCK);
-        let pixels_per_block = (BLOCK / channels).max(1);
-        let blocks = pixels.div_ceil(pixels_per_block) * parts;
-        let tasks = blocks.div_ceil(BLOCKS_PER_TASK);
+        // A task is some whole pixels, or a part of one.
+        let parts = channels.div_ceil(LEAST_WORK);
+        let pixels_per_task = (LEAST_WORK / channels).max(1);
+        let tasks = pixels.div_ceil(pixels_per_task) * parts;
         let run = |task: usize| {
-            let blocks = (task * BLOCKS_PER_TASK, blocks.min((task + 1) * BLOCKS_PER_TASK));
-            level.run(Task { setting: &setting, parts, pixels_per_block, blocks });
+            let (first, channel) = (task / parts * pixels_per_task, task % parts * LEAST_WORK);
+            let row = Pixels::Row { first, step: 1, count: pixels_per_task.min(pixels - first) };
+            // SAFETY: tasks have different pixels or different channels. They begin at multiples of 16 channels and end at one or at
+            // the last channel.
+            unsafe { setting.region(level, row, channel, LEAST_WORK.min(channels - channel)) };
         };
         match tasks {
             1 => run(0),
@@ -334,6 +345,46 @@ impl Program {
     }
 }
 
+/// For each instruction the result that its number is, if it can be made where the result lies: nothing is loaded any more, and nothing else
+/// is stored there.
+fn made_in(instructions: &[Instruction]) -> Vec<Option<usize>> {
+    let mut made_in = vec![None; instructions.len()];
+    for (place, instruction) in instructions.iter().enumerate() {
+        let Instruction::Store { result, from } = *instruction else {
+            continue;
+        };
+        let sets = |instruction: &Instruction| instruction.registers().0 == Some(from);
+        let stores = |instruction: &&Instruction| matches!(instruction, Instruction::Store { result: other, .. } if *other == result);
+        if let Some(maker) = instructions[..place].iter().rposition(sets)
+            && !instructions[maker..].iter().any(Instruction::is_load)
+            && instructions.iter().filter(stores).count() == 1
+        {
+            made_in[maker] = made_in[maker].or(Some(result));
+        }
+    }
+    made_in
+}
+
+/// For each instruction whether what it loads of a result need not be copied: nothing is written any more when it is last used, but what is
+/// made of it there and then.
+fn stays(instructions: &[Instruction], made_in: &[Option<usize>]) -> Vec<bool> {
+    let writes =
+        |place: usize| made_in[place].is_some() || matches!(instructions[place], Instruction::Store { .. });
+    let stays = |place: usize| {
+        let (Some(to), true) = (instructions[place].registers().0, instructions[place].is_load()) else {
+            return false;
+        };
+        let sets = |instruction: &Instruction| instruction.registers().0 == Some(to);
+        let reads = |instruction: &Instruction| instruction.registers().1.contains(&Some(to));
+        // What replaces it may read it.
+        let after = &instructions[place + 1..];
+        let life = after.iter().position(sets).map_or(after.len(), |end| end + 1);
+        let last_use = after[..life].iter().rposition(reads).map_or(place, |last| place + 1 + last);
+        !(place..last_use).any(writes)
+    };
+    (0..instructions.len()).map(stays).collect()
+}
+
 /// A target that threads share.
 #[derive(Clone, Copy)]
 pub(crate) enum Place<'a> {
@@ -359,15 +410,6 @@ pub(crate) struct Setting<'a> {
     pixels: usize,
     operands: &'a [Operand<'a>],
     places: [Place<'a>; MOST_RESULTS],
-}
-
-/// Some blocks.
-struct Task<'a> {
-    setting: &'a Setting<'a>,
-    /// Blocks of one pixel, if it is larger than a block.
-    parts: usize,
-    pixels_per_block: usize,
-    blocks: (usize, usize),
 }
 
 /// The pixels of a block.
@@ -418,207 +460,332 @@ impl<'a> Pixels<'a> {
 
 /// The elements of a block: `count` channels from `channel` on of some pixels, together at most `BLOCK`.
 #[derive(Clone, Copy)]
-pub(crate) struct Block<'a> {
-    pub(crate) pixels: Pixels<'a>,
-    pub(crate) channel: usize,
-    pub(crate) count: usize,
+struct Block<'a> {
+    pixels: Pixels<'a>,
+    channel: usize,
+    count: usize,
+    /// How the elements are gone through: so many rows of so many elements, whole groups.
+    rows: usize,
+    width: usize,
+}
+
+/// Where the rows of a block lie.
+#[derive(Clone, Copy)]
+struct Rows<P> {
+    first: P,
+    /// From one to the next.
+    stride: usize,
+}
+
+impl<'a> Block<'a> {
+    #[inline(always)]
+    fn new<S: Simd>(pixels: Pixels<'a>, channel: usize, count: usize) -> Block<'a> {
+        let number = pixels.count();
+        let (rows, width) = match count.is_multiple_of(Group::<S>::LANES) {
+            true => (number, count),
+            false => (1, (number * count).next_multiple_of(Group::<S>::LANES)),
+        };
+        Block { pixels, channel, count, rows, width }
+    }
+
+    /// Number of elements of a register that the block takes.
+    #[inline(always)]
+    fn len(self) -> usize {
+        self.rows * self.width
+    }
+
+    /// Where the rows lie in a tensor and how much of it they span, if they are whole and at equal distances there.
+    #[inline(always)]
+    fn span(self, view: &View) -> Option<(Rows<usize>, usize)> {
+        let Pixels::Row { first, step, count } = self.pixels else {
+            return None;
+        };
+        let stride = step * view.pixel_stride;
+        let is_whole = count == self.rows || stride == self.count;
+        let start = first * view.pixel_stride + view.channel_offset + self.channel;
+        let is_filled = count * self.count == self.len();
+        let length = (self.rows - 1) * stride + self.width;
+        (is_whole && is_filled).then_some((Rows { first: start, stride }, length))
+    }
 }
 
 thread_local! {
     /// The registers of the programs of a thread; what they hold between programs does not matter.
-    static REGISTERS: Cell<Option<Box<Registers>>> = const { Cell::new(None) };
+    static REGISTERS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-impl Kernel for Task<'_> {
+/// A program on some channels of some pixels. Made where the caller has promised what `Setting::region` asks for.
+struct Region<'a> {
+    setting: &'a Setting<'a>,
+    pixels: Pixels<'a>,
+    channel: usize,
+    channels: usize,
+}
+
+impl Kernel for Region<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Task { setting, parts, pixels_per_block, blocks } = self;
-        let channels = setting.shape.channels;
-        let mut registers = REGISTERS.take().unwrap_or_else(new_registers);
-        for index in blocks.0..blocks.1 {
-            let pixel = index / parts * pixels_per_block;
-            let channel = index % parts * BLOCK;
-            let block = Block {
-                pixels: Pixels::Row {
-                    first: pixel,
-                    step: 1,
-                    count: pixels_per_block.min(setting.pixels - pixel),
-                },
-                channel,
-                count: BLOCK.min(channels - channel),
-            };
-            // SAFETY: each block belongs to one task. It begins at a multiple of 16 channels and ends at one or at the last channel.
-            unsafe { setting.execute(simd, block, &mut registers) };
+        let Region { setting, pixels, channel, channels } = self;
+        let mut registers = REGISTERS.take();
+        registers.resize(MOST_REGISTERS * BLOCK, 0.0);
+        // As many pixels as are whole groups.
+        let most = (BLOCK / channels.max(1)).max(1);
+        let whole = Group::<S>::LANES >> channels.trailing_zeros().min(Group::<S>::LANES.trailing_zeros());
+        let pixels_per_block = if whole <= most { most / whole * whole } else { most };
+        for start in (0..pixels.count()).step_by(pixels_per_block) {
+            let pixels = pixels.part(start, pixels_per_block);
+            for done in (0..channels).step_by(BLOCK) {
+                let block = Block::new::<S>(pixels, channel + done, BLOCK.min(channels - done));
+                // SAFETY: passed on.
+                unsafe { setting.execute(simd, block, &mut registers) };
+            }
         }
-        REGISTERS.set(Some(registers));
+        REGISTERS.set(registers);
     }
-}
-
-fn new_registers() -> Box<Registers> {
-    Box::new([[0.0; BLOCK]; MOST_REGISTERS])
 }
 
 impl Setting<'_> {
     /// Runs the program on some channels of some pixels.
     ///
     /// # Safety
-    /// No other thread may be at work on these channels of these pixels, and no result may be a mask.
-    #[inline(always)]
-    pub(crate) unsafe fn region<S: Simd>(&self, simd: S, pixels: Pixels, channel: usize, channels: usize) {
-        let mut registers = REGISTERS.take().unwrap_or_else(new_registers);
-        let most = (BLOCK / channels.max(1)).max(1);
-        for start in (0..pixels.count()).step_by(most) {
-            let pixels = pixels.part(start, most);
-            for done in (0..channels).step_by(BLOCK) {
-                let count = BLOCK.min(channels - done);
-                // SAFETY: passed on.
-                unsafe {
-                    self.execute(simd, Block { pixels, channel: channel + done, count }, &mut registers)
-                };
-            }
-        }
-        REGISTERS.set(Some(registers));
+    /// No other thread may be at work on these channels of these pixels. If a result is a mask, they must begin at a multiple of 16
+    /// channels and end at one or at the last channel.
+    pub(crate) unsafe fn region(&self, level: Level, pixels: Pixels, channel: usize, channels: usize) {
+        level.run(Region { setting: self, pixels, channel, channels });
     }
 
     /// Runs the program on a block.
     ///
     /// # Safety
-    /// No other thread may be at work on the block. If a result is a mask, the block must begin at a multiple of 16 channels and end at
-    /// one or at the last channel.
+    /// As for `region`.
     #[inline(always)]
-    unsafe fn execute<S: Simd>(&self, simd: S, block: Block, registers: &mut Registers) {
-        let length = (block.pixels.count() * block.count).next_multiple_of(LANES);
-        for instruction in &self.program.instructions {
-            match *instruction {
-                Instruction::Load { to, operand } => {
-                    let to = &mut registers[usize::from(to)];
-                    match &self.operands[operand] {
-                        Operand::Before => load_result(&self.places[0], block, to),
-                        operand => load(self, operand, block, to),
+    unsafe fn execute<S: Simd>(&self, simd: S, block: Block, registers: &mut [f32]) {
+        assert!(
+            registers.len() == MOST_REGISTERS * BLOCK && block.len() <= BLOCK,
+            "invariant: room for a block"
+        );
+        let scratch = registers.as_mut_ptr();
+        let own = |register: Register| Rows {
+            first: scratch.wrapping_add(usize::from(register) * BLOCK),
+            stride: block.width,
+        };
+        // Where the number of each register lies: in scratch of its own, in an operand, or in a result.
+        let mut at = [own(0).to_read(); MOST_REGISTERS];
+        let Program { instructions, made_in, stays, .. } = self.program;
+        for ((instruction, made_in), stays) in instructions.iter().zip(made_in).zip(stays) {
+            let place = made_in.and_then(|result| self.places[result].span(block));
+            let (to, [a, b, c]) = instruction.registers();
+            let own = own(to.unwrap_or(0));
+            let [a, b, c] = [a, b, c].map(|source| at[usize::from(source.unwrap_or(0))]);
+            let result = place.unwrap_or(own);
+            // SAFETY: sources and results have the rows of the block: scratch has, and `span` has checked the others. They are in scratch,
+            // in operands, which nobody writes, or in results, where the caller promises that the block is ours alone. Where they are the
+            // same, they are so element by element: what is elsewhere in a result is not needed any more, by `made_in` and `stays`.
+            let made = unsafe {
+                match *instruction {
+                    Instruction::Load { operand, .. } => self.load(simd, operand, block, own, *stays),
+                    Instruction::LoadResult { result, .. } => {
+                        self.places[result].load(simd, block, own, *stays)
+                    }
+                    Instruction::Constant { value, .. } => {
+                        own.slice(block.len()).fill(value);
+                        own.to_read()
+                    }
+                    Instruction::Unary { function, .. } => {
+                        unary(simd, function, a, result, block);
+                        result.to_read()
+                    }
+                    Instruction::Binary { function, .. } => {
+                        binary(simd, function, a, b, result, block);
+                        result.to_read()
+                    }
+                    Instruction::Select { .. } => {
+                        select(simd, a, b, c, result, block);
+                        result.to_read()
+                    }
+                    Instruction::Store { result, .. } => {
+                        let place = &self.places[result];
+                        if place.span(block).is_none_or(|place| place.first.cast_const() != a.first) {
+                            store(simd, self, place, block, a);
+                        }
+                        a
                     }
                 }
-                Instruction::LoadResult { to, result } => {
-                    load_result(&self.places[result], block, &mut registers[usize::from(to)]);
+            };
+            if let Some(to) = to {
+                at[usize::from(to)] = made;
+            }
+        }
+    }
+
+    /// Where a block of an operand lies: where it is, if that `stays` or is no result, or loaded to a register.
+    ///
+    /// # Safety
+    /// As for `region`; the register must have room for the block.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(
+        &self,
+        simd: S,
+        operand: usize,
+        block: Block,
+        own: Rows<*mut f32>,
+        stays: bool,
+    ) -> Rows<*const f32> {
+        let Block { pixels, channel, count, .. } = block;
+        // SAFETY: passed on.
+        let to = unsafe { own.slice(block.len()) };
+        let rows = to.chunks_exact_mut(count).enumerate().take(pixels.count());
+        // The same row for each pixel.
+        let same =
+            |data: &[f32], start: usize| Rows { first: data[start..start + count].as_ptr(), stride: 0 };
+        match &self.operands[operand] {
+            // SAFETY: passed on.
+            Operand::Before => return unsafe { self.places[0].load(simd, block, own, stays) },
+            Operand::Full(data, view) => {
+                if let Some((Rows { first, stride }, length)) = block.span(view) {
+                    return Rows { first: data[first..first + length].as_ptr(), stride };
                 }
-                Instruction::Constant { to, value } => registers[usize::from(to)][..length].fill(value),
-                Instruction::Unary { to, function, a } => unary(simd, function, registers, to, a, length),
-                Instruction::Binary { to, function, a, b } => binary(function, registers, to, a, b, length),
-                Instruction::Select { to, condition, a, b } => {
-                    let [condition, a, b, to] = [condition, a, b, to].map(usize::from);
-                    for start in (0..length).step_by(LANES) {
-                        let [condition, a, b] =
-                            [condition, a, b].map(|register| lanes(&registers[register], start));
-                        let result = &mut registers[to][start..start + LANES];
-                        for lane in 0..LANES {
-                            result[lane] = if condition[lane] != 0.0 { a[lane] } else { b[lane] };
+                for (index, row) in rows {
+                    let start = pixels.at(index) * view.pixel_stride + view.channel_offset + channel;
+                    copy(simd, &data[start..start + count], row);
+                }
+            }
+            Operand::Scalar(value) => to.fill(*value),
+            Operand::PerChannel(data) => {
+                if block.width == count {
+                    return same(data, channel);
+                }
+                for (_, row) in rows {
+                    copy(simd, &data[channel..channel + count], row);
+                }
+            }
+            Operand::PerSampleChannel(data) => {
+                let pixels_per_sample = self.pixels / self.shape.batch;
+                let sample = |index: usize| pixels.at(index) / pixels_per_sample;
+                let start = |index: usize| sample(index) * self.shape.channels + channel;
+                if block.width == count && sample(0) == sample(pixels.count() - 1) {
+                    return same(data, start(0));
+                }
+                for (index, row) in rows {
+                    copy(simd, &data[start(index)..start(index) + count], row);
+                }
+            }
+            Operand::PerPixel(data) => {
+                for (index, row) in rows {
+                    row.fill(data[pixels.at(index)]);
+                }
+            }
+            Operand::Bits(mask) => {
+                let words = mask_words(self.shape.channels);
+                let shift = channel % WORD;
+                for (index, row) in rows {
+                    let mask = &mask[pixels.at(index) * words..][..words][channel / WORD..];
+                    for (place, part) in row.chunks_mut(WORD).enumerate() {
+                        let next = mask.get(place + 1).copied().unwrap_or(0);
+                        let bits = (u32::from(mask[place]) | u32::from(next) << WORD) >> shift;
+                        for (lane, value) in part.iter_mut().enumerate() {
+                            *value = (bits >> lane & 1) as f32;
                         }
                     }
                 }
-                Instruction::Store { result, from } => {
-                    // SAFETY: passed on.
-                    unsafe { store(self, &self.places[result], block, &registers[usize::from(from)]) };
+            }
+        }
+        own.to_read()
+    }
+}
+
+impl Rows<*mut f32> {
+    #[inline(always)]
+    fn to_read(self) -> Rows<*const f32> {
+        Rows { first: self.first.cast_const(), stride: self.stride }
+    }
+
+    /// The rows, if they follow each other.
+    ///
+    /// # Safety
+    /// They must have so many elements, to which there is no other reference.
+    #[inline(always)]
+    unsafe fn slice<'a>(self, length: usize) -> &'a mut [f32] {
+        // SAFETY: passed on.
+        unsafe { std::slice::from_raw_parts_mut(self.first, length) }
+    }
+}
+
+impl Place<'_> {
+    /// Where the rows of a block lie, if they are whole and at equal distances there.
+    #[inline(always)]
+    fn span(&self, block: Block) -> Option<Rows<*mut f32>> {
+        let Place::Full(data, view) = self else {
+            return None;
+        };
+        let (Rows { first, stride }, length) = block.span(view)?;
+        Some(Rows { first: data.pointer(first, length), stride })
+    }
+
+    /// Where a block of what is there lies: where it is, if that `stays`, or loaded to a register.
+    ///
+    /// # Safety
+    /// No other thread may be at work on the block; the register must have room for it.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(
+        &self,
+        simd: S,
+        block: Block,
+        own: Rows<*mut f32>,
+        stays: bool,
+    ) -> Rows<*const f32> {
+        if let (Some(place), true) = (self.span(block), stays) {
+            return place.to_read();
+        }
+        // SAFETY: passed on.
+        let to = unsafe { own.slice(block.len()) };
+        match self {
+            Place::Full(data, view) => {
+                for (index, row) in to.chunks_exact_mut(block.count).enumerate().take(block.pixels.count()) {
+                    let start =
+                        block.pixels.at(index) * view.pixel_stride + view.channel_offset + block.channel;
+                    // SAFETY: the elements belong to this block, which the caller promises to be ours alone.
+                    copy(simd, unsafe { data.part(start, block.count) }, row);
                 }
             }
+            Place::Bits(_) | Place::None => to.fill(0.0),
         }
+        own.to_read()
     }
 }
 
+/// Copies a row, most of which are shorter than a call of `memcpy` is long.
 #[inline(always)]
-fn lanes(register: &[f32; BLOCK], start: usize) -> [f32; LANES] {
-    let mut lanes = [0.0; LANES];
-    lanes.copy_from_slice(&register[start..start + LANES]);
-    lanes
-}
-
-/// Loads a block of an operand.
-#[inline(always)]
-fn load(setting: &Setting, operand: &Operand, block: Block, to: &mut [f32; BLOCK]) {
-    let Block { pixels, channel, count } = block;
-    let rows = to.chunks_exact_mut(count).enumerate().take(pixels.count());
-    match operand {
-        Operand::Full(data, view) => load_view(data, view, block, to),
-        Operand::Scalar(value) => to.fill(*value),
-        Operand::PerChannel(data) => {
-            for (_, row) in rows {
-                row.copy_from_slice(&data[channel..channel + count]);
-            }
-        }
-        Operand::PerSampleChannel(data) => {
-            let sample = setting.pixels / setting.shape.batch;
-            for (index, row) in rows {
-                let start = pixels.at(index) / sample * setting.shape.channels + channel;
-                row.copy_from_slice(&data[start..start + count]);
-            }
-        }
-        Operand::PerPixel(data) => {
-            for (index, row) in rows {
-                row.fill(data[pixels.at(index)]);
-            }
-        }
-        Operand::Bits(mask) => {
-            let words = mask_words(setting.shape.channels);
-            let shift = channel % WORD;
-            for (index, row) in rows {
-                let mask = &mask[pixels.at(index) * words..][..words][channel / WORD..];
-                for (place, part) in row.chunks_mut(WORD).enumerate() {
-                    let next = mask.get(place + 1).copied().unwrap_or(0);
-                    let bits = (u32::from(mask[place]) | u32::from(next) << WORD) >> shift;
-                    for (lane, value) in part.iter_mut().enumerate() {
-                        *value = (bits >> lane & 1) as f32;
-                    }
-                }
-            }
-        }
-        // It is not read from a tensor of its own.
-        Operand::Before => {}
+fn copy<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
+    let (mut whole, mut places) = (from.chunks_exact(S::LANES), to.chunks_exact_mut(S::LANES));
+    for (from, to) in whole.by_ref().zip(places.by_ref()) {
+        simd.store(simd.load(from), to);
     }
-}
-
-#[inline(always)]
-fn load_view(data: &[f32], view: &View, block: Block, to: &mut [f32; BLOCK]) {
-    let Block { pixels, channel, count } = block;
-    if let (Pixels::Row { first, step: 1, count: number }, true) = (pixels, view.pixel_stride == count) {
-        let start = first * view.pixel_stride + view.channel_offset + channel;
-        return to[..number * count].copy_from_slice(&data[start..start + number * count]);
-    }
-    for (index, row) in to.chunks_exact_mut(count).enumerate().take(pixels.count()) {
-        let start = pixels.at(index) * view.pixel_stride + view.channel_offset + channel;
-        row.copy_from_slice(&data[start..start + count]);
-    }
-}
-
-/// Loads what a target held before.
-#[inline(always)]
-fn load_result(place: &Place, block: Block, to: &mut [f32; BLOCK]) {
-    match place {
-        Place::Full(data, view) => {
-            for (index, row) in to.chunks_exact_mut(block.count).enumerate().take(block.pixels.count()) {
-                let start = block.pixels.at(index) * view.pixel_stride + view.channel_offset + block.channel;
-                // SAFETY: the elements belong to this block, and each block to one task.
-                row.copy_from_slice(unsafe { data.part(start, block.count) });
-            }
-        }
-        Place::Bits(_) | Place::None => to.fill(0.0),
-    }
+    places.into_remainder().copy_from_slice(whole.remainder());
 }
 
 /// Stores a block.
 ///
 /// # Safety
-/// As for `Setting::execute`.
+/// As for `Setting::region`.
 #[inline(always)]
-unsafe fn store(setting: &Setting, place: &Place, block: Block, from: &[f32; BLOCK]) {
-    let Block { pixels, channel, count } = block;
-    let rows = from.chunks_exact(count).enumerate().take(pixels.count());
+unsafe fn store<S: Simd>(simd: S, setting: &Setting, place: &Place, block: Block, from: Rows<*const f32>) {
+    let Block { pixels, channel, count, .. } = block;
+    let stride = if block.rows == 1 { count } else { from.stride };
+    let rows = (0..pixels.count()).map(|index| {
+        // SAFETY: the block has a row for each pixel, or one with the elements of all pixels.
+        let row = unsafe { std::slice::from_raw_parts(from.first.add(index * stride), count) };
+        (index, row)
+    });
     match place {
         Place::None => {}
         Place::Full(data, view) => {
             for (index, row) in rows {
                 let start = pixels.at(index) * view.pixel_stride + view.channel_offset + channel;
                 // SAFETY: the elements belong to this block, which the caller promises to be ours alone.
-                unsafe { data.part(start, count) }.copy_from_slice(row);
+                copy(simd, row, unsafe { data.part(start, count) });
             }
         }
         Place::Bits(mask) => {
@@ -639,39 +806,46 @@ unsafe fn store(setting: &Setting, place: &Place, block: Block, from: &[f32; BLO
     }
 }
 
-#[inline(always)]
-fn unary<S: Simd>(
-    simd: S,
-    function: Unary,
-    registers: &mut Registers,
-    to: Register,
-    a: Register,
-    length: usize,
-) {
-    macro_rules! each {
-        (|$x:ident| $result:expr) => {
-            for start in (0..length).step_by(LANES) {
-                let argument = lanes(&registers[usize::from(a)], start);
-                let result = &mut registers[usize::from(to)][start..start + LANES];
-                for lane in 0..LANES {
-                    let $x = argument[lane];
-                    result[lane] = $result;
+/// Computes the groups of a block from those of registers.
+macro_rules! each_group {
+    ($simd:ident, $block:ident, $to:ident, |$($source:ident),+| $result:expr) => {
+        for row in 0..$block.rows {
+            for start in (0..$block.width).step_by(Group::<S>::LANES) {
+                // SAFETY: the caller promises that the rows exist.
+                unsafe {
+                    $(let $source =
+                        Group::load_pointer($simd, $source.first.wrapping_add(row * $source.stride + start));)+
+                    $result.store_pointer($to.first.wrapping_add(row * $to.stride + start));
                 }
             }
+        }
+    };
+}
+
+/// # Safety
+/// The rows of the block must exist, to read and to write.
+#[inline(always)]
+unsafe fn unary<S: Simd>(simd: S, function: Unary, a: Rows<*const f32>, to: Rows<*mut f32>, block: Block) {
+    macro_rules! each {
+        (|$x:ident| $result:expr) => {
+            each_group!(simd, block, to, |a| a.each(|$x: f32| $result))
+        };
+        ($function:path) => {
+            each_group!(simd, block, to, |a| $function(a))
         };
     }
     match function {
         Unary::Negate => each!(|x| -x),
         Unary::Absolute => each!(|x| x.abs()),
-        Unary::Reciprocal => each!(|x| 1.0 / x),
+        Unary::Reciprocal => each_group!(simd, block, to, |a| (1.0 / a)),
         Unary::SquareRoot => each!(|x| x.sqrt()),
-        Unary::Exp => each!(|x| function::exp(simd, x)),
-        Unary::Ln => each!(|x| function::ln(simd, x)),
-        Unary::Tanh => each!(|x| function::tanh(simd, x)),
-        Unary::Sigmoid => each!(|x| function::sigmoid(simd, x)),
-        Unary::Silu => each!(|x| function::silu(simd, x)),
-        Unary::SiluSlope => each!(|x| function::silu_slope(simd, x)),
-        Unary::Erf => each!(|x| function::erf(simd, x)),
+        Unary::Exp => each!(function::exp),
+        Unary::Ln => each!(function::ln),
+        Unary::Tanh => each!(function::tanh),
+        Unary::Sigmoid => each!(function::sigmoid),
+        Unary::Silu => each!(function::silu),
+        Unary::SiluSlope => each!(function::silu_slope),
+        Unary::Erf => each!(function::erf),
         Unary::Floor => each!(|x| x.floor()),
         Unary::Ceil => each!(|x| x.ceil()),
         Unary::Round => each!(|x| x.round_ties_even()),
@@ -687,33 +861,30 @@ fn unary<S: Simd>(
     }
 }
 
+/// # Safety
+/// As for `unary`.
 #[inline(always)]
-fn binary(
+unsafe fn binary<S: Simd>(
+    simd: S,
     function: Binary,
-    registers: &mut Registers,
-    to: Register,
-    a: Register,
-    b: Register,
-    length: usize,
+    a: Rows<*const f32>,
+    b: Rows<*const f32>,
+    to: Rows<*mut f32>,
+    block: Block,
 ) {
     macro_rules! each {
+        ($a:ident $operator:tt $b:ident) => {
+            each_group!(simd, block, to, |$a, $b| ($a $operator $b))
+        };
         (|$x:ident, $y:ident| $result:expr) => {
-            for start in (0..length).step_by(LANES) {
-                let first = lanes(&registers[usize::from(a)], start);
-                let second = lanes(&registers[usize::from(b)], start);
-                let result = &mut registers[usize::from(to)][start..start + LANES];
-                for lane in 0..LANES {
-                    let ($x, $y) = (first[lane], second[lane]);
-                    result[lane] = $result;
-                }
-            }
+            each_group!(simd, block, to, |a, b| a.each_with([b], |$x: f32, [$y]: [f32; 1]| $result))
         };
     }
     match function {
-        Binary::Add => each!(|x, y| x + y),
-        Binary::Subtract => each!(|x, y| x - y),
-        Binary::Multiply => each!(|x, y| x * y),
-        Binary::Divide => each!(|x, y| x / y),
+        Binary::Add => each!(a + b),
+        Binary::Subtract => each!(a - b),
+        Binary::Multiply => each!(a * b),
+        Binary::Divide => each!(a / b),
         Binary::Maximum => each!(|x, y| if x > y || x.is_nan() { x } else { y }),
         Binary::Minimum => each!(|x, y| if x < y || x.is_nan() { x } else { y }),
         Binary::Power => each!(|x, y| x.powf(y)),
@@ -721,4 +892,22 @@ fn binary(
         Binary::GreaterOrEqual => each!(|x, y| f32::from(u8::from(x >= y))),
         Binary::Equal => each!(|x, y| f32::from(u8::from(x == y))),
     }
+}
+
+/// `a` where the condition is not zero, else `b`.
+///
+/// # Safety
+/// As for `unary`.
+#[inline(always)]
+unsafe fn select<S: Simd>(
+    simd: S,
+    condition: Rows<*const f32>,
+    a: Rows<*const f32>,
+    b: Rows<*const f32>,
+    to: Rows<*mut f32>,
+    block: Block,
+) {
+    each_group!(simd, block, to, |condition, a, b| {
+        condition.each_with([a, b], |condition, [a, b]| if condition != 0.0 { a } else { b })
+    });
 }

@@ -344,15 +344,17 @@ impl Kernel for RowsTask<'_> {
                         |_, x| x,
                     );
                     for (output, input) in output.iter_mut().zip(input) {
-                        *output = function::exp(simd, input - most);
+                        *output = input - most;
                     }
+                    function::each(simd, output, function::exp);
                     let sum = reduce_row(output, 0.0, |a, b| a + b, |_, x| x);
                     match kind {
                         SoftmaxKind::Probability => output.iter_mut().for_each(|output| *output /= sum),
                         SoftmaxKind::Logarithm => {
-                            let log = function::ln(simd, sum);
+                            let mut log = [sum];
+                            function::each(simd, &mut log, function::ln);
                             for (output, input) in output.iter_mut().zip(input) {
-                                *output = input - most - log;
+                                *output = input - most - log[0];
                             }
                         }
                     }
@@ -367,8 +369,10 @@ impl Kernel for RowsTask<'_> {
                 (Some((gradient, gradient_view)), SoftmaxKind::Logarithm) => {
                     let gradient = &gradient[row_of(gradient, gradient_view, pixel)];
                     let sum = reduce_row(gradient, 0.0, |a, b| a + b, |_, g| g);
-                    for (output, (y, g)) in output.iter_mut().zip(input.iter().zip(gradient)) {
-                        *output = g - function::exp(simd, *y) * sum;
+                    output.copy_from_slice(input);
+                    function::each(simd, output, function::exp);
+                    for (output, g) in output.iter_mut().zip(gradient) {
+                        *output = g - *output * sum;
                     }
                 }
             }

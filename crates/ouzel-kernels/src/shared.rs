@@ -39,6 +39,16 @@ impl<'a, T> Shared<'a, T> {
         self.pointer.wrapping_add(index)
     }
 
+    /// Where the elements `start .. start + length` lie, which panics if they are out of bounds.
+    #[inline(always)]
+    pub(crate) fn pointer(&self, start: usize, length: usize) -> *mut T {
+        assert!(
+            start <= self.length && length <= self.length - start,
+            "invariant: a part lies within its slice"
+        );
+        self.pointer.wrapping_add(start)
+    }
+
     /// The elements `start .. start + length`, which panics if they are out of bounds.
     ///
     /// # Safety
@@ -46,11 +56,7 @@ impl<'a, T> Shared<'a, T> {
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, start: usize, length: usize) -> &mut [T] {
-        assert!(
-            start <= self.length && length <= self.length - start,
-            "invariant: a part lies within its slice"
-        );
-        // SAFETY: in bounds by the assertion, from a mutable slice that lives as long as `self`, unaliased by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), length) }
+        // SAFETY: in bounds, from a mutable slice that lives as long as `self`, unaliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(start, length), length) }
     }
 }

@@ -51,6 +51,22 @@ pub(crate) trait Simd: Copy {
     fn greater_or_equal(self, a: Self::Floats, b: Self::Floats) -> u32;
     /// `a` where the bit is set, else `b`.
     fn select(self, bits: u32, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `yes` where a > b, else `no`.
+    fn if_greater(
+        self,
+        a: Self::Floats,
+        b: Self::Floats,
+        yes: Self::Floats,
+        no: Self::Floats,
+    ) -> Self::Floats;
+    /// |a|
+    fn absolute(self, a: Self::Floats) -> Self::Floats;
+    /// |a| with the sign of b.
+    fn with_sign_of(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// 2ⁿ for the integer n in -126 ..= 127 that stands in the low bits of a.
+    fn power_of_two(self, a: Self::Floats) -> Self::Floats;
+    /// m and an integer n such that a = m · 2ⁿ with sqrt(1/2) <= m < sqrt(2), for normal positive numbers.
+    fn split(self, a: Self::Floats) -> (Self::Floats, Self::Floats);
     /// a / b
     fn divide(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// In each lane: (value, place) if value > best or value is not a number, else (best, best_place).
@@ -82,6 +98,18 @@ pub(crate) trait Simd: Copy {
 pub(crate) struct Portable;
 
 const PORTABLE_LANES: usize = 8;
+
+/// The bits of the square root of 1/2.
+pub(crate) const ROOT_OF_HALF: i32 = 0x3f35_04f3;
+
+/// The bits of a float that are its mantissa.
+pub(crate) const MANTISSA: i32 = 0x007f_ffff;
+
+/// How many bits of a float are its mantissa.
+pub(crate) const MANTISSA_BITS: u32 = 23;
+
+/// The bits of 1.
+pub(crate) const ONE: i32 = 0x3f80_0000;
 
 /// Targets on which `f32::mul_add` is one instruction.
 const HARDWARE_FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
@@ -164,6 +192,39 @@ impl Simd for Portable {
     #[inline(always)]
     fn select(self, bits: u32, a: Self::Floats, b: Self::Floats) -> Self::Floats {
         std::array::from_fn(|lane| if bits >> lane & 1 == 1 { a[lane] } else { b[lane] })
+    }
+    #[inline(always)]
+    fn if_greater(
+        self,
+        a: Self::Floats,
+        b: Self::Floats,
+        yes: Self::Floats,
+        no: Self::Floats,
+    ) -> Self::Floats {
+        std::array::from_fn(|lane| if a[lane] > b[lane] { yes[lane] } else { no[lane] })
+    }
+    #[inline(always)]
+    fn absolute(self, a: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| a[lane].abs())
+    }
+    #[inline(always)]
+    fn with_sign_of(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| a[lane].copysign(b[lane]))
+    }
+    #[inline(always)]
+    fn power_of_two(self, a: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| {
+            f32::from_bits((a[lane].to_bits() << MANTISSA_BITS).wrapping_add(ONE as u32))
+        })
+    }
+    #[inline(always)]
+    fn split(self, a: Self::Floats) -> (Self::Floats, Self::Floats) {
+        let bits = |lane: usize| (a[lane].to_bits() as i32).wrapping_sub(ROOT_OF_HALF);
+        let mantissa = |lane: usize| (bits(lane) & MANTISSA).wrapping_add(ROOT_OF_HALF);
+        (
+            std::array::from_fn(|lane| f32::from_bits(mantissa(lane) as u32)),
+            std::array::from_fn(|lane| (bits(lane) >> MANTISSA_BITS) as f32),
+        )
     }
     #[inline(always)]
     fn divide(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {

@@ -1,6 +1,6 @@
 //! The vectors of x86-64 processors: AVX-512, and AVX2 with fused multiply-add.
 
-use crate::vector::Simd;
+use crate::vector::{MANTISSA, MANTISSA_BITS, ONE, ROOT_OF_HALF, Simd};
 use std::arch::x86_64::*;
 
 /// Proof that AVX-512 (F, BW, DQ, VL), AVX2 and FMA exist.
@@ -127,6 +127,38 @@ impl Simd for Avx512 {
     fn prefetch_to_write(self, address: *const f32) {
         // SAFETY: as for `prefetch`.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
+    }
+    #[inline(always)]
+    fn if_greater(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        by_token!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes))
+    }
+    #[inline(always)]
+    fn absolute(self, a: __m512) -> __m512 {
+        by_token!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn with_sign_of(self, a: __m512, b: __m512) -> __m512 {
+        by_token!({
+            let sign = _mm512_set1_ps(-0.0);
+            _mm512_or_ps(_mm512_andnot_ps(sign, a), _mm512_and_ps(sign, b))
+        })
+    }
+    #[inline(always)]
+    fn power_of_two(self, a: __m512) -> __m512 {
+        by_token!({
+            let exponent = _mm512_slli_epi32::<MANTISSA_BITS>(_mm512_castps_si512(a));
+            _mm512_castsi512_ps(_mm512_add_epi32(exponent, _mm512_set1_epi32(ONE)))
+        })
+    }
+    #[inline(always)]
+    fn split(self, a: __m512) -> (__m512, __m512) {
+        by_token!({
+            let root = _mm512_set1_epi32(ROOT_OF_HALF);
+            let bits = _mm512_sub_epi32(_mm512_castps_si512(a), root);
+            let mantissa = _mm512_and_si512(bits, _mm512_set1_epi32(MANTISSA));
+            let mantissa = _mm512_castsi512_ps(_mm512_add_epi32(mantissa, root));
+            (mantissa, _mm512_cvtepi32_ps(_mm512_srai_epi32::<MANTISSA_BITS>(bits)))
+        })
     }
     #[inline(always)]
     fn divide(self, a: __m512, b: __m512) -> __m512 {
@@ -267,6 +299,38 @@ impl Simd for Avx2 {
     fn prefetch_to_write(self, address: *const f32) {
         // SAFETY: as for `prefetch`.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
+    }
+    #[inline(always)]
+    fn if_greater(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+        by_token!(_mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)))
+    }
+    #[inline(always)]
+    fn absolute(self, a: __m256) -> __m256 {
+        by_token!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a))
+    }
+    #[inline(always)]
+    fn with_sign_of(self, a: __m256, b: __m256) -> __m256 {
+        by_token!({
+            let sign = _mm256_set1_ps(-0.0);
+            _mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b))
+        })
+    }
+    #[inline(always)]
+    fn power_of_two(self, a: __m256) -> __m256 {
+        by_token!({
+            let exponent = _mm256_slli_epi32::<{ MANTISSA_BITS as i32 }>(_mm256_castps_si256(a));
+            _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_set1_epi32(ONE)))
+        })
+    }
+    #[inline(always)]
+    fn split(self, a: __m256) -> (__m256, __m256) {
+        by_token!({
+            let root = _mm256_set1_epi32(ROOT_OF_HALF);
+            let bits = _mm256_sub_epi32(_mm256_castps_si256(a), root);
+            let mantissa = _mm256_and_si256(bits, _mm256_set1_epi32(MANTISSA));
+            let mantissa = _mm256_castsi256_ps(_mm256_add_epi32(mantissa, root));
+            (mantissa, _mm256_cvtepi32_ps(_mm256_srai_epi32::<{ MANTISSA_BITS as i32 }>(bits)))
+        })
     }
     #[inline(always)]
     fn divide(self, a: __m256, b: __m256) -> __m256 {

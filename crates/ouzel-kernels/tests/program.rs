@@ -79,6 +79,113 @@ fn programs_equal_naive_loops() {
     }
 }
 
+/// What an instruction list does to one element: `operands` are its numbers there, `results` what is there before and after.
+fn interpret(instructions: &[Instruction], operands: &[f32], results: &mut [f32]) {
+    let mut registers = [0f32; MOST_REGISTERS];
+    for instruction in instructions {
+        let register = |register: Register| registers[usize::from(register)];
+        let (to, value) = match *instruction {
+            Instruction::Load { to, operand } => (to, operands[operand]),
+            Instruction::LoadResult { to, result } => (to, results[result]),
+            Instruction::Constant { to, value } => (to, value),
+            Instruction::Unary { to, function: Unary::Absolute, a } => (to, register(a).abs()),
+            Instruction::Unary { to, a, .. } => (to, -register(a)),
+            Instruction::Binary { to, function: Binary::Add, a, b } => (to, register(a) + register(b)),
+            Instruction::Binary { to, function: Binary::Multiply, a, b } => (to, register(a) * register(b)),
+            Instruction::Binary { to, a, b, .. } => (to, register(a) - register(b)),
+            Instruction::Select { to, condition, a, b } => {
+                (to, if register(condition) != 0.0 { register(a) } else { register(b) })
+            }
+            Instruction::Store { result, from } => {
+                results[result] = register(from);
+                continue;
+            }
+            _ => unreachable!("no other instruction is made"),
+        };
+        registers[usize::from(to)] = value;
+    }
+}
+
+#[test]
+fn random_programs_do_what_their_instructions_say() {
+    let mut random = Random(9);
+    for _ in 0..rounds(400) {
+        let channels = random.choose(&[1, 3, 16, 32, 48, 64, 96, 512, 544, 1040]);
+        let shape =
+            View::packed(random.between(1, 2), [1, random.between(1, 4), random.between(1, 9)], channels);
+        let (batch, pixels) = (shape.batch, shape.pixels());
+        let views: Vec<View> = (0..4)
+            .map(|_| match random.between(0, 2) {
+                0 => shape.within(channels + 7, 3),
+                _ => shape,
+            })
+            .collect();
+        let full: Vec<Vec<f32>> = views.iter().map(|view| random.floats(view.len())).collect();
+        let (per_channel, per_sample) = (random.floats(channels), random.floats(batch * channels));
+        let per_pixel = random.floats(pixels);
+        let operands = [
+            Operand::Full(&full[0], views[0]),
+            Operand::Full(&full[1], views[1]),
+            Operand::PerChannel(&per_channel),
+            Operand::PerSampleChannel(&per_sample),
+            Operand::PerPixel(&per_pixel),
+            Operand::Scalar(0.0),
+        ];
+        // Some registers are set first; then anything may follow.
+        let mut instructions: Vec<Instruction> = (0..4)
+            .map(|to| match random.between(0, 3) {
+                0 => Instruction::LoadResult { to, result: random.between(0, 1) },
+                _ => Instruction::Load { to, operand: random.between(0, operands.len() - 1) },
+            })
+            .collect();
+        let length = random.between(1, 8);
+        for _ in 0..length {
+            let [to, a, b, condition] = [(); 4].map(|()| random.between(0, 3) as Register);
+            instructions.push(match random.between(0, 9) {
+                0 => Instruction::Load { to, operand: random.between(0, operands.len() - 1) },
+                1 => Instruction::LoadResult { to, result: random.between(0, 1) },
+                2 => Instruction::Constant { to, value: 0.5 },
+                3 => Instruction::Unary { to, function: Unary::Negate, a },
+                4 => Instruction::Unary { to, function: Unary::Absolute, a },
+                5 => Instruction::Binary { to, function: Binary::Add, a, b },
+                6 => Instruction::Binary { to, function: Binary::Subtract, a, b },
+                7 => Instruction::Binary { to, function: Binary::Multiply, a, b },
+                8 => Instruction::Select { to, condition, a, b },
+                _ => Instruction::Store { result: random.between(0, 1), from: a },
+            });
+        }
+        let [first, second] = [(); 2].map(|()| random.between(0, 3) as Register);
+        instructions.push(Instruction::Store { result: 0, from: first });
+        instructions.push(Instruction::Store { result: 1, from: second });
+
+        let mut expected = [full[2].clone(), full[3].clone()];
+        for (pixel, per_pixel) in per_pixel.iter().enumerate() {
+            for channel in 0..channels {
+                let at = |view: &View| pixel * view.pixel_stride + view.channel_offset + channel;
+                let numbers = [
+                    full[0][at(&views[0])],
+                    full[1][at(&views[1])],
+                    per_channel[channel],
+                    per_sample[pixel / (pixels / batch) * channels + channel],
+                    *per_pixel,
+                    0.0,
+                ];
+                let mut results = [expected[0][at(&views[2])], expected[1][at(&views[3])]];
+                interpret(&instructions, &numbers, &mut results);
+                [expected[0][at(&views[2])], expected[1][at(&views[3])]] = results;
+            }
+        }
+        let program = Program::new(instructions.clone());
+        for level in Level::available() {
+            let (mut first, mut second) = (full[2].clone(), full[3].clone());
+            let targets = &mut [Target::Full(&mut first, views[2]), Target::Full(&mut second, views[3])];
+            program.run(level, &shape, &operands, targets);
+            let found = [first, second];
+            assert!(found == expected, "{shape:?} {views:?} at {}: {instructions:?}", level.name());
+        }
+    }
+}
+
 #[test]
 fn results_do_not_depend_on_threads_or_batch() {
     let view = View::packed(3, [1, 50, 60], 130);
