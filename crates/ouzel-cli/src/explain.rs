@@ -331,7 +331,7 @@ impl Session<'_> {
             }
         }
         if let Some(path) = &npy_file {
-            files::write(path, &npy::bytes(result.view())?)?;
+            files::write(path, &npy::bytes(result.view()))?;
             written.push(path);
         }
         if let Some(path) = &raw_file {

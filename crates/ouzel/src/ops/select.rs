@@ -1,7 +1,7 @@
 //! Ops that find places or make patterns of them: the largest elements, one-hot codes, ranges, running sums.
 
 use super::gather::check_indices;
-use super::scatter::{ScatterElements, ScatterReduction};
+use super::scatter::{GatherElements, ScatterElements, ScatterReduction};
 use super::slice::allocatable;
 use crate::backprop::{Back, Cotangents};
 use crate::dim::{Dim, Shape};
@@ -12,16 +12,25 @@ use crate::graph::Fact;
 use crate::onnx::{NodeReader, NodeWriter};
 use crate::op::{Inputs, Listed, Op, OpDef, resolve_axis};
 use crate::tensor::{Array, DType, Element, Tensor, each_dtype};
-use ndarray::{ArrayD, Axis, IxDyn};
+use ndarray::{ArrayD, ArrayView1, Axis, IxDyn};
 use std::cmp::Ordering;
 
-/// Orders elements with NaN above all numbers.
-#[expect(clippy::eq_op, reason = "NaN alone differs from itself")]
-fn compare<T: PartialOrd>(a: &T, b: &T) -> Ordering {
-    match a.partial_cmp(b) {
-        Some(order) => order,
-        None => (a != a).cmp(&(b != b)),
-    }
+/// Numbers in the order of the elements: equal ones for equal elements, NaN above all.
+fn order_of(x: &Tensor) -> Result<ArrayD<u64>> {
+    const SIGN: u64 = 1 << 63;
+    Ok(match x.dtype() {
+        DType::F32 | DType::F64 => x.to_f64().mapv(|value| {
+            // Both zeros are the same.
+            let bits = (value + 0.0).to_bits();
+            match bits & SIGN {
+                _ if value.is_nan() => u64::MAX,
+                0 => bits | SIGN,
+                _ => !bits,
+            }
+        }),
+        DType::U64 => x.array::<u64>()?.to_owned(),
+        _ => x.cast(DType::I64).array::<i64>()?.mapv(|value| value as u64 ^ SIGN),
+    })
 }
 
 macro_rules! arg_ops {
@@ -57,27 +66,23 @@ macro_rules! arg_ops {
             }
 
             fn run(&self, x: &Inputs<Tensor>) -> Result<Vec<Tensor>> {
-                fn place<T: PartialOrd>(values: impl Iterator<Item = T>, last: bool) -> i64 {
-                    let mut best: Option<(i64, T)> = None;
-                    for (place, value) in values.enumerate() {
-                        let wins = best.as_ref().is_none_or(|(_, best)| match compare(&value, best) {
-                            Ordering::$wins => true,
-                            Ordering::Equal => last,
-                            _ => false,
-                        });
-                        if wins {
-                            best = Some((place as i64, value));
-                        }
-                    }
-                    best.map_or(0, |(place, _)| place)
-                }
                 let x = x.get(0)?;
                 let axis = resolve_axis(self.axis, x.shape().len())?;
                 if x.shape()[axis] == 0 {
                     bail!(shape, "axis {axis} of the shape {:?} has no elements to choose from", x.shape());
                 }
-                let last = self.select_last_index;
-                let y = each_dtype!(x, x => x.map_axis(Axis(axis), |lane| place(lane.iter(), last)));
+                let place = |lane: ArrayView1<u64>| {
+                    let mut best = 0;
+                    for place in 1..lane.len() {
+                        best = match lane[place].cmp(&lane[best]) {
+                            Ordering::$wins => place,
+                            Ordering::Equal if self.select_last_index => place,
+                            _ => best,
+                        };
+                    }
+                    best as i64
+                };
+                let y = order_of(x)?.map_axis(Axis(axis), place);
                 Ok(vec![if self.keep_dims { y.insert_axis(Axis(axis)) } else { y }.into()])
             }
 
@@ -145,33 +150,14 @@ impl TopK {
     }
 
     /// The places of the chosen elements of a lane.
-    fn choose<T: PartialOrd>(&self, lane: &[T], count: usize) -> Vec<usize> {
+    fn choose(&self, lane: ArrayView1<u64>, count: usize) -> Vec<usize> {
         let mut places: Vec<usize> = (0..lane.len()).collect();
-        places.sort_by(|&a, &b| {
-            let order = compare(&lane[a], &lane[b]);
-            (if self.largest { order.reverse() } else { order }).then(a.cmp(&b))
-        });
+        places.sort_by_key(|&place| if self.largest { !lane[place] } else { lane[place] });
         places.truncate(count);
         if !self.sorted {
             places.sort_unstable();
         }
         places
-    }
-
-    fn run_on<T: Element + PartialOrd>(&self, x: &Array<T>, count: usize, axis: usize) -> (Tensor, Tensor) {
-        let mut shape = x.shape().to_vec();
-        shape[axis] = count;
-        let mut places = ArrayD::from_elem(IxDyn(&shape), 0i64);
-        let mut values = x.slice_axis(Axis(axis), ndarray::Slice::new(0, Some(count as isize), 1)).to_owned();
-        let lanes = values.lanes_mut(Axis(axis)).into_iter().zip(places.lanes_mut(Axis(axis)));
-        for (lane, (mut value, mut place)) in x.lanes(Axis(axis)).into_iter().zip(lanes) {
-            let lane: Vec<T> = lane.iter().copied().collect();
-            for (rank, chosen) in self.choose(&lane, count).into_iter().enumerate() {
-                value[rank] = lane[chosen];
-                place[rank] = chosen as i64;
-            }
-        }
-        (T::wrap(values.into_shared()), places.into())
     }
 }
 
@@ -199,8 +185,18 @@ impl OpDef for TopK {
         let (x, k) = (x.get(0)?, x.get(1)?.to_integers()?);
         let axis = resolve_axis(self.axis, x.shape().len())?;
         let count = Self::count(&k, x.shape()[axis])?;
-        let (values, places) = each_dtype!(x, x => self.run_on(x, count, axis));
-        Ok(vec![values, places])
+        let mut shape = x.shape().to_vec();
+        shape[axis] = count;
+        let mut places = ArrayD::from_elem(IxDyn(&shape), 0i64);
+        for (lane, mut chosen) in order_of(x)?.lanes(Axis(axis)).into_iter().zip(places.lanes_mut(Axis(axis)))
+        {
+            for (chosen, place) in chosen.iter_mut().zip(self.choose(lane, count)) {
+                *chosen = place as i64;
+            }
+        }
+        let places = Tensor::from(places);
+        let values = GatherElements { axis: self.axis }.run(&Inputs(&[Some(x), Some(&places)]))?;
+        Ok(values.into_iter().chain([places]).collect())
     }
 
     fn vjp<'b>(&self, back: &Back<'b>) -> Result<Cotangents<'b>> {
