@@ -3,7 +3,7 @@
 use crate::convolution::{Convolution, ConvolutionShape, Packing};
 use crate::epilogue::{Epilogue, Finish};
 use crate::level::{Kernel, Level};
-use crate::program::Pixels;
+use crate::setting::Pixels;
 use crate::tile::COLUMN;
 use crate::vector::Simd;
 use crate::view::View;

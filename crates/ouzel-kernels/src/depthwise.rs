@@ -2,7 +2,7 @@
 
 use crate::convolution::{Pass, Work};
 use crate::level::Kernel;
-use crate::program::Pixels;
+use crate::setting::Pixels;
 use crate::tile::{BLOCK, COLUMN, ZEROS};
 use crate::vector::Simd;
 use rayon::prelude::*;

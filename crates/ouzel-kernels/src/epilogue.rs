@@ -1,7 +1,8 @@
 //! What happens to a result while it is still in registers: bias, addition, activation, gates; and what follows in the cache.
 
 use crate::level::Level;
-use crate::program::{Operand, Pixels, Place, Program, Setting};
+use crate::program::{Operand, Program};
+use crate::setting::{Pixels, Place, Setting};
 use crate::shared::Shared;
 use crate::tile::{BLOCK, Bounds, COLUMN};
 use crate::vector::Simd;

@@ -4,7 +4,7 @@
 use crate::convolution::{ConvolutionShape, Pass, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
-use crate::program::Pixels;
+use crate::setting::Pixels;
 use crate::shared::Shared;
 use crate::tile::{BLOCK, Block, Product, packed_width};
 use crate::vector::Simd;

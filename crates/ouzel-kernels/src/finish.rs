@@ -2,7 +2,7 @@
 
 use crate::epilogue::{Epilogue, Finish};
 use crate::level::{Kernel, Level};
-use crate::program::Pixels;
+use crate::setting::Pixels;
 use crate::vector::Simd;
 use crate::view::View;
 use rayon::prelude::*;

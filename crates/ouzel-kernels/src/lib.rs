@@ -97,6 +97,7 @@ mod peak;
 mod pool;
 mod program;
 mod reduce;
+mod setting;
 mod shared;
 mod tile;
 mod vector;

@@ -2,7 +2,7 @@
 
 use crate::epilogue::{Epilogue, Finish, WORD};
 use crate::level::{Kernel, Level};
-use crate::program::Pixels;
+use crate::setting::Pixels;
 use crate::shared::Shared;
 use crate::tile::BLOCK;
 use crate::vector::Simd;

@@ -15,7 +15,7 @@
 use crate::convolution::{ConvolutionShape, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
-use crate::program::Pixels;
+use crate::setting::Pixels;
 use crate::shared::Shared;
 use crate::tile::{BLOCK, Block, COLUMN, Product, ZEROS, packed_width};
 use crate::vector::Simd;
