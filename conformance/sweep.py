@@ -63,8 +63,8 @@ class Unavailable(Exception):
 
 
 def short(error):
-    """The line of an error that says most, without the place of this repository."""
-    lines = [line.strip() for line in str(error).replace(f"{truth.ROOT}/", "").splitlines() if line.strip()]
+    """The line of an error that says most, without the place of this repository and without colors."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).replace(f"{truth.ROOT}/", "").splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
 
 
