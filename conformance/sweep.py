@@ -413,7 +413,7 @@ def check(options, subject, exporter):
         result |= {"inputs": len(reference["own"]), "passed": bool(found.passed and distance <= limit)}
         result["verdict"] = "passed" if result["passed"] else "wrong numbers"
         if not result["passed"] and distance <= limit and found.exact <= found.exact_limit:
-            ours, own = (sum(error > TIE for error in errors) for errors in (engine, reference["own"]))
+            ours, own = (sum(error > TIE for error in series) for series in (engine, reference["own"]))
             result["verdict"] += f": near ties on {ours} of {len(engine)} inputs, in the framework's own float32 on {own}"
     except Unavailable as error:
         result["verdict"] = str(error)

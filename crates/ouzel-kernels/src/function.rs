@@ -1,6 +1,6 @@
 //! Elementary functions of groups of numbers, without branches; accurate to about two units in the last place.
 
-use crate::group::Group;
+use crate::group::{Group, MOST_LANES};
 use crate::vector::Simd;
 use std::f32::consts::LOG2_E;
 
@@ -147,7 +147,7 @@ pub(crate) fn erf<S: Simd>(x: Group<S>) -> Group<S> {
 /// Applies a function to each of some numbers.
 #[inline(always)]
 pub(crate) fn each<S: Simd>(simd: S, values: &mut [f32], function: impl Fn(Group<S>) -> Group<S>) {
-    let mut rest = [0.0; 32];
+    let mut rest = [0.0; MOST_LANES];
     for values in values.chunks_mut(Group::<S>::LANES) {
         let count = values.len();
         if count == Group::<S>::LANES {

@@ -4,7 +4,7 @@ use crate::vector::Simd;
 use std::ops::{Add, Div, Mul, Sub};
 
 /// Most lanes of a group.
-const MOST_LANES: usize = 32;
+pub(crate) const MOST_LANES: usize = 32;
 
 /// Two vectors. Operations are those of numbers, lane by lane.
 #[derive(Clone, Copy)]

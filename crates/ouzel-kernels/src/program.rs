@@ -202,7 +202,7 @@ pub struct Program {
 }
 
 /// Elements of a task.
-const LEAST_WORK: usize = 16 * 1024;
+const ELEMENTS_PER_TASK: usize = 16 * 1024;
 
 impl Instruction {
     /// The register that is set and those that are read.
@@ -272,15 +272,15 @@ impl Program {
             return;
         }
         // A task is some whole pixels, or a part of one.
-        let parts = channels.div_ceil(LEAST_WORK);
-        let pixels_per_task = (LEAST_WORK / channels).max(1);
+        let parts = channels.div_ceil(ELEMENTS_PER_TASK);
+        let pixels_per_task = (ELEMENTS_PER_TASK / channels).max(1);
         let tasks = pixels.div_ceil(pixels_per_task) * parts;
         let run = |task: usize| {
-            let (first, channel) = (task / parts * pixels_per_task, task % parts * LEAST_WORK);
+            let (first, channel) = (task / parts * pixels_per_task, task % parts * ELEMENTS_PER_TASK);
             let row = Pixels::Row { first, step: 1, count: pixels_per_task.min(pixels - first) };
             // SAFETY: tasks have different pixels or different channels. They begin at multiples of 16 channels and end at one or at
             // the last channel.
-            unsafe { setting.region(level, row, channel, LEAST_WORK.min(channels - channel)) };
+            unsafe { setting.region(level, row, channel, ELEMENTS_PER_TASK.min(channels - channel)) };
         };
         match tasks {
             1 => run(0),
@@ -347,10 +347,13 @@ fn made_in(instructions: &[Instruction]) -> Vec<Option<usize>> {
             continue;
         };
         let sets = |instruction: &Instruction| instruction.registers().0 == Some(from);
-        let stores = |instruction: &&Instruction| matches!(instruction, Instruction::Store { result: other, .. } if *other == result);
+        let stores = |other: &Instruction| match *other {
+            Instruction::Store { result: there, .. } => there == result,
+            _ => false,
+        };
         if let Some(maker) = instructions[..place].iter().rposition(sets)
             && !instructions[maker..].iter().any(Instruction::is_load)
-            && instructions.iter().filter(stores).count() == 1
+            && instructions.iter().filter(|other| stores(other)).count() == 1
         {
             made_in[maker] = made_in[maker].or(Some(result));
         }

@@ -124,15 +124,21 @@ impl<'a> Block<'a> {
         self.rows * self.width
     }
 
+    /// Where the elements of the pixel with this number begin in a tensor.
+    #[inline(always)]
+    fn start(self, view: &View, number: usize) -> usize {
+        self.pixels.at(number) * view.pixel_stride + view.channel_offset + self.channel
+    }
+
     /// Where the rows lie in a tensor and how much of it they span, if they are whole and at equal distances there.
     #[inline(always)]
     fn span(self, view: &View) -> Option<(Rows<usize>, usize)> {
-        let Pixels::Row { first, step, count } = self.pixels else {
+        let Pixels::Row { step, count, .. } = self.pixels else {
             return None;
         };
         let stride = step * view.pixel_stride;
         let is_whole = count == self.rows || stride == self.count;
-        let start = first * view.pixel_stride + view.channel_offset + self.channel;
+        let start = self.start(view, 0);
         let is_filled = count * self.count == self.len();
         let length = (self.rows - 1) * stride + self.width;
         (is_whole && is_filled).then_some((Rows { first: start, stride }, length))
@@ -278,7 +284,7 @@ impl Setting<'_> {
                     return Rows { first: data[first..first + length].as_ptr(), stride };
                 }
                 for (index, row) in rows {
-                    let start = pixels.at(index) * view.pixel_stride + view.channel_offset + channel;
+                    let start = block.start(view, index);
                     copy(simd, &data[start..start + count], row);
                 }
             }
@@ -374,8 +380,7 @@ impl Place<'_> {
         match self {
             Place::Full(data, view) => {
                 for (index, row) in to.chunks_exact_mut(block.count).enumerate().take(block.pixels.count()) {
-                    let start =
-                        block.pixels.at(index) * view.pixel_stride + view.channel_offset + block.channel;
+                    let start = block.start(view, index);
                     // SAFETY: the elements belong to this block, which the caller promises to be ours alone.
                     copy(simd, unsafe { data.part(start, block.count) }, row);
                 }
@@ -413,7 +418,7 @@ unsafe fn store<S: Simd>(simd: S, setting: &Setting, place: &Place, block: Block
         Place::None => {}
         Place::Full(data, view) => {
             for (index, row) in rows {
-                let start = pixels.at(index) * view.pixel_stride + view.channel_offset + channel;
+                let start = block.start(view, index);
                 // SAFETY: the elements belong to this block, which the caller promises to be ours alone.
                 copy(simd, row, unsafe { data.part(start, count) });
             }
