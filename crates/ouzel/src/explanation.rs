@@ -3,6 +3,7 @@
 mod export;
 mod forward;
 mod graph;
+mod masked;
 mod perturbation;
 mod pictures;
 mod rounds;
@@ -13,6 +14,7 @@ pub use export::{Export, NamedBy, Pictures};
 pub(crate) use forward::{Forward, filters_of_samples, scores_of_samples, value_of};
 pub use graph::{AttributionGraph, ExplanationGraph, GraphMethod, LossGraph, Sums};
 pub(crate) use graph::{GraphExplainer, channel_axis_of, zero_warning};
+pub(crate) use masked::Masked;
 pub use perturbation::Fill;
 pub(crate) use perturbation::{
     FILL_VALUE, Perturbation, PerturbationExplainer, Perturbed, Sample, SampleShape, Scorer,

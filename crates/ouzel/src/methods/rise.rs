@@ -2,8 +2,8 @@
 
 use crate::error::{Result, bail};
 use crate::explanation::{
-    Explainer, FILL_VALUE, Fill, Method, Perturbation, PerturbationExplainer, Perturbed, Sample, SampleShape,
-    Scorer, Settings, Task,
+    Explainer, FILL_VALUE, Fill, Masked, Method, Perturbation, PerturbationExplainer, Perturbed, Sample,
+    SampleShape, Scorer, Settings, Task,
 };
 use crate::grad_modifiers::GradModifier;
 use crate::methods::MethodEntry;
@@ -305,8 +305,7 @@ impl Perturbation for Rise {
     }
 
     fn explain(&self, sample: &Sample<'_>, scorer: &mut Scorer<'_>) -> Result<Perturbed> {
-        let fill = self.fill.sample(sample);
-        // Scores are taken relative to that of the sample, so that what does not change leaves no rounding behind.
+        let masked = Masked::new(&sample.elements, &self.fill.sample(sample), sample.shape.channels);
         let mask = |index: usize| self.mask(sample.seed, index, sample.shape);
         let mut halves = [Sums::new(&mask(0)), Sums::new(&mask(0))];
         let mut done = 0;
@@ -315,16 +314,14 @@ impl Perturbation for Rise {
             let end = (done + scorer.at_once()).min((done / ROUND + 1) * ROUND).min(self.masks);
             let masks: Vec<ArrayD<f64>> = (done..end).into_par_iter().map(mask).collect();
             let scores = scorer.scores(done..end, &|index, elements| {
-                let mask = masks[index - done].broadcast(sample.elements.raw_dim());
-                let mask = mask.expect("invariant: a mask is a sample with one channel");
-                let given = sample.elements.iter().zip(&fill).zip(&mask);
-                for (element, ((given, fill), mask)) in elements.iter_mut().zip(given) {
-                    *element = fill + (given - fill) * mask;
-                }
+                let mask = masks[index - done].as_slice();
+                masked.see(mask.expect("invariant: a mask is made in order"), elements);
             })?;
-            for (index, (mask, score)) in masks.iter().zip(scores).enumerate() {
-                halves[(done + index) % 2].add(mask, score - sample.score);
-            }
+            halves.par_iter_mut().enumerate().for_each(|(half, sums)| {
+                let of_half = masks.iter().zip(&scores).skip((half + done) % 2).step_by(2);
+                // Relative to the sample's score, so that what does not change leaves no rounding behind.
+                of_half.for_each(|(mask, score)| sums.add(mask, score - sample.score));
+            });
             done = end;
             if done % ROUND == 0 || done == self.masks {
                 let agreement = correlation(&halves[0].covariance(), &halves[1].covariance());

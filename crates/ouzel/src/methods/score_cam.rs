@@ -1,7 +1,7 @@
 //! Score-CAM: channels of a layer weighed by the score of the input seen through them.
 
 use crate::error::{Result, bail};
-use crate::explanation::{Explainer, Forward, Method, Settings, Task};
+use crate::explanation::{Explainer, Forward, Masked, Method, Settings, Task};
 use crate::image::Upsampling;
 use crate::methods::MethodEntry;
 use crate::methods::cam::arrays::{LayerExplainer, LayerSample, Preparation, Weigh};
@@ -9,6 +9,7 @@ use crate::methods::cam::{CAM_LAYER, CamLayers, CamProfile, UPSAMPLING};
 use crate::model::TensorRef;
 use crate::options::{MethodOption, OptionKind};
 use ndarray::{ArrayD, ArrayView, Axis, IxDyn};
+use rayon::prelude::*;
 
 /// Fewer passes for a coarser answer.
 const MAX_CHANNELS: MethodOption = MethodOption::new(
@@ -219,26 +220,26 @@ impl Weigh for Scores {
             chosen.sort_unstable();
         }
         let mut map = ArrayD::zeros(&activation.shape()[1..]);
-        let picture = sample.inputs[self.input].to_f64().index_axis_move(Axis(0), sample.number);
+        let picture = sample.inputs[self.input]
+            .outer(sample.number..sample.number + 1)
+            .to_f64()
+            .index_axis_move(Axis(0), 0);
+        let masked = Masked::new(&picture, &ArrayD::zeros(picture.raw_dim()), self.channel_axis);
         let mut of_sample = self.forward.sample(sample.inputs, sample.number, sample.filters)?;
         let step = of_sample.at_once();
         let mut scores = Vec::new();
         for start in (0..chosen.len()).step_by(step) {
             let places = start..(start + step).min(chosen.len());
-            let masks = chosen[places.clone()].iter().map(|&channel| {
+            let masks = chosen[places.clone()].par_iter().map(|&channel| {
                 let mask = self.masks.apply(channels[channel].to_owned(), &self.size)?;
                 let (low, high) = range(&mask.view());
-                let mask = mask.mapv_into(|value| (value - low) / (high - low + epsilon));
-                Ok(match self.channel_axis {
-                    Some(axis) => mask.insert_axis(Axis(axis)),
-                    None => mask,
-                })
+                Ok(mask.iter().map(|value| (value - low) / (high - low + epsilon)).collect())
             });
-            let masks = masks.collect::<Result<Vec<ArrayD<f64>>>>()?;
-            scores.extend(of_sample.scores(places.clone(), &|place, out| {
-                let seen = &picture * &masks[place - places.start];
-                out.iter_mut().zip(&seen).for_each(|(out, value)| *out = *value);
-            })?);
+            let masks = masks.collect::<Result<Vec<Vec<f64>>>>()?;
+            scores.extend(
+                of_sample
+                    .scores(places.clone(), &|place, out| masked.see(&masks[place - places.start], out))?,
+            );
             sample.done_with(places.len());
         }
         for (&channel, weight) in chosen.iter().zip(self.weights(scores)) {
