@@ -36,6 +36,7 @@ const SHAPES: &[(&str, usize, usize, usize, usize, usize)] = &[
     ("resnet 5 3x3", 7, 512, 512, 3, 1),
     ("resnet 5 expand", 7, 512, 2048, 1, 1),
     ("squeeze 16", 55, 128, 16, 1, 1),
+    ("mobile stem", 224, 3, 32, 3, 2),
     ("mobile 112 expand", 112, 16, 96, 1, 1),
     ("mobile 28 expand", 28, 16, 96, 1, 1),
     ("mobile 14 expand", 14, 16, 96, 1, 1),

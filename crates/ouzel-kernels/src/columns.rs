@@ -29,6 +29,9 @@ const ASKING_ELEMENTS: usize = 512 * 1024;
 /// Work of one task, in multiply-adds of a block of channels, below which sharing it out costs more than it gives.
 const LEAST_WORK: usize = 20_000;
 
+/// Floats of patches that are gathered together, a row of their taps after the other.
+const PATCHES: usize = 4096;
+
 /// Floats between the rows of neighbouring patches beyond what they hold: room for the rest of a vector, and they do not compete for
 /// the same lines of the cache.
 const GAP: usize = 16;
@@ -171,12 +174,16 @@ impl Kernel for Task<'_> {
         let in_order = plan.is_plain || convolution.passes.len() == 1 && convolution.output_step == [1; 3];
         match in_order {
             true => places.iter_mut().zip(pixels.clone()).for_each(|(place, pixel)| *place = pixel),
-            false => plan.each_pixel(pixels.clone(), |n, sample, at| {
-                let at =
-                    [0, 1, 2].map(|axis| plan.pass.start[axis] + at[axis] * convolution.output_step[axis]);
-                let size = work.output_view.size;
-                places[n] = ((sample * size[0] + at[0]) * size[1] + at[1]) * size[2] + at[2];
-            }),
+            false => {
+                let (steps, size) = (convolution.output_step, work.output_view.size);
+                for Run { first, count, sample, at } in plan.runs_of(pixels.clone(), MOST_PIXELS) {
+                    let at = [0, 1, 2].map(|axis| plan.pass.start[axis] + at[axis] * steps[axis]);
+                    let place = ((sample * size[0] + at[0]) * size[1] + at[1]) * size[2] + at[2];
+                    for (number, place_of) in places[first..first + count].iter_mut().enumerate() {
+                        *place_of = place + number * steps[2];
+                    }
+                }
+            }
         }
         if work.shares_words() {
             for pixel in places.iter() {
@@ -260,26 +267,57 @@ impl Kernel for Task<'_> {
 }
 
 impl Plan<'_> {
-    /// Calls a function for some pixels of the pass: with their number among these, sample and position.
+    /// Some pixels of the pass, cut where a row of the output ends and after `most` of them.
     #[inline(always)]
-    fn each_pixel(&self, pixels: Range<usize>, mut each: impl FnMut(usize, usize, [usize; 3])) {
+    fn runs_of(&self, pixels: Range<usize>, most: usize) -> Runs {
         let counts = self.counts;
-        let (row, mut x) = (pixels.start / counts[2], pixels.start % counts[2]);
-        let (plane, mut y) = (row / counts[1], row % counts[1]);
-        let (mut sample, mut z) = (plane / counts[0], plane % counts[0]);
-        for n in 0..pixels.len() {
-            each(n, sample, [z, y, x]);
-            x += 1;
-            if x == counts[2] {
-                (x, y) = (0, y + 1);
-            }
-            if y == counts[1] {
-                (y, z) = (0, z + 1);
-            }
-            if z == counts[0] {
-                (z, sample) = (0, sample + 1);
+        let (row, x) = (pixels.start / counts[2], pixels.start % counts[2]);
+        let (plane, y) = (row / counts[1], row % counts[1]);
+        let next = Run { first: 0, count: 0, sample: plane / counts[0], at: [plane % counts[0], y, x] };
+        Runs { counts, pixels: pixels.len(), most, next }
+    }
+}
+
+/// Pixels that follow each other in a row of the output.
+#[derive(Clone, Copy)]
+struct Run {
+    /// The number of the first one among all that were asked for.
+    first: usize,
+    count: usize,
+    /// Where that is.
+    sample: usize,
+    at: [usize; 3],
+}
+
+/// Runs of pixels in their order.
+struct Runs {
+    counts: [usize; 3],
+    pixels: usize,
+    most: usize,
+    next: Run,
+}
+
+impl Iterator for Runs {
+    type Item = Run;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Run> {
+        let Runs { counts, pixels, most, next } = self;
+        let count = (counts[2] - next.at[2]).min(*pixels - next.first).min(*most);
+        let run = Run { count, ..*next };
+        next.first += count;
+        next.at[2] += count;
+        for axis in [2, 1] {
+            if next.at[axis] == counts[axis] {
+                next.at[axis] = 0;
+                next.at[axis - 1] += 1;
             }
         }
+        if next.at[0] == counts[0] {
+            next.at[0] = 0;
+            next.sample += 1;
+        }
+        (count > 0).then_some(run)
     }
 }
 
@@ -291,57 +329,111 @@ impl Task<'_> {
         let Task { work, plan, .. } = self;
         let (view, convolution) = (work.input_view, work.convolution);
         let (inputs, _) = convolution.of_group();
-        let (size, taps) = (view.size, &plan.pass.taps);
-        let follow_each_other = taps[2].is_sorted_by(|a, b| a + 1 == *b);
-        let is_contiguous = view.pixel_stride == inputs && follow_each_other;
-        let (Some(low), Some(high)) = (taps[2].first(), taps[2].last()) else {
+        let (size, taps, step) = (view.size, &plan.pass.taps, convolution.input_step);
+        let (Some(&low), Some(&high)) = (taps[2].first(), taps[2].last()) else {
             return;
         };
-        plan.each_pixel(pixels, |n, sample, at| {
-            let at = [0, 1, 2].map(|axis| (at[axis] * convolution.input_step[axis]) as isize);
-            let row = &mut to[n * stride..(n + 1) * stride];
-            let is_inside = at[2] + low >= 0 && at[2] + high < size[2] as isize;
+        let follow_each_other = view.pixel_stride == inputs && taps[2].is_sorted_by(|a, b| a + 1 == *b);
+        let width = taps[2].len() * inputs;
+        // As many together as stay in the first-level cache.
+        for Run { first, count, sample, at } in plan.runs_of(pixels, PATCHES.div_ceil(stride)) {
+            let at = [0, 1, 2].map(|axis| (at[axis] * step[axis]) as isize);
+            let rows = &mut to[first * stride..];
+            let place = |n: usize, tap: isize| (at[2] + (n * step[2]) as isize + tap) as usize;
+            // Those of some pixels of which a number of taps are inside.
+            let inside = |pixels: Range<usize>, low: isize, high: isize| {
+                let is_inside = |n: &usize| place(*n, low) < size[2] && place(*n, high) < size[2];
+                let first = pixels.clone().find(is_inside).unwrap_or(pixels.end);
+                first..(first..pixels.end).rfind(is_inside).map_or(first, |last| last + 1)
+            };
+            // Those whose taps are copied at once.
+            let whole = if follow_each_other { inside(0..count, low, high) } else { count..count };
             let mut done = 0;
             for z in &taps[0] {
                 for y in &taps[1] {
                     let [z, y] = [at[0] + z, at[1] + y].map(|at| at as usize);
                     if z >= size[0] || y >= size[1] {
-                        row[done..done + taps[2].len() * inputs].fill(0.0);
-                        done += taps[2].len() * inputs;
-                    } else if is_contiguous && is_inside {
-                        let from = view.index(sample, [z, y, (at[2] + low) as usize], channel);
-                        copy(simd, work.input, from, &mut row[done..], taps[2].len() * inputs);
-                        done += taps[2].len() * inputs;
-                    } else {
-                        for x in &taps[2] {
-                            let x = (at[2] + x) as usize;
-                            match x < size[2] {
-                                true => {
-                                    let from = view.index(sample, [z, y, x], channel);
-                                    copy(simd, work.input, from, &mut row[done..], inputs);
-                                }
-                                false => row[done..done + inputs].fill(0.0),
+                        rows.chunks_mut(stride).take(count).for_each(|row| row[done..done + width].fill(0.0));
+                        done += width;
+                        continue;
+                    }
+                    let line = view.index(sample, [z, y, 0], channel);
+                    let from = |n: usize, tap: isize| Rows {
+                        first: line + place(n, tap) * view.pixel_stride,
+                        step: step[2] * view.pixel_stride,
+                    };
+                    let to = |n: usize, done: usize| Rows { first: n * stride + done, step: stride };
+                    for edge in [0..whole.start, whole.end..count] {
+                        for (tap, done) in taps[2].iter().zip((done..).step_by(inputs)) {
+                            let inside = inside(edge.clone(), *tap, *tap);
+                            for n in (edge.start..inside.start).chain(inside.end..edge.end) {
+                                rows[n * stride + done..][..inputs].fill(0.0);
                             }
-                            done += inputs;
+                            if let Some(n) = inside.clone().next() {
+                                copy(
+                                    simd,
+                                    [inside.len(), inputs],
+                                    work.input,
+                                    from(n, *tap),
+                                    rows,
+                                    to(n, done),
+                                );
+                            }
                         }
                     }
+                    if let Some(n) = whole.clone().next() {
+                        copy(simd, [whole.len(), width], work.input, from(n, low), rows, to(n, done));
+                    }
+                    done += width;
                 }
             }
-        });
+        }
     }
 }
 
-/// Copies `length` elements; what follows them, up to a whole vector, is overwritten.
+/// Rows at equal distances.
+#[derive(Clone, Copy)]
+struct Rows {
+    /// Where the first one begins.
+    first: usize,
+    step: usize,
+}
+
+/// Copies some rows, at least one, of so many elements each; what follows each, up to a whole vector, is overwritten.
 #[inline(always)]
-fn copy<S: Simd>(simd: S, from: &[f32], start: usize, to: &mut [f32], length: usize) {
+fn copy<S: Simd>(
+    simd: S,
+    [rows, length]: [usize; 2],
+    input: &[f32],
+    from: Rows,
+    output: &mut [f32],
+    to: Rows,
+) {
     let whole = length.next_multiple_of(S::LANES);
-    if start + whole <= from.len() && whole <= to.len() {
-        for (from, to) in
-            from[start..start + whole].chunks_exact(S::LANES).zip(to[..whole].chunks_exact_mut(S::LANES))
-        {
-            simd.store(simd.load(from), to);
+    let end = |of: Rows| of.first + (rows - 1) * of.step + whole;
+    if end(from) > input.len() || end(to) > output.len() {
+        for row in 0..rows {
+            let input = &input[from.first + row * from.step..][..length];
+            output[to.first + row * to.step..][..length].copy_from_slice(input);
         }
-    } else {
-        to[..length].copy_from_slice(&from[start..start + length]);
+        return;
+    }
+    macro_rules! copy {
+        ($vectors:expr) => {
+            for row in 0..rows {
+                let from = input.as_ptr().wrapping_add(from.first + row * from.step);
+                let to = output.as_mut_ptr().wrapping_add(to.first + row * to.step);
+                for at in (0..$vectors * S::LANES).step_by(S::LANES) {
+                    // SAFETY: whole vectors of the last row lie within both slices, as was just checked, and so do those of the others.
+                    unsafe { simd.store_pointer(simd.load_pointer(from.wrapping_add(at)), to.wrapping_add(at)) };
+                }
+            }
+        };
+    }
+    match whole / S::LANES {
+        0 | 1 => copy!(1),
+        2 => copy!(2),
+        3 => copy!(3),
+        vectors => copy!(vectors),
     }
 }
