@@ -246,6 +246,22 @@ impl StridedCopy {
                 index /= axis.0;
             }
             let crossed = inner.1 == 1 && last.1 != 1;
+            if crossed && last.2 == 1 && last.0 < SQUARE {
+                // Such as the channels of a picture: one after the other.
+                for first in (rows.0..rows.1).step_by(SQUARE * SQUARE) {
+                    let count = (SQUARE * SQUARE).min(rows.1 - first);
+                    // SAFETY: each axis steps over all places of the inner ones, so that what lies between the first and the last place
+                    // of these rows belongs to no other task.
+                    let to = unsafe { shared.part(to + first * inner.2, (count - 1) * inner.2 + last.0) };
+                    for place in 0..last.0 {
+                        let from = &input[from + first + place * last.1..][..count];
+                        for (to, from) in to[place..].iter_mut().step_by(inner.2).zip(from) {
+                            *to = *from;
+                        }
+                    }
+                }
+                return;
+            }
             let columns = if crossed { SQUARE } else { last.0 };
             for first in (0..last.0).step_by(columns) {
                 let count = columns.min(last.0 - first);
