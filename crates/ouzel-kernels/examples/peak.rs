@@ -1,4 +1,4 @@
-//! How near to the arithmetic peak of a core the convolutions of ResNet-50 and VGG-16 come, in both directions.
+//! How near to the arithmetic peak of a core the convolutions of ResNet-50, VGG-16 and MobileNet-V2 come, in both directions.
 //!
 //! `cargo run --release -p ouzel-kernels --example peak [threads] [filter]`; `OUZEL_SIMD` chooses the level. The first line has the peak
 //! of all threads together; with a filter that is no convolution's name, it stays the only figure. For the fractions the peak is measured
@@ -7,41 +7,46 @@
 use ouzel_kernels::{Convolution, ConvolutionShape, Epilogue, Level, View, peak_flops};
 use std::time::Instant;
 
-/// (name, size of the input, input channels, output channels, kernel, stride)
-const SHAPES: &[(&str, usize, usize, usize, usize, usize)] = &[
-    ("vgg 1_1", 224, 3, 64, 3, 1),
-    ("vgg 1_2", 224, 64, 64, 3, 1),
-    ("vgg 2_1", 112, 64, 128, 3, 1),
-    ("vgg 2_2", 112, 128, 128, 3, 1),
-    ("vgg 3_1", 56, 128, 256, 3, 1),
-    ("vgg 3_2", 56, 256, 256, 3, 1),
-    ("vgg 4_1", 28, 256, 512, 3, 1),
-    ("vgg 4_2", 28, 512, 512, 3, 1),
-    ("vgg 5_1", 14, 512, 512, 3, 1),
-    ("resnet stem", 224, 3, 64, 7, 2),
-    ("resnet 2 reduce", 56, 256, 64, 1, 1),
-    ("resnet 2 3x3", 56, 64, 64, 3, 1),
-    ("resnet 2 expand", 56, 64, 256, 1, 1),
-    ("resnet 3 3x3/2", 56, 128, 128, 3, 2),
-    ("resnet 3 short/2", 56, 256, 512, 1, 2),
-    ("resnet 3 reduce", 28, 512, 128, 1, 1),
-    ("resnet 3 3x3", 28, 128, 128, 3, 1),
-    ("resnet 3 expand", 28, 128, 512, 1, 1),
-    ("resnet 4 3x3/2", 28, 256, 256, 3, 2),
-    ("resnet 4 reduce", 14, 1024, 256, 1, 1),
-    ("resnet 4 3x3", 14, 256, 256, 3, 1),
-    ("resnet 4 expand", 14, 256, 1024, 1, 1),
-    ("resnet 5 3x3/2", 14, 512, 512, 3, 2),
-    ("resnet 5 reduce", 7, 2048, 512, 1, 1),
-    ("resnet 5 3x3", 7, 512, 512, 3, 1),
-    ("resnet 5 expand", 7, 512, 2048, 1, 1),
-    ("squeeze 16", 55, 128, 16, 1, 1),
-    ("mobile stem", 224, 3, 32, 3, 2),
-    ("mobile 112 expand", 112, 16, 96, 1, 1),
-    ("mobile 28 expand", 28, 16, 96, 1, 1),
-    ("mobile 14 expand", 14, 16, 96, 1, 1),
-    ("mobile expand", 56, 24, 144, 1, 1),
-    ("mobile project", 56, 144, 24, 1, 1),
+/// (name, size of the input, input channels, output channels, kernel, stride, groups)
+const SHAPES: &[(&str, usize, usize, usize, usize, usize, usize)] = &[
+    ("vgg 1_1", 224, 3, 64, 3, 1, 1),
+    ("vgg 1_2", 224, 64, 64, 3, 1, 1),
+    ("vgg 2_1", 112, 64, 128, 3, 1, 1),
+    ("vgg 2_2", 112, 128, 128, 3, 1, 1),
+    ("vgg 3_1", 56, 128, 256, 3, 1, 1),
+    ("vgg 3_2", 56, 256, 256, 3, 1, 1),
+    ("vgg 4_1", 28, 256, 512, 3, 1, 1),
+    ("vgg 4_2", 28, 512, 512, 3, 1, 1),
+    ("vgg 5_1", 14, 512, 512, 3, 1, 1),
+    ("resnet stem", 224, 3, 64, 7, 2, 1),
+    ("resnet 2 reduce", 56, 256, 64, 1, 1, 1),
+    ("resnet 2 3x3", 56, 64, 64, 3, 1, 1),
+    ("resnet 2 expand", 56, 64, 256, 1, 1, 1),
+    ("resnet 3 3x3/2", 56, 128, 128, 3, 2, 1),
+    ("resnet 3 short/2", 56, 256, 512, 1, 2, 1),
+    ("resnet 3 reduce", 28, 512, 128, 1, 1, 1),
+    ("resnet 3 3x3", 28, 128, 128, 3, 1, 1),
+    ("resnet 3 expand", 28, 128, 512, 1, 1, 1),
+    ("resnet 4 3x3/2", 28, 256, 256, 3, 2, 1),
+    ("resnet 4 reduce", 14, 1024, 256, 1, 1, 1),
+    ("resnet 4 3x3", 14, 256, 256, 3, 1, 1),
+    ("resnet 4 expand", 14, 256, 1024, 1, 1, 1),
+    ("resnet 5 3x3/2", 14, 512, 512, 3, 2, 1),
+    ("resnet 5 reduce", 7, 2048, 512, 1, 1, 1),
+    ("resnet 5 3x3", 7, 512, 512, 3, 1, 1),
+    ("resnet 5 expand", 7, 512, 2048, 1, 1, 1),
+    ("squeeze 16", 55, 128, 16, 1, 1, 1),
+    ("mobile stem", 224, 3, 32, 3, 2, 1),
+    ("mobile 112 expand", 112, 16, 96, 1, 1, 1),
+    ("mobile 28 expand", 28, 16, 96, 1, 1, 1),
+    ("mobile 14 expand", 14, 16, 96, 1, 1, 1),
+    ("mobile expand", 56, 24, 144, 1, 1, 1),
+    ("mobile project", 56, 144, 24, 1, 1, 1),
+    ("depthwise 112", 112, 32, 32, 3, 1, 32),
+    ("depthwise 112/2", 112, 96, 96, 3, 2, 96),
+    ("depthwise 56", 56, 144, 144, 3, 1, 144),
+    ("depthwise 14", 14, 576, 576, 3, 1, 576),
+    ("depthwise 28 5x5", 28, 240, 240, 5, 1, 240),
 ];
 
 /// Processor time of this thread where the system tells it, which does not count the times when other programs have the core.
@@ -95,22 +100,23 @@ fn main() {
         "{:20} {:>9} {:>9} {:>6}   {:>9} {:>9} {:>6}",
         "", "fwd ms", "GFLOP/s", "peak", "grad ms", "GFLOP/s", "peak"
     );
-    for (name, size, inputs, outputs, kernel, stride) in
+    for (name, size, inputs, outputs, kernel, stride, groups) in
         SHAPES.iter().filter(|shape| shape.0.contains(&filter))
     {
         let out = (size + 2 * (kernel / 2) - kernel) / stride + 1;
         let shape = ConvolutionShape {
             stride: [1, *stride, *stride],
             padding: [0, kernel / 2, kernel / 2],
+            groups: *groups,
             ..ConvolutionShape::new(*inputs, *outputs, [1, *kernel, *kernel])
         };
         let weights: Vec<f32> =
-            (0..outputs * inputs * kernel * kernel).map(|n| (n % 17) as f32 / 17.0 - 0.5).collect();
+            (0..outputs * inputs / groups * kernel * kernel).map(|n| (n % 17) as f32 / 17.0 - 0.5).collect();
         let inner = View::packed(1, [1, *size, *size], *inputs);
         let outer = View::packed(1, [1, out, out], *outputs);
         let x: Vec<f32> = (0..inner.len()).map(|n| (n % 23) as f32 / 23.0).collect();
         let g: Vec<f32> = (0..outer.len()).map(|n| (n % 29) as f32 / 29.0).collect();
-        let flops = 2.0 * (out * out * outputs * inputs * kernel * kernel) as f64;
+        let flops = 2.0 * (out * out * outputs * inputs / groups * kernel * kernel) as f64;
         print!("{name:20}");
         for (convolution, from, from_view, to_view) in [
             (Convolution::forward(&shape, &weights), &x, &inner, &outer),
