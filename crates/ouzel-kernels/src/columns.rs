@@ -4,8 +4,7 @@ use crate::convolution::{Pass, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
 use crate::setting::Pixels;
-use crate::shared::Shared;
-use crate::tile::{BLOCK, Block, Product, packed_width};
+use crate::tile::{BLOCK, Columns, FEW, Product, Results, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -201,8 +200,13 @@ impl Kernel for Task<'_> {
         }
         let mut gathered = None;
         let mut sums = [[0.0; BLOCK]; MOST_SUMS];
-        for index in blocks.clone() {
+        // Few weights stay in the cache for all blocks, so that the results of a pixel are stored one after the other.
+        let few = packed_width(outputs) * depth <= FEW;
+        let mut next = blocks.start;
+        while next < blocks.end {
+            let index = next;
             let (group, block) = (index / blocks_of_group, index % blocks_of_group);
+            next = if few { blocks.end.min((group + 1) * blocks_of_group) } else { index + 1 };
             if !plan.is_plain && gathered != Some(group) {
                 self.gather(simd, pixels.clone(), group * inputs, stride, scratch.as_mut_slice());
                 gathered = Some(group);
@@ -211,44 +215,49 @@ impl Kernel for Task<'_> {
                 true => (work.input, pixels.start * stride + input_view.channel_offset + group * inputs),
                 false => (scratch.as_slice(), 0),
             };
-            let channels = BLOCK.min(outputs - block * BLOCK);
-            let channel = group * outputs + block * BLOCK;
-            let begin = plan.pass.weights + (group * packed_width(outputs) + block * BLOCK) * depth;
-            let columns = &work.weights[begin..begin + packed_width(channels) * depth];
-            let after = if index + 1 == blocks.end { 0 } else { columns.len() };
-            let direct = match in_order && channels.is_multiple_of(S::LANES) {
-                true => finish.direct(channel, channels),
+            let begin = plan.pass.weights + group * packed_width(outputs) * depth;
+            // These channels of the group, for some of the pixels.
+            let product = |channels: Range<usize>, part: Range<usize>, is_last: bool| {
+                let size = packed_width(channels.len()) * depth;
+                Product {
+                    input,
+                    start: start + part.start * stride,
+                    stride,
+                    rows: part.len(),
+                    depth,
+                    columns: Columns {
+                        weights: &work.weights[begin + channels.start * depth..][..size],
+                        then: if is_last && next < blocks.end { size } else { 0 },
+                    },
+                    channels: channels.len(),
+                    asks_ahead: plan.is_plain && input.len() > ASKING_ELEMENTS && index == blocks.start,
+                }
+            };
+            let channels = block * BLOCK..outputs.min((block + next - index) * BLOCK);
+            let channel = group * outputs + channels.start;
+            let direct = match in_order && channels.len().is_multiple_of(S::LANES) {
+                true => finish.direct(channel, channels.len()),
                 false => None,
             };
-            let step = if direct.is_some() { places.len() } else { MOST_SUMS };
-            for (part, places) in places.chunks(step).enumerate() {
-                let product = |to, to_start, to_stride, finish| Product {
-                    input,
-                    start: start + part * step * stride,
-                    stride,
-                    rows: places.len(),
-                    depth,
-                    block: Block { columns, then: if (part + 1) * step >= pixels.len() { after } else { 0 } },
-                    channels,
-                    to,
-                    to_start,
-                    to_stride,
-                    finish,
-                    asks_ahead: plan.is_plain && input.len() > ASKING_ELEMENTS && index == blocks.start,
-                };
-                // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that
-                // they share no words of a mask, or else `shares_words` has given all blocks to one task.
-                unsafe {
-                    match direct {
-                        Some((to, view, bounds)) => {
-                            let start = places[0] * view.pixel_stride + view.channel_offset + channel;
-                            product(to, start, view.pixel_stride, bounds).run(*level);
-                        }
-                        None => {
-                            finish.ask(simd, places, channel, channels);
-                            product(Shared::new(sums.as_flattened_mut()), 0, BLOCK, None).run(*level);
-                            finish.tile(simd, &sums, places, channel, channels);
-                        }
+            // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that they
+            // share no words of a mask, or else `shares_words` has given all blocks to one task.
+            unsafe {
+                if let Some((to, view, bounds)) = direct {
+                    let start = places[0] * view.pixel_stride + view.channel_offset + channel;
+                    let results = Results { to, start, stride: view.pixel_stride, finish: bounds };
+                    product(channels, 0..places.len(), true).run(*level, results);
+                    continue;
+                }
+                for first in (0..places.len()).step_by(MOST_SUMS) {
+                    let part = first..places.len().min(first + MOST_SUMS);
+                    let places = &places[part.clone()];
+                    finish.ask(simd, places, channel, channels.len());
+                    for first in channels.clone().step_by(BLOCK) {
+                        let channels = first..channels.end.min(first + BLOCK);
+                        let (channel, count) = (group * outputs + first, channels.len());
+                        let product = product(channels, part.clone(), part.end == pixels.len());
+                        product.run(*level, Results::sums(sums.as_flattened_mut()));
+                        finish.tile(simd, &sums, places, channel, count);
                     }
                 }
             }

@@ -5,8 +5,7 @@ use crate::convolution::{ConvolutionShape, Pass, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
 use crate::setting::Pixels;
-use crate::shared::Shared;
-use crate::tile::{BLOCK, Block, Product, packed_width};
+use crate::tile::{BLOCK, Columns, Product, Results, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -208,15 +207,11 @@ fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
             stride: view.pixel_stride,
             rows: count,
             depth: inputs,
-            block: Block { columns, then: 0 },
+            columns: Columns { weights: columns, then: 0 },
             channels,
-            to: Shared::new(products),
-            to_start: 0,
-            to_stride: BLOCK,
-            finish: None,
             asks_ahead: false,
         };
         // SAFETY: the products are the caller's own.
-        unsafe { product.run(work.level) };
+        unsafe { product.run(work.level, Results::sums(products)) };
     }
 }

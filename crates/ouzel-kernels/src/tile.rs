@@ -24,6 +24,9 @@ const LINE: isize = 16;
 /// added in order: the rounding errors of a chain grow with its length.
 const SEGMENT: usize = 256;
 
+/// Floats of weights that stay in the first-level cache beside rows and results.
+pub(crate) const FEW: usize = 4096;
+
 /// Read in place of input pixels that lie in the padding.
 pub(crate) static ZEROS: [f32; 4096] = [0.0; 4096];
 
@@ -32,13 +35,13 @@ pub(crate) fn packed_width(channels: usize) -> usize {
     channels.next_multiple_of(COLUMN)
 }
 
-/// The packed weights of a block of output channels.
+/// The packed weights of some output channels.
 #[derive(Clone, Copy)]
-pub(crate) struct Block<'a> {
-    /// One or two columns: in each, 16 floats for each input in the order of the reduction.
-    pub columns: &'a [f32],
+pub(crate) struct Columns<'a> {
+    /// Columns, the last one perhaps half empty: in each, 16 floats for each input in the order of the reduction.
+    pub weights: &'a [f32],
     /// Where the weights begin that are needed after these, seen from the first ones, so that they can be asked for: 0 if the same
-    /// weights meet another tile, the length of the block if the next block follows. What nobody needs may not even be mapped, and the
+    /// weights meet another tile, the length of these if those that follow them do. What nobody needs may not even be mapped, and the
     /// processor would look for it in vain, which takes long.
     pub then: usize,
 }
@@ -46,13 +49,13 @@ pub(crate) struct Block<'a> {
 /// Bias and bounds of a result that is finished while it is in registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Bounds<'a> {
-    /// Added, one value a channel of the block.
+    /// Added, one value a channel.
     pub bias: Option<&'a [f32]>,
     /// The least and the greatest result.
     pub bounds: [f32; 2],
 }
 
-/// `to[row][channel] = Σ_c input[row][c] · weights[c][channel]` for all rows and the channels of a block. Where a sum is cut into segments
+/// `Σ_c input[row][c] · weights[c][channel]` for all rows and some channels. Where a sum is cut into segments
 /// depends on its length alone.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
@@ -67,19 +70,31 @@ pub(crate) struct Product<'a> {
     /// Inputs of a row.
     pub depth: usize,
     /// Weights.
-    pub block: Block<'a>,
-    /// Channels of the block. All lanes of the last vector are written, those beyond the channels with what their weights, zeros, give.
+    pub columns: Columns<'a>,
+    /// Number of channels.
     pub channels: usize,
-    /// Where results lie.
-    pub to: Shared<'a, f32>,
-    /// Where the results of the first row begin.
-    pub to_start: usize,
-    /// Distance of the results of neighbouring rows.
-    pub to_stride: usize,
-    /// What happens to results before they are stored.
-    pub finish: Option<Bounds<'a>>,
     /// Whether the inputs come from afar, so that they are asked for a tile ahead.
     pub asks_ahead: bool,
+}
+
+/// Where the results of a product go.
+#[derive(Clone, Copy)]
+pub(crate) struct Results<'a> {
+    /// Where they lie. All lanes of the last vector are written, those beyond the channels with what their weights, zeros, give.
+    pub to: Shared<'a, f32>,
+    /// Where those of the first row begin.
+    pub start: usize,
+    /// Distance of those of neighbouring rows.
+    pub stride: usize,
+    /// What happens to them before they are stored.
+    pub finish: Option<Bounds<'a>>,
+}
+
+impl<'a> Results<'a> {
+    /// As sums, in rows of a block.
+    pub(crate) fn sums(to: &'a mut [f32]) -> Self {
+        Results { to: Shared::new(to), start: 0, stride: BLOCK, finish: None }
+    }
 }
 
 impl Product<'_> {
@@ -91,7 +106,7 @@ impl Product<'_> {
     /// # Safety
     /// No other thread may be at work on the results, nor may there be other references to them.
     #[inline]
-    pub(crate) unsafe fn run(self, level: Level) {
+    pub(crate) unsafe fn run(self, level: Level, results: Results<'_>) {
         let end = |start: usize, stride: usize, length: usize| {
             (self.rows - 1).checked_mul(stride).and_then(|last| last.checked_add(start)?.checked_add(length))
         };
@@ -105,47 +120,56 @@ impl Product<'_> {
             "invariant: rows lie within the input"
         );
         assert!(
-            end(self.to_start, self.to_stride, width).is_some_and(|end| end <= self.to.len()),
+            end(results.start, results.stride, width).is_some_and(|end| end <= results.to.len()),
             "invariant: results lie within their slice"
         );
-        assert!(self.block.columns.len() >= columns * self.depth, "invariant: weights for each input");
-        level.run(Tiles(self));
+        assert!(self.columns.weights.len() >= columns * self.depth, "invariant: weights for each input");
+        level.run(Tiles { product: self, results });
     }
 }
 
 /// A product whose sizes have been checked.
-struct Tiles<'a>(Product<'a>);
+struct Tiles<'a> {
+    product: Product<'a>,
+    results: Results<'a>,
+}
 
 impl Kernel for Tiles<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Tiles(product) = self;
-        let Product { rows, depth, block, channels, .. } = product;
+        let Tiles { product, results } = self;
+        let Product { rows, depth, columns, channels, .. } = product;
         let tiles = rows.div_ceil(S::TILE);
         // All tiles differ by at most one row.
         let (size, larger) = (rows / tiles, rows % tiles);
         let vectors = if S::PORTABLE { 1 } else { 2 };
-        // The weights of a column serve all rows before those of the next one are touched.
-        for first in (0..channels).step_by(vectors * S::LANES) {
-            let (column, next) = (first / COLUMN, (first + vectors * S::LANES).div_ceil(COLUMN));
-            let is_last_column = first + vectors * S::LANES >= channels;
-            let begin = column * COLUMN * depth;
-            let after = if is_last_column { block.then } else { next * COLUMN * depth };
-            let vectors = vectors.min((channels - first).div_ceil(S::LANES));
-            let mut row = 0;
-            for tile in 0..tiles {
+        let width = vectors * S::LANES;
+        let steps = channels.div_ceil(width);
+        // The weights of a column serve all rows before those of the next one are touched; unless there are so few that all of them stay at
+        // hand: then the results of a row are stored one after the other.
+        let by_rows = columns.weights.len() <= FEW;
+        let (outer, inner) = if by_rows { (tiles, steps) } else { (steps, tiles) };
+        for outer in 0..outer {
+            for inner in 0..inner {
+                let (tile, step) = if by_rows { (outer, inner) } else { (inner, outer) };
+                let first = step * width;
+                let (column, next) = (first / COLUMN, (first + width).div_ceil(COLUMN));
+                let begin = column * COLUMN * depth;
+                let after = if step + 1 == steps { columns.then } else { next * COLUMN * depth };
+                let vectors = vectors.min((channels - first).div_ceil(S::LANES));
+                let row = tile * size + tile.min(larger);
                 let count = size + usize::from(tile < larger);
-                let then = if tile + 1 == tiles { after } else { begin };
+                let then = if tile + 1 == tiles || by_rows { after } else { begin };
                 let asks = product.asks_ahead && first == 0 && tile + 1 < tiles;
                 macro_rules! run {
                     ($rows:literal) => {
                         // SAFETY: `Product::run` has checked that all rows, weights and results exist.
                         unsafe {
                             match vectors {
-                                1 => tile_of::<S, $rows, 1>(simd, &product, row, first, then, asks),
-                                _ => tile_of::<S, $rows, 2>(simd, &product, row, first, then, asks),
+                                1 => tile_of::<S, $rows, 1>(simd, &product, &results, row, first, then, asks),
+                                _ => tile_of::<S, $rows, 2>(simd, &product, &results, row, first, then, asks),
                             }
                         }
                     };
@@ -165,7 +189,6 @@ impl Kernel for Tiles<'_> {
                     12 if S::TILE > 6 => run!(12),
                     _ => unreachable!("a tile of this level has fewer rows"),
                 }
-                row += count;
             }
         }
     }
@@ -180,16 +203,18 @@ impl Kernel for Tiles<'_> {
 unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     simd: S,
     product: &Product,
+    results: &Results,
     row: usize,
     first: usize,
     then: usize,
     asks: bool,
 ) {
-    let Product { input, stride, depth, block, to, to_stride, finish, .. } = product;
+    let Product { input, stride, depth, columns, .. } = product;
+    let Results { to, stride: to_stride, finish, .. } = results;
     let from = input.as_ptr().wrapping_add(product.start + row * stride);
-    let to = to.address(product.to_start + row * to_stride + first).cast_mut();
+    let to = to.address(results.start + row * to_stride + first).cast_mut();
     let column = first / COLUMN;
-    let mut weight = block.columns.as_ptr().wrapping_add(column * COLUMN * depth + first % COLUMN);
+    let mut weight = columns.weights.as_ptr().wrapping_add(column * COLUMN * depth + first % COLUMN);
     // From one vector of channels to the next: they share a column, or each has its own.
     let vector = if S::LANES == COLUMN { COLUMN * depth } else { S::LANES };
     // Weights are asked for some inputs ahead, behind the last one those that are needed next.

@@ -16,8 +16,7 @@ use crate::convolution::{ConvolutionShape, Work};
 use crate::level::Kernel;
 use crate::packed::Packed;
 use crate::setting::Pixels;
-use crate::shared::Shared;
-use crate::tile::{BLOCK, Block, COLUMN, Product, ZEROS, packed_width};
+use crate::tile::{BLOCK, COLUMN, Columns, Product, Results, ZEROS, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -186,25 +185,22 @@ impl Kernel for Task<'_> {
             let width = packed_width(channels);
             let weights = &work.weights[PRODUCTS * inputs * BLOCK * block..][..PRODUCTS * inputs * width];
             for product in 0..PRODUCTS {
-                let columns = &weights[product * inputs * width..][..inputs * width];
+                let weights = &weights[product * inputs * width..][..inputs * width];
                 let is_last = product + 1 == PRODUCTS && block + 1 == last_block;
-                let then = if is_last { 0 } else { columns.len() };
+                let then = if is_last { 0 } else { weights.len() };
+                let results = Results { start: product * product_stride, ..Results::sums(products) };
                 let product = Product {
                     input: transformed,
                     start: product * row,
                     stride: tile_stride,
                     rows: count,
                     depth: inputs,
-                    block: Block { columns, then },
+                    columns: Columns { weights, then },
                     channels,
-                    to: Shared::new(products),
-                    to_start: product * product_stride,
-                    to_stride: BLOCK,
-                    finish: None,
                     asks_ahead: false,
                 };
                 // SAFETY: the products are this task's own.
-                unsafe { product.run(work.level) };
+                unsafe { product.run(work.level, results) };
             }
             // SAFETY: tasks have disjoint tiles or disjoint blocks, and blocks begin at multiples of 16 channels.
             unsafe { self.finish(simd, products, product_stride, first..last, block * BLOCK, channels) };
