@@ -53,7 +53,6 @@ CALIBRATION = 32  # small pictures, whose last maps have few positions to take s
 
 # Why the numbers of a network cannot be the framework's.
 EXPLAINED = {
-    "timm:efficientformer_l1": "PyTorch's gradient of it contradicts PyTorch's own finite differences, which Ouzel's agrees with",
     "timm:inception_v4": "random weights make it chaotic; PyTorch's own float32 is as far from its float64",
 }
 
@@ -353,6 +352,18 @@ KINDS = {
 }
 
 
+def is_valid(file, x):
+    """Whether ONNX Runtime can run a network."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(file, None, ["CPUExecutionProvider"])
+        session.run(None, {session.get_inputs()[0].name: x})
+    except Exception:
+        return False
+    return True
+
+
 def forward(command, file, x, output):
     """Ouzel's and ONNX Runtime's outputs: their distance, and what it may be."""
     import onnxruntime
@@ -402,8 +413,11 @@ def check(options, subject, exporter):
         timed = time.time()
         engine = errors(options, file, reference, "f32")
         result["explain_seconds"] = (time.time() - timed) / options.inputs
-        exact = errors(options, plain, reference, "f64", EXACT_INPUTS)
         limit_exact = truth.exact_limit(onnx.load(plain, load_external_data=False))
+        if plain != file and not is_valid(plain, reference["inputs"][0]):
+            # Not optimized, biases of convolutions of volumes have a wrong shape. What optimizing folds is float32.
+            plain, limit_exact = file, 1e-6
+        exact = errors(options, plain, reference, "f64", EXACT_INPUTS)
         found = truth.verdict(exact, engine, reference["own"], limit_exact)
         if not found.passed and found.exact <= found.exact_limit:
             reference = subject.reference(MORE_INPUTS if options.inputs >= truth.INPUTS else truth.INPUTS, exporter)

@@ -22,6 +22,7 @@ Exits with 1 if a check fails.
 
 import argparse
 import collections
+import contextlib
 import math
 import pathlib
 import subprocess
@@ -85,6 +86,31 @@ def torch_randomized(network, shape, count=CALIBRATION):
     return network.eval()
 
 
+@contextlib.contextmanager
+def torch_batch_norm_on_whole_rows():
+    """Hands batch normalization its cotangents in row-major order.
+
+    PyTorch 2.15 on CPUs, of a batch of one whose cotangent is a transposed one, as behind `x.flatten(2).transpose(1, 2)`,
+    computes another gradient, which its own finite differences contradict.
+    """
+    import torch
+
+    own = torch.nn.functional.batch_norm
+
+    def batch_norm(*arguments, **options):
+        y = own(*arguments, **options)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: gradient.contiguous())
+        return y
+
+    torch.nn.functional.batch_norm = batch_norm
+    try:
+        yield
+    finally:
+        torch.nn.functional.batch_norm = own
+
+
+@torch_batch_norm_on_whole_rows()
 def torch_gradients(network, inputs):
     """Of each input: the class of the highest score, its input gradient in float64 and float32, and the scores.
 
