@@ -134,13 +134,15 @@ impl Lowerer<'_> {
         }
         let mut factor = |id: ValueId, side: &[usize]| -> Result<Factor> {
             let own = self.place(id)?;
-            // Leading axes must be walked by one stride.
-            let strides = own.strides();
-            let merges = (0..rank.saturating_sub(3))
-                .all(|axis| side[axis] == 1 || strides[axis] == strides[axis + 1] * side[axis + 1]);
+            // Axes of length 1 have any stride; the others must be walked by one.
+            let leading = |place: &Place| -> Vec<(usize, usize)> {
+                let axes = side[..rank - 2].iter().copied().zip(place.strides());
+                axes.filter(|(length, _)| *length != 1).collect()
+            };
+            let merges = leading(&own).windows(2).all(|axes| axes[0].1 == axes[1].1 * axes[1].0);
             let place = if merges { own } else { self.place_in(id, &Order::rows(rank), true)? };
-            let strides = place.strides();
-            let batch_stride = if rank < 3 || (shared(side) && batch != 1) { 0 } else { strides[rank - 3] };
+            let (strides, batch_stride) =
+                (place.strides(), leading(&place).last().map_or(0, |(_, stride)| *stride));
             Ok(Factor {
                 buffer: place.buffer,
                 offset: place.offset,

@@ -290,6 +290,20 @@ fn attention() {
 }
 
 #[test]
+fn matrices_with_a_leading_axis_of_length_one() {
+    // As in halo attention: keys and values of a block are halves of one tensor, seen as [blocks, 1, window, channels].
+    check(&[4, 12, 1, 9], |net, x| {
+        let tokens = x.transpose([0, 2, 3, 1]);
+        let split = Split { axis: 3, sizes: Some(vec![8, 4]), outputs: 2 };
+        let parts = net.builder.apply_all(split, &[Some(tokens)]);
+        let (keys, values) = (parts[0], parts[1]);
+        let queries = net.builder.apply(MatMul, &[values, net.constant(&[1, 1, 4, 8])]);
+        let scores = net.builder.apply(MatMul, &[queries, keys.transpose([0, 1, 3, 2])]);
+        net.builder.apply(MatMul, &[net.apply(Softmax::over(3), scores), values])
+    });
+}
+
+#[test]
 fn single_channels() {
     check(&[2, 1, 9, 7], |net, x| {
         let x = net.plain(x, 1).relu();
