@@ -342,7 +342,7 @@ impl Task<'_> {
         let (Some(&low), Some(&high)) = (taps[2].first(), taps[2].last()) else {
             return;
         };
-        let follow_each_other = view.pixel_stride == inputs && taps[2].is_sorted_by(|a, b| a + 1 == *b);
+        let follow_each_other = view.pixel_stride == inputs && plan.pass.has_whole_lines();
         let width = taps[2].len() * inputs;
         // As many together as stay in the first-level cache.
         for Run { first, count, sample, at } in plan.runs_of(pixels, PATCHES.div_ceil(stride)) {

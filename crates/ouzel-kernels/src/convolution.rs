@@ -154,6 +154,13 @@ pub(crate) struct Pass {
     pub(crate) weights: usize,
 }
 
+impl Pass {
+    /// Whether the taps of the last axis lie next to each other.
+    pub(crate) fn has_whole_lines(&self) -> bool {
+        self.taps[2].is_sorted_by(|a, b| a + 1 == *b)
+    }
+}
+
 /// A convolution, or the gradient of one with respect to its input, with its weights packed for the micro-kernel.
 ///
 /// The gradient of a strided convolution falls into one pass for each phase of the stride; each is a small convolution without a

@@ -63,7 +63,7 @@ impl Kernel for Rows<'_> {
         // Two rows at once share the inputs that both reach, and their sums do not wait for each other; more taps need the registers.
         let taps = &pass.taps[2];
         let in_pairs =
-            !S::PORTABLE && follow_each_other(taps) && taps.len() <= 3 && work.convolution.input_step[2] == 1;
+            !S::PORTABLE && pass.has_whole_lines() && taps.len() <= 3 && work.convolution.input_step[2] == 1;
         let mut row = first;
         while row < last {
             if in_pairs && row + 1 < last && !(row + 1).is_multiple_of(height) {
@@ -77,11 +77,6 @@ impl Kernel for Rows<'_> {
     }
 }
 
-/// Whether taps lie next to each other.
-fn follow_each_other(taps: &[isize]) -> bool {
-    taps.is_sorted_by(|a, b| a + 1 == *b)
-}
-
 /// A line of taps that is inside on the first two axes for all pixels of a row or more.
 struct Line<const R: usize> {
     /// What it adds to the place of tap offset zero.
@@ -91,7 +86,9 @@ struct Line<const R: usize> {
 }
 
 /// Pixels next to each other in R rows below each other.
-struct Tile<const R: usize> {
+struct Tile<'l, const R: usize> {
+    /// The lines of taps that are inside for them.
+    lines: &'l [Line<R>],
     /// Where the first channel of tap offset zero of the first pixel lies or would lie, wrapping around.
     base: usize,
     /// Position of the first pixel's tap offset zero on the last axis.
@@ -134,12 +131,13 @@ impl Rows<'_> {
             let (x, end) = (counts[2] * n / tiles, counts[2] * (n + 1) / tiles);
             let at = x * input_step[2];
             let base = row_base.wrapping_add(at.wrapping_mul(steps[2]));
-            let tile = Tile { base, at: at as isize, output: output.map(|first| first + x * output_step[2]) };
+            let tile =
+                Tile { lines, base, at: at as isize, output: output.map(|first| first + x * output_step[2]) };
             match end - x {
-                1 => self.pixels::<S, R, 1>(simd, lines, &tile, &direct),
-                2 => self.pixels::<S, R, 2>(simd, lines, &tile, &direct),
-                3 => self.pixels::<S, R, 3>(simd, lines, &tile, &direct),
-                4 => self.pixels::<S, R, 4>(simd, lines, &tile, &direct),
+                1 => self.pixels::<S, R, 1>(simd, &tile, &direct),
+                2 => self.pixels::<S, R, 2>(simd, &tile, &direct),
+                3 => self.pixels::<S, R, 3>(simd, &tile, &direct),
+                4 => self.pixels::<S, R, 4>(simd, &tile, &direct),
                 _ => unreachable!("a tile of this level has fewer pixels"),
             }
         }
@@ -186,8 +184,7 @@ impl Rows<'_> {
     fn pixels<S: Simd, const R: usize, const P: usize>(
         &self,
         simd: S,
-        lines: &[Line<R>],
-        tile: &Tile<R>,
+        tile: &Tile<'_, R>,
         direct: &Direct<'_>,
     ) {
         let Rows { work, pass, .. } = self;
@@ -204,7 +201,7 @@ impl Rows<'_> {
         let mut sums = [[[0.0; BLOCK]; P]; R];
         let mut channel = 0;
         if !S::PORTABLE {
-            let taps_of_line = if follow_each_other(taps) { taps.len() } else { 0 };
+            let taps_of_line = if pass.has_whole_lines() { taps.len() } else { 0 };
             let kind = (taps_of_line, work.convolution.input_step[2], !inside);
             while channel + COLUMN <= channels {
                 let width = if channels - channel >= BLOCK { BLOCK } else { COLUMN };
@@ -214,30 +211,18 @@ impl Rows<'_> {
                     // the last axis or each is asked.
                     let acc = unsafe {
                         match kind {
-                            (1, 1, _) => self.along::<S, R, P, 1, 1, true>(simd, lines, tile, at),
-                            (2, 1, _) => self.along::<S, R, P, 2, 1, true>(simd, lines, tile, at),
-                            (3, 1, false) => self.along::<S, R, P, 3, 1, false>(simd, lines, tile, at),
-                            (3, 1, true) => self.along::<S, R, P, 3, 1, true>(simd, lines, tile, at),
-                            (3, 2, false) if R == 1 => {
-                                self.along::<S, R, P, 3, 2, false>(simd, lines, tile, at)
-                            }
-                            (3, 2, true) if R == 1 => {
-                                self.along::<S, R, P, 3, 2, true>(simd, lines, tile, at)
-                            }
-                            (5, 1, false) if R == 1 => {
-                                self.along::<S, R, P, 5, 1, false>(simd, lines, tile, at)
-                            }
-                            (5, 1, true) if R == 1 => {
-                                self.along::<S, R, P, 5, 1, true>(simd, lines, tile, at)
-                            }
-                            (5, 2, _) if R == 1 => self.along::<S, R, P, 5, 2, true>(simd, lines, tile, at),
-                            (7, 1, false) if R == 1 => {
-                                self.along::<S, R, P, 7, 1, false>(simd, lines, tile, at)
-                            }
-                            (7, 1, true) if R == 1 => {
-                                self.along::<S, R, P, 7, 1, true>(simd, lines, tile, at)
-                            }
-                            _ => self.anywhere::<S, R, P, true>(simd, lines, tile, at),
+                            (1, 1, _) => self.along::<S, R, P, 1, 1, true>(simd, tile, at),
+                            (2, 1, _) => self.along::<S, R, P, 2, 1, true>(simd, tile, at),
+                            (3, 1, false) => self.along::<S, R, P, 3, 1, false>(simd, tile, at),
+                            (3, 1, true) => self.along::<S, R, P, 3, 1, true>(simd, tile, at),
+                            (3, 2, false) if R == 1 => self.along::<S, R, P, 3, 2, false>(simd, tile, at),
+                            (3, 2, true) if R == 1 => self.along::<S, R, P, 3, 2, true>(simd, tile, at),
+                            (5, 1, false) if R == 1 => self.along::<S, R, P, 5, 1, false>(simd, tile, at),
+                            (5, 1, true) if R == 1 => self.along::<S, R, P, 5, 1, true>(simd, tile, at),
+                            (5, 2, _) if R == 1 => self.along::<S, R, P, 5, 2, true>(simd, tile, at),
+                            (7, 1, false) if R == 1 => self.along::<S, R, P, 7, 1, false>(simd, tile, at),
+                            (7, 1, true) if R == 1 => self.along::<S, R, P, 7, 1, true>(simd, tile, at),
+                            _ => self.anywhere::<S, R, P, true>(simd, tile, at),
                         }
                     };
                     match direct {
@@ -271,8 +256,8 @@ impl Rows<'_> {
         while channel < channels {
             let count = S::LANES.min(channels - channel);
             let acc = match count == S::LANES {
-                true => self.anywhere::<S, R, P, true>(simd, lines, tile, channel),
-                false => self.anywhere::<S, R, P, false>(simd, lines, tile, channel),
+                true => self.anywhere::<S, R, P, true>(simd, tile, channel),
+                false => self.anywhere::<S, R, P, false>(simd, tile, channel),
             };
             for (acc, place) in acc.as_flattened().iter().zip(places.as_flattened()) {
                 // SAFETY: as above.
@@ -298,8 +283,7 @@ impl Rows<'_> {
     >(
         &self,
         simd: S,
-        lines: &[Line<R>],
-        tile: &Tile<R>,
+        tile: &Tile<'_, R>,
         channel: usize,
     ) -> [[S::Floats; P]; R] {
         let Rows { work, pass, .. } = self;
@@ -310,7 +294,7 @@ impl Rows<'_> {
         let input = input.wrapping_add((low as usize).wrapping_mul(pixel_step));
         let weights = work.weights.as_ptr().wrapping_add(channel);
         let mut acc = [[simd.splat(0.0); P]; R];
-        for line in lines {
+        for line in tile.lines {
             let from = input.wrapping_add(line.shift);
             let mut x = [simd.splat(0.0); MOST_REACHED];
             for (place, x) in x.iter_mut().enumerate().take((P - 1) * STEP + K) {
@@ -342,8 +326,7 @@ impl Rows<'_> {
     fn anywhere<S: Simd, const R: usize, const P: usize, const WHOLE: bool>(
         &self,
         simd: S,
-        lines: &[Line<R>],
-        tile: &Tile<R>,
+        tile: &Tile<'_, R>,
         channel: usize,
     ) -> [[S::Floats; P]; R] {
         let Rows { work, pass, .. } = self;
@@ -352,7 +335,7 @@ impl Rows<'_> {
         let count = S::LANES.min(channels - channel);
         assert!(!WHOLE || count == S::LANES, "invariant: a whole vector of channels");
         let mut sums = [[simd.splat(0.0); P]; R];
-        for line in lines {
+        for line in tile.lines {
             for row in 0..R {
                 let Some(first) = line.weights[row] else { continue };
                 for (k, tap) in pass.taps[2].iter().enumerate() {
