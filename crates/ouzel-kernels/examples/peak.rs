@@ -4,7 +4,7 @@
 //! of all threads together; with a filter that is no convolution's name, it stays the only figure. For the fractions the peak is measured
 //! in the same moment as each convolution, because other work on the machine changes both.
 
-use ouzel_kernels::{Convolution, ConvolutionShape, Epilogue, Level, View, peak_flops};
+use ouzel_kernels::{Aligned, Convolution, ConvolutionShape, Epilogue, Level, View, peak_flops};
 use std::time::Instant;
 
 /// (name, size of the input, input channels, output channels, kernel, stride, groups)
@@ -97,7 +97,7 @@ fn main() {
     let together: f64 = rayon::broadcast(|_| peak_flops(level, 0.2)).iter().sum();
     println!("{} with {threads} threads, together {:.1} GFLOP/s at most", level.name(), together / 1e9);
     println!(
-        "{:20} {:>9} {:>9} {:>6}   {:>9} {:>9} {:>6}",
+        "{:26} {:>9} {:>9} {:>6}   {:>9} {:>9} {:>6}",
         "", "fwd ms", "GFLOP/s", "peak", "grad ms", "GFLOP/s", "peak"
     );
     for (name, size, inputs, outputs, kernel, stride, groups) in
@@ -114,30 +114,41 @@ fn main() {
             (0..outputs * inputs / groups * kernel * kernel).map(|n| (n % 17) as f32 / 17.0 - 0.5).collect();
         let inner = View::packed(1, [1, *size, *size], *inputs);
         let outer = View::packed(1, [1, out, out], *outputs);
-        let x: Vec<f32> = (0..inner.len()).map(|n| (n % 23) as f32 / 23.0).collect();
-        let g: Vec<f32> = (0..outer.len()).map(|n| (n % 29) as f32 / 29.0).collect();
+        let (mut x, mut g) = (Aligned::zeros(inner.len()), Aligned::zeros(outer.len()));
+        x.iter_mut().enumerate().for_each(|(n, x)| *x = (n % 23) as f32 / 23.0);
+        g.iter_mut().enumerate().for_each(|(n, g)| *g = (n % 29) as f32 / 29.0);
         let flops = 2.0 * (out * out * outputs * inputs / groups * kernel * kernel) as f64;
-        print!("{name:20}");
-        for (convolution, from, from_view, to_view) in [
-            (Convolution::forward(&shape, &weights), &x, &inner, &outer),
-            (Convolution::input_gradient(&shape, &weights), &g, &outer, &inner),
-        ] {
-            let mut output = vec![0.0; to_view.len()];
-            let mut run =
-                || convolution.run(level, from, from_view, &mut output, to_view, Epilogue::default());
-            run();
-            let (mut times, mut fractions) = (Vec::new(), Vec::new());
-            let start = Instant::now();
-            while times.len() < 5 || start.elapsed().as_secs_f64() < 0.4 {
-                let before = peak_flops(level, 0.001);
-                let time = seconds(threads, &mut run);
-                let after = peak_flops(level, 0.001);
-                times.push(time);
-                fractions.push(flops / time / before.max(after) / threads as f64);
+        let direct = [Convolution::forward(&shape, &weights), Convolution::input_gradient(&shape, &weights)];
+        let winograd = shape.suits_winograd([1, out, out]).then(|| {
+            let transposed =
+                ConvolutionShape { input_channels: *outputs, output_channels: *inputs, ..shape.clone() };
+            [
+                Convolution::forward_by_winograd(&shape, &weights),
+                Convolution::transposed_by_winograd(&transposed, &weights),
+            ]
+        });
+        for (number, [forward, gradient]) in std::iter::once(direct).chain(winograd).enumerate() {
+            print!("{:26}", if number == 0 { (*name).to_owned() } else { format!("{name} Winograd") });
+            for (convolution, from, from_view, to_view) in
+                [(forward, &x, &inner, &outer), (gradient, &g, &outer, &inner)]
+            {
+                let mut output = Aligned::zeros(to_view.len());
+                let mut run =
+                    || convolution.run(level, from, from_view, &mut output, to_view, Epilogue::default());
+                run();
+                let (mut times, mut fractions) = (Vec::new(), Vec::new());
+                let start = Instant::now();
+                while times.len() < 5 || start.elapsed().as_secs_f64() < 0.4 {
+                    let before = peak_flops(level, 0.001);
+                    let time = seconds(threads, &mut run);
+                    let after = peak_flops(level, 0.001);
+                    times.push(time);
+                    fractions.push(flops / time / before.max(after) / threads as f64);
+                }
+                let time = median(times);
+                print!(" {:9.3} {:9.1} {:5.1}%  ", time * 1e3, flops / time / 1e9, 100.0 * median(fractions));
             }
-            let time = median(times);
-            print!(" {:9.3} {:9.1} {:5.1}%  ", time * 1e3, flops / time / 1e9, 100.0 * median(fractions));
+            println!();
         }
-        println!();
     }
 }

@@ -1,8 +1,8 @@
 //! Convolution as a matrix product of patches by channels: patches are gathered into rows, unless the input's pixels are such rows.
 
+use crate::aligned::{Aligned, OnLine};
 use crate::convolution::{Pass, Work};
 use crate::level::Kernel;
-use crate::packed::Packed;
 use crate::setting::Pixels;
 use crate::tile::{BLOCK, Columns, FEW, Product, Results, packed_width};
 use crate::vector::Simd;
@@ -96,7 +96,7 @@ impl<'a> Plan<'a> {
         };
         // Chunks of whole tiles, all of nearly the same size.
         let tile = work.level.tile_pixels();
-        let most = MOST_PIXELS.min(16 * tile);
+        let most = MOST_PIXELS.min(16 * tile) / tile * tile;
         let pixels_per_chunk = room.min(task / cost).next_multiple_of(tile).clamp(tile, most);
         let chunks = pixels.div_ceil(pixels_per_chunk);
         let blocks_per_run = match work.shares_words() {
@@ -154,7 +154,7 @@ struct Task<'a> {
 
 thread_local! {
     /// Gathered patches of a thread, kept because tasks are many and short.
-    static SCRATCH: Cell<Packed> = Cell::default();
+    static SCRATCH: Cell<Aligned> = Cell::default();
 }
 
 impl Kernel for Task<'_> {
@@ -190,16 +190,16 @@ impl Kernel for Task<'_> {
                 unsafe { finish.clear_record(*pixel) };
             }
         }
-        let mut scratch = Packed::default();
+        let mut scratch = Aligned::default();
         let stride = if plan.is_plain { input_view.pixel_stride } else { depth.next_multiple_of(GAP) + GAP };
         if !plan.is_plain {
             scratch = SCRATCH.take();
-            if scratch.as_slice().len() < pixels.len() * stride {
-                scratch = Packed::zeros(pixels.len() * stride);
+            if scratch.len() < pixels.len() * stride {
+                scratch = Aligned::zeros(pixels.len() * stride);
             }
         }
         let mut gathered = None;
-        let mut sums = [[0.0; BLOCK]; MOST_SUMS];
+        let mut sums = OnLine([[0.0; BLOCK]; MOST_SUMS]);
         // Few weights stay in the cache for all blocks, so that the results of a pixel are stored one after the other.
         let few = packed_width(outputs) * depth <= FEW;
         let mut next = blocks.start;
@@ -208,17 +208,20 @@ impl Kernel for Task<'_> {
             let (group, block) = (index / blocks_of_group, index % blocks_of_group);
             next = if few { blocks.end.min((group + 1) * blocks_of_group) } else { index + 1 };
             if !plan.is_plain && gathered != Some(group) {
-                self.gather(simd, pixels.clone(), group * inputs, stride, scratch.as_mut_slice());
+                self.gather(simd, pixels.clone(), group * inputs, stride, &mut scratch);
                 gathered = Some(group);
             }
             let (input, start) = match plan.is_plain {
                 true => (work.input, pixels.start * stride + input_view.channel_offset + group * inputs),
-                false => (scratch.as_slice(), 0),
+                false => (&scratch[..], 0),
             };
             let begin = plan.pass.weights + group * packed_width(outputs) * depth;
             // These channels of the group, for some of the pixels.
-            let product = |channels: Range<usize>, part: Range<usize>, is_last: bool| {
+            let product = |channels: Range<usize>, part: Range<usize>| {
                 let size = packed_width(channels.len()) * depth;
+                let weights = &work.weights[begin + channels.start * depth..];
+                let (weights, behind) = weights.split_at(size);
+                let is_last = part.end == pixels.len() && next < blocks.end;
                 Product {
                     input,
                     start: start + part.start * stride,
@@ -226,8 +229,8 @@ impl Kernel for Task<'_> {
                     rows: part.len(),
                     depth,
                     columns: Columns {
-                        weights: &work.weights[begin + channels.start * depth..][..size],
-                        then: if is_last && next < blocks.end { size } else { 0 },
+                        weights,
+                        next: if is_last { &behind[..behind.len().min(size)] } else { &[] },
                     },
                     channels: channels.len(),
                     asks_ahead: plan.is_plain && input.len() > ASKING_ELEMENTS && index == blocks.start,
@@ -245,19 +248,19 @@ impl Kernel for Task<'_> {
                 if let Some((to, view, bounds)) = direct {
                     let start = places[0] * view.pixel_stride + view.channel_offset + channel;
                     let results = Results { to, start, stride: view.pixel_stride, finish: bounds };
-                    product(channels, 0..places.len(), true).run(*level, results);
+                    product(channels, 0..places.len()).run(*level, results);
                     continue;
                 }
-                for first in (0..places.len()).step_by(MOST_SUMS) {
-                    let part = first..places.len().min(first + MOST_SUMS);
+                for first in (0..places.len()).step_by(MOST_SUMS / S::TILE * S::TILE) {
+                    let part = first..places.len().min(first + MOST_SUMS / S::TILE * S::TILE);
                     let places = &places[part.clone()];
                     finish.ask(simd, places, channel, channels.len());
                     for first in channels.clone().step_by(BLOCK) {
                         let channels = first..channels.end.min(first + BLOCK);
                         let (channel, count) = (group * outputs + first, channels.len());
-                        let product = product(channels, part.clone(), part.end == pixels.len());
-                        product.run(*level, Results::sums(sums.as_flattened_mut()));
-                        finish.tile(simd, &sums, places, channel, count);
+                        let product = product(channels, part.clone());
+                        product.run(*level, Results::sums(sums.0.as_flattened_mut()));
+                        finish.tile(simd, &sums.0, places, channel, count);
                     }
                 }
             }

@@ -1,11 +1,11 @@
 //! Convolution, its input gradient and transposed convolution: one indirect matrix product on channels-last tensors.
 
+use crate::aligned::Aligned;
 use crate::columns;
 use crate::depthwise;
 use crate::epilogue::{Epilogue, Finish, WORD};
 use crate::few;
 use crate::level::Level;
-use crate::packed::Packed;
 use crate::tile::{BLOCK, COLUMN, packed_width};
 use crate::view::View;
 use crate::winograd::{self, TAPS};
@@ -192,7 +192,7 @@ pub struct Convolution {
     /// Step of the output within a pass.
     pub(crate) output_step: [usize; 3],
     pub(crate) passes: Vec<Pass>,
-    weights: Packed,
+    weights: Aligned,
 }
 
 impl Convolution {
@@ -225,8 +225,8 @@ impl Convolution {
             convolution.passes[0].taps = [0, 1, 2].map(|axis| few::offsets(shape, axis, false));
         }
         let length = shape.groups * packing.len(shape.taps() * inputs, inputs.max(1), outputs);
-        convolution.weights = Packed::zeros(length);
-        pack(convolution.weights.as_mut_slice(), packing, shape, &taps, inputs, outputs, weight);
+        convolution.weights = Aligned::zeros(length);
+        pack(&mut convolution.weights, packing, shape, &taps, inputs, outputs, weight);
         convolution
     }
 
@@ -240,11 +240,11 @@ impl Convolution {
         let shape = ConvolutionShape::new(input_channels, output_channels, [1; 3]);
         shape.check();
         let mut convolution = Convolution::without_weights(&shape);
-        convolution.weights = Packed::zeros(packed_width(output_channels) * input_channels);
+        convolution.weights = Aligned::zeros(packed_width(output_channels) * input_channels);
         if input_channels == 0 {
             return convolution;
         }
-        let columns = convolution.weights.as_mut_slice().par_chunks_mut(COLUMN * input_channels).enumerate();
+        let columns = convolution.weights.par_chunks_mut(COLUMN * input_channels).enumerate();
         columns.for_each_init(Vec::new, |rows, (column, packed)| {
             let first = column * COLUMN;
             let count = COLUMN.min(output_channels - first);
@@ -266,7 +266,7 @@ impl Convolution {
             input_step: shape.stride,
             output_step: [1; 3],
             passes: vec![Pass { start: [0; 3], taps, weights: 0 }],
-            weights: Packed::zeros(0),
+            weights: Aligned::zeros(0),
         }
     }
 
@@ -277,7 +277,7 @@ impl Convolution {
 
     /// The packed weights.
     pub(crate) fn weights(&self) -> &[f32] {
-        self.weights.as_slice()
+        &self.weights
     }
 
     /// The gradient with respect to the input of the convolution that `shape` describes: `run` takes the gradient of the output (as its
@@ -296,9 +296,9 @@ impl Convolution {
             weights[((group * inputs + input) * outputs + output) * count + tap]
         };
         if packing == Packing::FewOutputs {
-            let mut packed = Packed::zeros(packing.len(count * inputs, inputs, outputs));
+            let mut packed = Aligned::zeros(packing.len(count * inputs, inputs, outputs));
             let taps = [0, 1, 2].map(|axis| forward_taps(shape, axis));
-            pack(packed.as_mut_slice(), packing, shape, &taps, inputs, outputs, weight);
+            pack(&mut packed, packing, shape, &taps, inputs, outputs, weight);
             let taps = [0, 1, 2].map(|axis| few::offsets(shape, axis, true));
             return Convolution {
                 input_channels: shape.output_channels,
@@ -312,7 +312,7 @@ impl Convolution {
             };
         }
         let length = shape.groups * packing.len(count * inputs, inputs, outputs);
-        let mut packed = Packed::zeros(length);
+        let mut packed = Aligned::zeros(length);
         let mut begin = 0;
         let mut passes = Vec::new();
         let phases = shape.stride;
@@ -322,7 +322,7 @@ impl Convolution {
             let taps = [0, 1, 2].map(|axis| gradient_taps(shape, axis, start[axis]));
             let depth = taps.iter().map(|taps| taps.len()).product::<usize>() * inputs;
             let end = begin + shape.groups * packing.len(depth, inputs.max(1), outputs);
-            let part = &mut packed.as_mut_slice()[begin..end];
+            let part = &mut packed[begin..end];
             pack(part, packing, shape, &taps, inputs, outputs, weight);
             passes.push(Pass { start, taps: taps.map(offsets), weights: begin });
             begin = end;

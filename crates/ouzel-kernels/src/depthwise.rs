@@ -1,5 +1,6 @@
 //! Depthwise convolution: each channel by itself, vectors of channels at once.
 
+use crate::aligned::OnLine;
 use crate::convolution::{Pass, Work};
 use crate::level::Kernel;
 use crate::setting::Pixels;
@@ -198,7 +199,7 @@ impl Rows<'_> {
         let channels = work.convolution.output_channels;
         let step = work.convolution.output_step[2];
         let places = tile.output.map(|first| std::array::from_fn::<usize, P, _>(|p| first + p * step));
-        let mut sums = [[[0.0; BLOCK]; P]; R];
+        let mut sums = OnLine([[[0.0; BLOCK]; P]; R]);
         let mut channel = 0;
         if !S::PORTABLE {
             let taps_of_line = if pass.has_whole_lines() { taps.len() } else { 0 };
@@ -238,7 +239,7 @@ impl Rows<'_> {
                             }
                         }
                         None => {
-                            for (sums, acc) in sums.as_flattened_mut().iter_mut().zip(acc.as_flattened()) {
+                            for (sums, acc) in sums.0.as_flattened_mut().iter_mut().zip(acc.as_flattened()) {
                                 simd.store(*acc, &mut sums[part..]);
                             }
                         }
@@ -247,7 +248,7 @@ impl Rows<'_> {
                 if direct.is_none() {
                     // SAFETY: as above.
                     unsafe {
-                        work.finish.tile(simd, sums.as_flattened(), places.as_flattened(), channel, width);
+                        work.finish.tile(simd, sums.0.as_flattened(), places.as_flattened(), channel, width);
                     }
                 }
                 channel += width;

@@ -1,9 +1,9 @@
 //! Convolution to very few channels, such as the gradient of a picture: each input pixel is multiplied with the weights of all taps at
 //! once, as in a 1×1 convolution to many channels, and each output pixel gathers what is its own.
 
+use crate::aligned::Aligned;
 use crate::convolution::{ConvolutionShape, Pass, Work};
 use crate::level::Kernel;
-use crate::packed::Packed;
 use crate::setting::Pixels;
 use crate::tile::{BLOCK, Columns, Product, Results, packed_width};
 use crate::vector::Simd;
@@ -73,7 +73,7 @@ pub(crate) fn run(work: &Work) {
 
 thread_local! {
     /// Products and sums of a thread; what they hold between tasks does not matter.
-    static SCRATCH: Cell<Packed> = Cell::default();
+    static SCRATCH: Cell<Aligned> = Cell::default();
 }
 
 /// Some rows of output pixels, counted over all samples.
@@ -115,10 +115,10 @@ impl Kernel for Rows<'_> {
         let sums_len = to[2] * outputs;
         let mut scratch = SCRATCH.take();
         let needed = ring * row_len + sums_len;
-        if scratch.as_slice().len() < needed {
-            scratch = Packed::zeros(needed);
+        if scratch.len() < needed {
+            scratch = Aligned::zeros(needed);
         }
-        let (products, sums) = scratch.as_mut_slice()[..needed].split_at_mut(ring * row_len);
+        let (products, sums) = scratch[..needed].split_at_mut(ring * row_len);
         let mut taps = Vec::with_capacity(taps_y.len() * taps_x.len());
         let mut next = 0;
         for row in first..last {
@@ -207,7 +207,7 @@ fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
             stride: view.pixel_stride,
             rows: count,
             depth: inputs,
-            columns: Columns { weights: columns, then: 0 },
+            columns: Columns { weights: columns, next: &[] },
             channels,
             asks_ahead: false,
         };

@@ -79,6 +79,7 @@
 // kernel takes its tensors and their views one by one.
 #![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
 
+mod aligned;
 mod axis;
 mod columns;
 mod convolution;
@@ -92,7 +93,6 @@ mod group;
 mod layout;
 mod level;
 mod matrix;
-mod packed;
 mod peak;
 mod pool;
 mod program;
@@ -106,6 +106,7 @@ mod vector_x86;
 mod view;
 mod winograd;
 
+pub use aligned::Aligned;
 pub use axis::AxisMatrix;
 pub use convolution::{Convolution, ConvolutionShape};
 pub use dense::Dense;

@@ -11,14 +11,20 @@ pub(crate) const BLOCK: usize = 32;
 /// Output channels of a column of packed weights: a cache line for each input. A block has two columns, the last one perhaps one.
 pub(crate) const COLUMN: usize = 16;
 
+/// Most rows of a tile.
+const ROWS: usize = 14;
+
+/// Rows that are found from one pointer: there are more rows than registers for pointers.
+const TRIPLE: usize = 3;
+
+/// Inputs between two looks at what to ask for: more, and the processor no longer foresees the last one.
+const LOOK: usize = 64;
+
+/// Floats of a cache line: inputs between two looks where the rows that follow are asked for, too.
+pub(crate) const LINE: usize = 16;
+
 /// How many inputs ahead weights are asked for.
 const AHEAD: usize = 128;
-
-/// Inputs that are added up between two looks at the counter.
-const STEPS: usize = 4;
-
-/// Floats of a cache line.
-const LINE: isize = 16;
 
 /// Most inputs of one chain of multiply-adds. Longer sums are cut into segments, each a chain that begins at zero, and the segments are
 /// added in order: the rounding errors of a chain grow with its length.
@@ -40,10 +46,8 @@ pub(crate) fn packed_width(channels: usize) -> usize {
 pub(crate) struct Columns<'a> {
     /// Columns, the last one perhaps half empty: in each, 16 floats for each input in the order of the reduction.
     pub weights: &'a [f32],
-    /// Where the weights begin that are needed after these, seen from the first ones, so that they can be asked for: 0 if the same
-    /// weights meet another tile, the length of these if those that follow them do. What nobody needs may not even be mapped, and the
-    /// processor would look for it in vain, which takes long.
-    pub then: usize,
+    /// Weights that will be needed after these, and are asked for on the way; empty if the same ones will be.
+    pub next: &'a [f32],
 }
 
 /// Bias and bounds of a result that is finished while it is in registers.
@@ -155,21 +159,25 @@ impl Kernel for Tiles<'_> {
             for inner in 0..inner {
                 let (tile, step) = if by_rows { (outer, inner) } else { (inner, outer) };
                 let first = step * width;
-                let (column, next) = (first / COLUMN, (first + width).div_ceil(COLUMN));
-                let begin = column * COLUMN * depth;
-                let after = if step + 1 == steps { columns.then } else { next * COLUMN * depth };
-                let vectors = vectors.min((channels - first).div_ceil(S::LANES));
                 let row = tile * size + tile.min(larger);
                 let count = size + usize::from(tile < larger);
-                let then = if tile + 1 == tiles || by_rows { after } else { begin };
+                let vectors = vectors.min((channels - first).div_ceil(S::LANES));
+                // The weights that are needed next, beginning with those of the same place in a column.
+                let column = |step: usize| &columns.weights[step * width / COLUMN * COLUMN * depth..];
+                let next = match (tile + 1 < tiles && !by_rows, step + 1 < steps) {
+                    (true, _) => column(step),
+                    (false, true) => column(step + 1),
+                    (false, false) if columns.next.is_empty() => column(0),
+                    (false, false) => columns.next,
+                };
                 let asks = product.asks_ahead && first == 0 && tile + 1 < tiles;
                 macro_rules! run {
                     ($rows:literal) => {
                         // SAFETY: `Product::run` has checked that all rows, weights and results exist.
                         unsafe {
                             match vectors {
-                                1 => tile_of::<S, $rows, 1>(simd, &product, &results, row, first, then, asks),
-                                _ => tile_of::<S, $rows, 2>(simd, &product, &results, row, first, then, asks),
+                                1 => tile_of::<S, $rows, 1>(simd, &product, &results, row, first, next, asks),
+                                _ => tile_of::<S, $rows, 2>(simd, &product, &results, row, first, next, asks),
                             }
                         }
                     };
@@ -187,6 +195,8 @@ impl Kernel for Tiles<'_> {
                     10 if S::TILE > 6 => run!(10),
                     11 if S::TILE > 6 => run!(11),
                     12 if S::TILE > 6 => run!(12),
+                    13 if S::TILE > 6 => run!(13),
+                    14 if S::TILE > 6 => run!(14),
                     _ => unreachable!("a tile of this level has fewer rows"),
                 }
             }
@@ -194,8 +204,8 @@ impl Kernel for Tiles<'_> {
     }
 }
 
-/// Computes P rows from `row` on and N vectors of channels from `first` on; `then` is where the weights lie that are needed next, and
-/// `asks` whether to ask for the rows that follow.
+/// Computes P rows from `row` on and N vectors of channels from `first` on; `next` are the weights that are needed next, and `asks` says
+/// whether to ask for the rows that follow.
 ///
 /// # Safety
 /// The rows, weights and results must exist.
@@ -206,7 +216,7 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     results: &Results,
     row: usize,
     first: usize,
-    then: usize,
+    next: &[f32],
     asks: bool,
 ) {
     let Product { input, stride, depth, columns, .. } = product;
@@ -218,71 +228,71 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     // From one vector of channels to the next: they share a column, or each has its own.
     let vector = if S::LANES == COLUMN { COLUMN * depth } else { S::LANES };
     // Weights are asked for some inputs ahead, behind the last one those that are needed next.
-    let last = weight.wrapping_add(COLUMN * depth);
-    let ahead = COLUMN * (*depth).min(AHEAD);
-    let jump = then.wrapping_sub((column + 1) * COLUMN * depth);
+    let ahead = AHEAD.min(*depth);
+    let next = next.as_ptr().wrapping_add(first % COLUMN).wrapping_sub(COLUMN * depth);
     let most = depth.div_ceil(depth.div_ceil(SEGMENT).max(1));
     // Scratch, whose rows are a block wide, is in the cache.
     if finish.is_some() || *to_stride != BLOCK {
         for p in 0..P {
-            simd.prefetch_to_write(to.wrapping_add(p * to_stride));
+            for line in 0..(N * S::LANES).div_ceil(LINE) {
+                simd.prefetch_to_write(to.wrapping_add(p * to_stride + line * LINE));
+            }
         }
     }
     let mut done = 0;
     loop {
         let part = (depth - done).min(most);
         let mut acc = [[simd.splat(0.0); N]; P];
-        // The pointers stand at the ends of their rows and are indexed by a counter that rises to zero.
-        let mut ends = [from.wrapping_add(done + part); P];
-        for p in 1..P {
-            ends[p] = ends[p - 1].wrapping_add(*stride);
+        let mut inputs = [from.wrapping_add(done); ROWS.div_ceil(TRIPLE)];
+        for triple in 1..P.div_ceil(TRIPLE) {
+            inputs[triple] = inputs[triple - 1].wrapping_add(TRIPLE * stride);
         }
-        let mut c = -(part as isize);
-        macro_rules! add_up {
-            ($count:expr) => {{
-                for step in 0..$count {
-                    let mut w = [simd.splat(0.0); N];
-                    for n in 0..N {
-                        // SAFETY: `weight` has moved by a line for each input so far, and `step` lines on there is that of an input of this
-                        // row, so that it lies in a column, as do the vectors that follow it in this column or at the same place of the
-                        // next one.
-                        w[n] = unsafe { simd.load_pointer(weight.wrapping_add(step * COLUMN + n * vector)) };
-                    }
-                    for p in 0..P {
-                        // SAFETY: c + step runs over -part .. 0 before the end of a part of the row.
-                        let x = simd.splat(unsafe { *ends[p].wrapping_offset(c).wrapping_add(step) });
-                        for n in 0..N {
-                            acc[p][n] = simd.multiply_add(x, w[n], acc[p][n]);
-                        }
-                    }
+        let mut left = part;
+        while left > 0 {
+            let count = left.min(if asks { LINE } else { LOOK });
+            left -= count;
+            if asks {
+                for p in 0..P {
+                    simd.prefetch(inputs[p / TRIPLE].wrapping_add((p % TRIPLE + P) * stride));
                 }
-                let mut next = weight.wrapping_add(ahead);
-                if next.wrapping_add(($count - 1) * COLUMN) >= last {
-                    next = next.wrapping_add(jump);
-                }
-                for step in 0..$count {
-                    simd.prefetch(next.wrapping_add(step * COLUMN));
-                    if N * S::LANES > COLUMN {
-                        simd.prefetch(next.wrapping_add(step * COLUMN + vector));
-                    }
-                }
-                weight = weight.wrapping_add($count * COLUMN);
-                c += $count as isize;
-            }};
-        }
-        // Only large tiles, so that the others are not four times as long.
-        if P + 1 >= S::TILE {
-            while c <= -(STEPS as isize) {
-                if asks && c % LINE == 0 {
-                    for end in ends {
-                        simd.prefetch(end.wrapping_offset(c).wrapping_add(P * stride));
-                    }
-                }
-                add_up!(STEPS);
             }
-        }
-        while c < 0 {
-            add_up!(1);
+            let far = done + part - left - count + ahead;
+            let mut asked = match far < *depth {
+                true => weight.wrapping_add(COLUMN * ahead),
+                false => next.wrapping_add(COLUMN * far),
+            };
+            for _ in 0..count {
+                let mut w = [simd.splat(0.0); N];
+                for n in 0..N {
+                    // SAFETY: `weight` has moved by a line for each input so far, so that it lies in a column, as does the vector that
+                    // follows it in this column or at the same place of the next one.
+                    w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * vector)) };
+                }
+                // Written out, because loops that hold assembly are not unrolled in time for sums to become registers.
+                macro_rules! rows {
+                    ($($row:literal)*) => {
+                        $(if $row < P {
+                            let offset = $row % TRIPLE * stride;
+                            // SAFETY: the pointers have moved by one float for each input so far, and stand in rows of this product.
+                            let x = unsafe { simd.splat_in_order(inputs[$row / TRIPLE], offset) };
+                            acc[$row][0] = simd.multiply_add_in_order(x, w[0], acc[$row][0]);
+                            if N > 1 {
+                                acc[$row][N - 1] = simd.multiply_add_in_order(x, w[N - 1], acc[$row][N - 1]);
+                            }
+                        })*
+                    };
+                }
+                rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+                simd.prefetch(asked);
+                if N * S::LANES > COLUMN {
+                    simd.prefetch(asked.wrapping_add(vector));
+                }
+                asked = asked.wrapping_add(COLUMN);
+                for input in &mut inputs[..P.div_ceil(TRIPLE)] {
+                    *input = input.wrapping_add(1);
+                }
+                weight = weight.wrapping_add(COLUMN);
+            }
         }
         let place = |p: usize, n: usize| to.wrapping_add(p * to_stride + n * S::LANES);
         if done > 0 {

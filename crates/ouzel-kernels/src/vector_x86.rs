@@ -1,6 +1,7 @@
 //! The vectors of x86-64 processors: AVX-512, and AVX2 with fused multiply-add.
 
 use crate::vector::{MANTISSA, MANTISSA_BITS, ONE, ROOT_OF_HALF, Simd};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Proof that AVX-512 (F, BW, DQ, VL), AVX2 and FMA exist.
@@ -37,10 +38,51 @@ macro_rules! by_token {
     };
 }
 
+/// The float `offset` floats behind an address, in all lanes. In assembly, so that it stays where it stands.
+///
+/// # Safety
+/// It must be readable, and the processor must have avx512f.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn splat_here(from: *const f32, offset: usize) -> __m512 {
+    let x: __m512;
+    // SAFETY: the instruction reads the float that the caller promises, and nothing else.
+    unsafe {
+        asm!(
+            "vbroadcastss {x}, dword ptr [{from} + 4 * {offset}]",
+            x = lateout(zmm_reg) x,
+            from = in(reg) from,
+            offset = in(reg) offset,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+    x
+}
+
+/// a * b + c. In assembly, so that it stays where it stands.
+///
+/// # Safety
+/// The processor must have avx512f.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn multiply_add_here(a: __m512, b: __m512, mut c: __m512) -> __m512 {
+    // SAFETY: the instruction touches three registers.
+    unsafe {
+        asm!(
+            "vfmadd231ps {c}, {a}, {b}",
+            c = inlateout(zmm_reg) c,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    c
+}
+
 impl Simd for Avx512 {
     type Floats = __m512;
     const LANES: usize = 16;
-    const TILE: usize = 12;
+    const TILE: usize = 14;
     const FUSED: bool = true;
     const PORTABLE: bool = false;
 
@@ -97,6 +139,15 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn multiply_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         by_token!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    unsafe fn splat_in_order(self, from: *const f32, offset: usize) -> __m512 {
+        // SAFETY: the token proves the instruction, the caller that the float can be read.
+        unsafe { splat_here(from, offset) }
+    }
+    #[inline(always)]
+    fn multiply_add_in_order(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        by_token!(multiply_add_here(a, b, c))
     }
     #[inline(always)]
     fn greatest(self, a: __m512, b: __m512) -> __m512 {

@@ -12,9 +12,9 @@
 //! (Lavin and Gray 2015, "Fast algorithms for convolutional neural networks"). The products, summed over the channels, are 16 matrix
 //! products of tiles by channels, which the micro-kernel of all convolutions computes.
 
+use crate::aligned::{Aligned, OnLine};
 use crate::convolution::{ConvolutionShape, Work};
 use crate::level::Kernel;
-use crate::packed::Packed;
 use crate::setting::Pixels;
 use crate::tile::{BLOCK, COLUMN, Columns, Product, Results, ZEROS, packed_width};
 use crate::vector::Simd;
@@ -27,17 +27,17 @@ pub(crate) const TAPS: usize = 9;
 /// Products of a tile.
 const PRODUCTS: usize = 16;
 
-/// Most tiles of a task: their transformed inputs should stay in the cache, and transformed weights should serve many of them.
-const MOST_TILES: usize = 96;
+/// Most tiles of a task: its transformed weights should serve many of them.
+const MOST_TILES: usize = 112;
+
+/// Most floats of the transformed inputs of a task, for them to stay in the cache.
+const MOST_TRANSFORMED: usize = 512 * 1024;
 
 /// Floats between the rows of neighbouring tiles beyond what they hold, so that they do not compete for the same lines of the cache.
 const GAP: usize = 16;
 
 /// Most pixels that are finished at once.
 const MOST_PIXELS: usize = 12;
-
-/// Tasks that each thread should have, so that all end at the same time.
-const TASKS_PER_THREAD: usize = 4;
 
 /// Whether a convolution can be computed in this way.
 pub(crate) fn fits(shape: &ConvolutionShape) -> bool {
@@ -53,6 +53,9 @@ pub(crate) fn fits(shape: &ConvolutionShape) -> bool {
 
 /// What transforming a channel of a tile costs, in products.
 const TRANSFORMATION: usize = 250;
+
+/// What reading a transformed weight costs a task, in products.
+const READING: usize = 12;
 
 /// Whether this way is faster than the direct one for a result of some size: products against products, and the transformations.
 pub(crate) fn is_faster(inputs: usize, outputs: usize, size: [usize; 3]) -> bool {
@@ -114,7 +117,7 @@ fn transform_weights(taps: &[[f64; BLOCK]; TAPS]) -> [[f64; BLOCK]; PRODUCTS] {
 
 thread_local! {
     /// Memory for transformed tiles, kept because tasks are many and short.
-    static SCRATCH: Cell<Packed> = Cell::default();
+    static SCRATCH: Cell<Aligned> = Cell::default();
 }
 
 /// How the tiles of all samples and the blocks of channels are shared out.
@@ -134,15 +137,29 @@ pub(crate) fn run(work: &Work) {
     let grid = [view.size[1].div_ceil(2), view.size[2].div_ceil(2)];
     let tiles = view.batch * view.size[0] * grid[0] * grid[1];
     let blocks = work.convolution.output_channels.div_ceil(BLOCK);
-    let chunks = tiles.div_ceil(MOST_TILES);
-    let wanted = if work.threads == 1 { 1 } else { TASKS_PER_THREAD * work.threads };
-    let runs = wanted.div_ceil(chunks).min(blocks);
+    let (chunks, runs) = shares(tiles, blocks, work.convolution.input_channels, work.threads);
     let plan = Plan { work, grid, tiles, chunks, blocks, runs };
     let run = |index: usize| work.level.run(Task { plan: &plan, index });
     match chunks * runs {
         1 => run(0),
         tasks => (0..tasks).into_par_iter().with_max_len(1).for_each(run),
     }
+}
+
+/// The numbers of chunks of tiles and of runs of blocks that make so many threads end first. Each chunk reads all weights, each run
+/// transforms all inputs.
+fn shares(tiles: usize, blocks: usize, inputs: usize, threads: usize) -> (usize, usize) {
+    let most = MOST_TILES.min(MOST_TRANSFORMED / (PRODUCTS * inputs.max(1))).max(1);
+    let fewest = tiles.div_ceil(most);
+    let time = |(chunks, runs): (usize, usize)| {
+        let (tiles, blocks) = (tiles.div_ceil(chunks), blocks.div_ceil(runs));
+        let products = PRODUCTS * inputs * blocks * BLOCK;
+        let transformations = TRANSFORMATION * (inputs + blocks * BLOCK);
+        (chunks * runs).div_ceil(threads) * (tiles * (products + transformations) + READING * products)
+    };
+    let runs = 1..=blocks.min(threads);
+    let ways = runs.flat_map(|runs| (fewest..fewest + threads).map(move |chunks| (chunks, runs)));
+    ways.min_by_key(|&way| time(way)).expect("invariant: one block and one thread at least")
 }
 
 /// The share of number `index` of `count` things that are cut into `parts`: first and one past the last.
@@ -172,22 +189,22 @@ impl Kernel for Task<'_> {
 
         let mut scratch = SCRATCH.take();
         let needed = count * tile_stride + PRODUCTS * product_stride;
-        if scratch.as_slice().len() < needed {
-            scratch = Packed::zeros(needed);
+        if scratch.len() < needed {
+            scratch = Aligned::zeros(needed);
         }
-        let (transformed, products) = scratch.as_mut_slice()[..needed].split_at_mut(count * tile_stride);
+        let (transformed, products) = scratch[..needed].split_at_mut(count * tile_stride);
         for (n, to) in transformed.chunks_exact_mut(tile_stride).enumerate() {
             transform_input(simd, self.plan, first + n, row, to);
         }
+        let weights_end = PRODUCTS * inputs * packed_width(outputs.min(last_block * BLOCK));
         for block in first_block..last_block {
             let rest = outputs - block * BLOCK;
             let channels = rest.min(BLOCK);
             let width = packed_width(channels);
-            let weights = &work.weights[PRODUCTS * inputs * BLOCK * block..][..PRODUCTS * inputs * width];
+            let weights = &work.weights[PRODUCTS * inputs * BLOCK * block..weights_end];
             for product in 0..PRODUCTS {
-                let weights = &weights[product * inputs * width..][..inputs * width];
-                let is_last = product + 1 == PRODUCTS && block + 1 == last_block;
-                let then = if is_last { 0 } else { weights.len() };
+                let (weights, behind) = weights[product * inputs * width..].split_at(inputs * width);
+                let next = &behind[..behind.len().min(inputs * width)];
                 let results = Results { start: product * product_stride, ..Results::sums(products) };
                 let product = Product {
                     input: transformed,
@@ -195,7 +212,7 @@ impl Kernel for Task<'_> {
                     stride: tile_stride,
                     rows: count,
                     depth: inputs,
-                    columns: Columns { weights, then },
+                    columns: Columns { weights, next },
                     channels,
                     asks_ahead: false,
                 };
@@ -276,7 +293,7 @@ impl Task<'_> {
     ) {
         let Plan { work, grid, .. } = *self.plan;
         let size = work.output_view.size;
-        let mut sums = [[0.0; BLOCK]; MOST_PIXELS];
+        let mut sums = OnLine([[0.0; BLOCK]; MOST_PIXELS]);
         let mut pixels = [0; MOST_PIXELS];
         let mut filled = 0;
         assert!(products.len() >= (PRODUCTS - 1) * product_stride + tiles.len() * BLOCK);
@@ -302,7 +319,7 @@ impl Task<'_> {
                     let values = [simd.add(simd.add(a, b), c), simd.subtract(simd.subtract(b, c), e)];
                     for x in 0..2 {
                         if inside[2 * y + x] {
-                            simd.store(values[x], &mut sums[place][lane..]);
+                            simd.store(values[x], &mut sums.0[place][lane..]);
                             place += 1;
                         }
                     }
@@ -315,7 +332,7 @@ impl Task<'_> {
             if filled + 4 > MOST_PIXELS {
                 // SAFETY: passed on.
                 unsafe {
-                    work.finish.tile(simd, &sums, &pixels[..filled], channel, channels);
+                    work.finish.tile(simd, &sums.0, &pixels[..filled], channel, channels);
                     work.finish.go_on(Pixels::List(&pixels[..filled]), channel, channels);
                 }
                 filled = 0;
@@ -323,7 +340,7 @@ impl Task<'_> {
         }
         // SAFETY: passed on.
         unsafe {
-            work.finish.tile(simd, &sums, &pixels[..filled], channel, channels);
+            work.finish.tile(simd, &sums.0, &pixels[..filled], channel, channels);
             work.finish.go_on(Pixels::List(&pixels[..filled]), channel, channels);
         }
     }

@@ -13,8 +13,8 @@ use crate::timings::{StepTime, Timings};
 use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn, ShapeBuilder};
 use ouzel_kernels as kernels;
 use ouzel_kernels::{
-    Addend, Epilogue, Gate, Level, Matrices, Operand, Tail, average_pool, average_pool_gradient, finish,
-    max_pool, max_pool_gradient, reduce_channels, reduce_pixels, softmax,
+    Addend, Aligned, Epilogue, Gate, Level, Matrices, Operand, Tail, average_pool, average_pool_gradient,
+    finish, max_pool, max_pool_gradient, reduce_channels, reduce_pixels, softmax,
 };
 use std::ops::Range;
 use std::sync::Mutex;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// The memory of one run, kept for the next one.
 struct Workspace {
-    floats: Vec<Vec<f32>>,
+    floats: Vec<Aligned>,
     words: Vec<Vec<u16>>,
     tensors: Vec<Option<Tensor>>,
 }
@@ -71,7 +71,7 @@ impl Program {
     fn workspace(&self) -> Workspace {
         let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
         idle.unwrap_or_else(|| Workspace {
-            floats: self.allocation.floats.iter().map(|&len| vec![0.0; len]).collect(),
+            floats: self.allocation.floats.iter().map(|&len| Aligned::zeros(len)).collect(),
             words: self.allocation.words.iter().map(|&len| vec![0; len]).collect(),
             tensors: vec![None; self.tensors],
         })
@@ -234,7 +234,7 @@ struct Runner<'a> {
 /// Floats that are taken out of their slot while a step writes them.
 struct Taken {
     slot: usize,
-    values: Vec<f32>,
+    values: Aligned,
 }
 
 impl<'a> Runner<'a> {
