@@ -1,8 +1,9 @@
 //! How near to the arithmetic peak of a core the convolutions of ResNet-50, VGG-16 and MobileNet-V2 come, in both directions.
 //!
 //! `cargo run --release -p ouzel-kernels --example peak [threads] [filter]`; `OUZEL_SIMD` chooses the level. The first line has the peak
-//! of all threads together; with a filter that is no convolution's name, it stays the only figure. For the fractions the peak is measured
-//! in the same moment as each convolution, because other work on the machine changes both.
+//! of all threads together; with a filter that is no convolution's name, it stays the only figure. Where Winograd's algorithm is faster,
+//! a second line has its times. For the fractions the peak is measured in the same moment as each convolution, because other work on the
+//! machine changes both.
 
 use ouzel_kernels::{Aligned, Convolution, ConvolutionShape, Epilogue, Level, View, peak_flops};
 use std::time::Instant;

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 /// Floats in a line of the cache.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 /// Floats in a huge page.
 const HUGE_PAGE: usize = 512 * 1024;
@@ -78,3 +78,21 @@ impl DerefMut for Aligned {
 /// Scratch on the stack that begins at a cache line.
 #[repr(C, align(64))]
 pub(crate) struct OnLine<T>(pub T);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_large_ones_begin_where_they_should_and_hold_zeros() {
+        for (length, unit) in
+            [(0, LINE), (HUGE_PAGE - 1, LINE), (HUGE_PAGE, HUGE_PAGE), (2 * HUGE_PAGE + 3, HUGE_PAGE)]
+        {
+            let mut floats = Aligned::zeros(length);
+            assert_eq!(floats.len(), length);
+            assert_eq!(floats.as_ptr() as usize % (unit * size_of::<f32>()), 0, "of {length} floats");
+            assert!(floats.iter().all(|value| *value == 0.0));
+            floats.fill(1.0);
+        }
+    }
+}

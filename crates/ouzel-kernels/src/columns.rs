@@ -251,8 +251,9 @@ impl Kernel for Task<'_> {
                     product(channels, 0..places.len()).run(*level, results);
                     continue;
                 }
-                for first in (0..places.len()).step_by(MOST_SUMS / S::TILE * S::TILE) {
-                    let part = first..places.len().min(first + MOST_SUMS / S::TILE * S::TILE);
+                let whole_tiles = MOST_SUMS / S::TILE * S::TILE;
+                for first in (0..places.len()).step_by(whole_tiles) {
+                    let part = first..places.len().min(first + whole_tiles);
                     let places = &places[part.clone()];
                     finish.ask(simd, places, channel, channels.len());
                     for first in channels.clone().step_by(BLOCK) {

@@ -1,6 +1,7 @@
 //! The micro-kernel of all matrix-like work: rows of inputs at equal distances times the weights of a block of channels, tile by tile of
 //! results that stay in registers.
 
+use crate::aligned::LINE;
 use crate::level::{Kernel, Level};
 use crate::shared::Shared;
 use crate::vector::Simd;
@@ -9,9 +10,9 @@ use crate::vector::Simd;
 pub(crate) const BLOCK: usize = 32;
 
 /// Output channels of a column of packed weights: a cache line for each input. A block has two columns, the last one perhaps one.
-pub(crate) const COLUMN: usize = 16;
+pub(crate) const COLUMN: usize = LINE;
 
-/// Most rows of a tile.
+/// Most rows of a tile at any level.
 const ROWS: usize = 14;
 
 /// Rows that are found from one pointer: there are more rows than registers for pointers.
@@ -19,9 +20,6 @@ const TRIPLE: usize = 3;
 
 /// Inputs between two looks at what to ask for: more, and the processor no longer foresees the last one.
 const LOOK: usize = 64;
-
-/// Floats of a cache line: inputs between two looks where the rows that follow are asked for, too.
-pub(crate) const LINE: usize = 16;
 
 /// How many inputs ahead weights are asked for.
 const AHEAD: usize = 128;
@@ -143,6 +141,7 @@ impl Kernel for Tiles<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        const { assert!(S::TILE <= ROWS) };
         let Tiles { product, results } = self;
         let Product { rows, depth, columns, channels, .. } = product;
         let tiles = rows.div_ceil(S::TILE);
@@ -249,6 +248,7 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
         }
         let mut left = part;
         while left > 0 {
+            // The rows that follow are asked for line by line.
             let count = left.min(if asks { LINE } else { LOOK });
             left -= count;
             if asks {
