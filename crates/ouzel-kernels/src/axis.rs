@@ -1,8 +1,8 @@
 //! A sparse matrix applied along one axis of a tensor: resizing (nearest, linear, cubic) and its gradient, one axis at a time.
 
+use crate::crew::share_out_chunks;
 use crate::level::{Kernel, Level};
 use crate::vector::Simd;
-use rayon::prelude::*;
 
 /// A sparse matrix, row by row.
 ///
@@ -98,10 +98,9 @@ impl AxisMatrix {
             return;
         }
         let rows_per_task = LEAST_WORK.div_ceil(inner);
-        let run = |(task, output): (usize, &mut [f32])| {
+        share_out_chunks(&mut output[..total], rows_per_task * inner, |task, output| {
             level.run(Task { matrix: self, inner, input, first: task * rows_per_task, output, accumulate });
-        };
-        output[..total].par_chunks_mut(rows_per_task * inner).enumerate().for_each(run);
+        });
     }
 }
 

@@ -2,11 +2,11 @@
 
 use crate::aligned::{Aligned, OnLine};
 use crate::convolution::{Pass, Work};
+use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
 use crate::tile::{BLOCK, Columns, FEW, Product, Results, packed_width};
 use crate::vector::Simd;
-use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -47,10 +47,7 @@ pub(crate) fn run(work: &Work) {
             index -= plan.tasks;
         }
     };
-    match total {
-        0 | 1 => (0..total).for_each(run),
-        _ => (0..total).into_par_iter().with_max_len(1).for_each(run),
-    }
+    share_out(total, run);
 }
 
 /// How a pass is cut into tasks: a number of chunks of pixels times a number of runs of blocks of channels.

@@ -1,13 +1,13 @@
 //! Dense layers: one packed copy of the weights that serves both directions.
 
 use crate::convolution::{Convolution, ConvolutionShape, Packing};
+use crate::crew::share_out;
 use crate::epilogue::{Epilogue, Finish};
 use crate::level::{Kernel, Level};
 use crate::setting::Pixels;
 use crate::tile::COLUMN;
 use crate::vector::Simd;
 use crate::view::View;
-use rayon::prelude::*;
 
 /// A dense layer `y[row][n] = Σ_k x[row][k] · w[k][n]` with its weights packed as `[column of n][k][n within the column]`.
 ///
@@ -129,10 +129,7 @@ impl Dense {
             let (first, last) = (task * tiles_per_task, tiles.min((task + 1) * tiles_per_task));
             level.run(Gradient { layer: self, gradient, rows, finish, first, last });
         };
-        match tasks {
-            1 => run(0),
-            _ => (0..tasks).into_par_iter().with_max_len(1).for_each(run),
-        }
+        share_out(tasks, run);
     }
 }
 

@@ -2,13 +2,13 @@
 
 use crate::aligned::OnLine;
 use crate::convolution::{Pass, Work};
+use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
 use crate::shared::Shared;
 use crate::tile::{BLOCK, Bounds, COLUMN, ZEROS};
 use crate::vector::Simd;
 use crate::view::View;
-use rayon::prelude::*;
 
 /// Most output pixels of a row that are computed at once, so that each weight is loaded once for all of them.
 const MOST_PIXELS: usize = 4;
@@ -38,10 +38,7 @@ pub(crate) fn run(work: &Work) {
             let (first, last) = (rows * task / tasks, rows * (task + 1) / tasks);
             work.level.run(Rows { work, pass, first, last });
         };
-        match tasks {
-            0 | 1 => (0..tasks).for_each(run),
-            _ => (0..tasks).into_par_iter().with_max_len(1).for_each(run),
-        }
+        share_out(tasks, run);
     }
 }
 

@@ -3,11 +3,11 @@
 
 use crate::aligned::Aligned;
 use crate::convolution::{ConvolutionShape, Pass, Work};
+use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
 use crate::tile::{BLOCK, Columns, Product, Results, packed_width};
 use crate::vector::Simd;
-use rayon::prelude::*;
 use std::cell::Cell;
 
 /// Most output channels that are few.
@@ -65,10 +65,7 @@ pub(crate) fn run(work: &Work) {
         let (first, last) = (task * rows_per_task, rows.min((task + 1) * rows_per_task));
         work.level.run(Rows { work, pass, first, last });
     };
-    match tasks {
-        0 | 1 => (0..tasks).for_each(run),
-        _ => (0..tasks).into_par_iter().with_max_len(1).for_each(run),
-    }
+    share_out(tasks, run);
 }
 
 thread_local! {

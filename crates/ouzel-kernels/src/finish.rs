@@ -1,11 +1,11 @@
 //! An epilogue without a product before it: bias, residual, activation and gates on a tensor that exists already.
 
+use crate::crew::share_out;
 use crate::epilogue::{Epilogue, Finish};
 use crate::level::{Kernel, Level};
 use crate::setting::Pixels;
 use crate::vector::Simd;
 use crate::view::View;
-use rayon::prelude::*;
 
 /// Elements below which the work is not worth sharing out.
 const LEAST_WORK: usize = 32 * 1024;
@@ -44,10 +44,7 @@ pub fn finish(
         let (first, last) = (task * pixels_per_task, pixels.min((task + 1) * pixels_per_task));
         level.run(Span { input, view: input_view, finish, first, last });
     };
-    match tasks {
-        0 | 1 => (0..tasks).for_each(run),
-        _ => (0..tasks).into_par_iter().for_each(run),
-    }
+    share_out(tasks, run);
 }
 
 struct Span<'a> {

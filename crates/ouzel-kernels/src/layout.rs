@@ -1,8 +1,8 @@
 //! Changes of layout: between channels-first and channels-last, and any transposition or strided copy.
 
+use crate::crew::{share_out, share_out_chunks};
 use crate::shared::Shared;
 use crate::view::View;
-use rayon::prelude::*;
 
 /// Edge of the squares in which a transposition goes.
 const SQUARE: usize = 16;
@@ -29,7 +29,9 @@ pub fn to_channels_last(input: &[f32], output: &mut [f32], view: &View) {
         return;
     }
     let sample = pixels / view.batch;
-    let run = |(pixel, rows): (usize, &mut [f32])| {
+    let run_pixels = (LEAST_WORK / channels).next_multiple_of(SQUARE).max(SQUARE);
+    share_out_chunks(&mut output[..view.len()], run_pixels * view.pixel_stride, |run, rows| {
+        let pixel = run * run_pixels;
         // A run of pixels may reach into the next samples.
         let count = rows.len() / view.pixel_stride;
         let mut done = 0;
@@ -41,16 +43,7 @@ pub fn to_channels_last(input: &[f32], output: &mut [f32], view: &View) {
             transpose(from, sample, to, view.pixel_stride, channels, part);
             done += part;
         }
-    };
-    let run_pixels = (LEAST_WORK / channels).next_multiple_of(SQUARE).max(SQUARE);
-    let output = &mut output[..view.len()];
-    if run_pixels >= pixels {
-        return run((0, output));
-    }
-    output
-        .par_chunks_mut(run_pixels * view.pixel_stride)
-        .enumerate()
-        .for_each(|(index, rows)| run((index * run_pixels, rows)));
+    });
 }
 
 /// Copies a channels-last view into a channels-first tensor `[batch][channel][spatial...]`.
@@ -69,17 +62,10 @@ pub fn to_channels_first(input: &[f32], view: &View, output: &mut [f32]) {
     let planes_per_task = (LEAST_WORK / sample).clamp(1, channels);
     for (batch, output) in output[..pixels * channels].chunks_mut(sample * channels).enumerate() {
         let input = &input[batch * sample * view.pixel_stride + view.channel_offset..];
-        let run = |index: usize, planes: &mut [f32]| {
+        share_out_chunks(output, planes_per_task * sample, |index, planes| {
             let count = planes.len() / sample;
             transpose(&input[index * planes_per_task..], view.pixel_stride, planes, sample, sample, count);
-        };
-        match planes_per_task == channels {
-            true => run(0, output),
-            false => output
-                .par_chunks_mut(planes_per_task * sample)
-                .enumerate()
-                .for_each(|(index, planes)| run(index, planes)),
-        }
+        });
     }
 }
 
@@ -291,15 +277,13 @@ impl StridedCopy {
         };
         let rows_per_task = (LEAST_WORK / last.0).clamp(1, inner.0);
         let parts = inner.0.div_ceil(rows_per_task);
-        let task = |index: usize| {
-            let first = index % parts * rows_per_task;
-            plane(index / parts, (first, inner.0.min(first + rows_per_task)));
-        };
-        let planes_per_task = LEAST_WORK.div_ceil(inner.0 * last.0);
-        if total <= LEAST_WORK {
-            (0..planes * parts).for_each(task);
-        } else {
-            (0..planes * parts).into_par_iter().with_min_len(planes_per_task).for_each(task);
-        }
+        let parts_per_task = LEAST_WORK.div_ceil(inner.0 * last.0);
+        let all = planes * parts;
+        share_out(all.div_ceil(parts_per_task), |task| {
+            for index in task * parts_per_task..all.min((task + 1) * parts_per_task) {
+                let first = index % parts * rows_per_task;
+                plane(index / parts, (first, inner.0.min(first + rows_per_task)));
+            }
+        });
     }
 }

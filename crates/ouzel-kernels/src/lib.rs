@@ -66,7 +66,7 @@
 //!
 //! # What holds for all kernels
 //!
-//!  - Work is shared out in the rayon pool of the caller. The order in which an element is summed depends on the operation, its shapes
+//!  - Work is shared out in the rayon pool of the caller, sooner where [`together`] keeps its threads awake. The order in which an element is summed depends on the operation, its shapes
 //!    and the SIMD level, never on the batch, the number of threads or the position, so results have the same bits for all of them.
 //!  - A gate selects and never multiplies: what it stops is exactly zero, be it infinite or not a number.
 //!  - Padding counts as zeros that are multiplied; a weight that is not finite therefore reaches padded outputs. Depthwise convolution
@@ -83,6 +83,7 @@ mod aligned;
 mod axis;
 mod columns;
 mod convolution;
+mod crew;
 mod dense;
 mod depthwise;
 mod epilogue;
@@ -109,6 +110,7 @@ mod winograd;
 pub use aligned::Aligned;
 pub use axis::AxisMatrix;
 pub use convolution::{Convolution, ConvolutionShape};
+pub use crew::together;
 pub use dense::Dense;
 pub use epilogue::{Activation, Addend, Epilogue, Gate, GateRule, RecordRule, Tail, mask_words};
 pub use finish::finish;

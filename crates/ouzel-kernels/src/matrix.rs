@@ -1,11 +1,12 @@
 //! Products of matrices that are both known only at run time, as in attention.
 
 use crate::convolution::{Convolution, ConvolutionShape};
+use crate::crew::share_out;
 use crate::epilogue::Epilogue;
 use crate::level::Level;
+use crate::shared::Shared;
 use crate::tile::{COLUMN, packed_width};
 use crate::view::View;
-use rayon::prelude::*;
 
 /// One side of a batch of matrix products.
 #[derive(Clone, Copy, Debug)]
@@ -144,7 +145,14 @@ impl MatrixProduct {
         left.check(batch, rows, depth, "left matrices");
         right.check(batch, depth, columns, "right matrices");
         let packed_len = depth * packed_width(columns);
-        let one = |((index, output), scratch): ((usize, &mut [f32]), &mut [f32])| {
+        let scratch_len = self.scratch_of_one();
+        let (output, scratch) = (Shared::new(output), Shared::new(scratch));
+        let one = |index: usize| {
+            // SAFETY: each product has its own results and its own scratch, and is made once.
+            let (output, scratch) = unsafe {
+                let output = output.part(index * rows * columns, rows * columns);
+                (output, scratch.part(index * scratch_len, scratch_len))
+            };
             let (packed, rest) = scratch.split_at_mut(packed_len);
             let right = Matrices { data: &right.data[index * right.batch_stride..], ..right };
             pack(&right, depth, columns, packed);
@@ -175,15 +183,10 @@ impl MatrixProduct {
                 Epilogue { addend, ..Epilogue::default() },
             );
         };
-        let parts = output.chunks_exact_mut(rows * columns).enumerate();
-        let scratch_len = self.scratch_of_one();
-        match batch {
-            1 => parts.zip(scratch.chunks_exact_mut(scratch_len)).for_each(one),
-            _ => output
-                .par_chunks_exact_mut(rows * columns)
-                .enumerate()
-                .zip(scratch.par_chunks_exact_mut(scratch_len))
-                .for_each(one),
+        // Each product is shared out where there are few of them.
+        match batch < rayon::current_num_threads() {
+            true => (0..batch).for_each(one),
+            false => share_out(batch, one),
         }
     }
 }

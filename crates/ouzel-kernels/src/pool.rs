@@ -1,5 +1,6 @@
 //! Pooling: the maximum with its position, the average, and the gradients of both, gathered pixel by pixel.
 
+use crate::crew::share_out;
 use crate::epilogue::{Epilogue, Finish, WORD};
 use crate::level::{Kernel, Level};
 use crate::setting::Pixels;
@@ -7,7 +8,6 @@ use crate::shared::Shared;
 use crate::tile::BLOCK;
 use crate::vector::Simd;
 use crate::view::View;
-use rayon::prelude::*;
 
 /// The window of a pooling.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -274,10 +274,7 @@ fn run<G: Gather>(level: Level, gather: G, visited: usize, view: &View, finish: 
             channels: (first_block * BLOCK, view.channels.min((first_block + blocks_per_task) * BLOCK)),
         });
     };
-    match tasks {
-        0 | 1 => (0..tasks).for_each(task),
-        _ => (0..tasks).into_par_iter().with_max_len(1).for_each(task),
-    }
+    share_out(tasks, task);
 }
 
 /// Some rows of pixels, some channels.

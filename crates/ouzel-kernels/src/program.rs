@@ -1,10 +1,10 @@
 //! Fused elementwise computations: a small program that is run over cache-sized blocks of channels-last tensors.
 
+use crate::crew::share_out;
 use crate::epilogue::mask_words;
 use crate::level::Level;
 use crate::setting::{Pixels, Place, Setting};
 use crate::view::View;
-use rayon::prelude::*;
 
 /// A register of a program, below [`MOST_REGISTERS`].
 pub type Register = u8;
@@ -282,10 +282,7 @@ impl Program {
             // the last channel.
             unsafe { setting.region(level, row, channel, ELEMENTS_PER_TASK.min(channels - channel)) };
         };
-        match tasks {
-            1 => run(0),
-            _ => (0..tasks).into_par_iter().for_each(run),
-        }
+        share_out(tasks, run);
     }
 
     /// Checks that everything that the program reads and writes is there and of this shape.

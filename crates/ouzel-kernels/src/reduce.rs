@@ -1,11 +1,11 @@
 //! Reductions over the channels of each pixel or over the pixels of each sample, and the softmax over channels.
 
+use crate::crew::{share_out, share_out_chunks};
 use crate::function;
 use crate::level::{Kernel, Level};
 use crate::shared::Shared;
 use crate::vector::Simd;
 use crate::view::View;
-use rayon::prelude::*;
 
 /// What a reduction computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,13 +96,6 @@ fn reduce_row(
     lanes[0]
 }
 
-fn for_each_task(tasks: usize, run: impl Fn(usize) + Send + Sync) {
-    match tasks {
-        0 | 1 => (0..tasks).for_each(run),
-        _ => (0..tasks).into_par_iter().for_each(run),
-    }
-}
-
 /// Reduces the channels of each pixel: `[pixel][channel]` to `[pixel]`.
 ///
 /// # Panics
@@ -119,10 +112,9 @@ pub fn reduce_channels(level: Level, reduction: Reduction, input: &[f32], view: 
     let pixels = view.pixels();
     assert!(output.len() >= pixels, "output has {} elements, needs {pixels}", output.len());
     let pixels_per_task = (LEAST_WORK / view.channels.max(1)).max(1);
-    let run = |(task, output): (usize, &mut [f32])| {
+    share_out_chunks(&mut output[..pixels], pixels_per_task, |task, output| {
         level.run(ReduceChannels { reduction, input, view, first: task * pixels_per_task, output });
-    };
-    output[..pixels].par_chunks_mut(pixels_per_task).enumerate().for_each(run);
+    });
 }
 
 struct ReduceChannels<'a> {
@@ -174,7 +166,7 @@ pub fn reduce_pixels(level: Level, reduction: Reduction, input: &[f32], view: &V
     let total = view.batch * chunks;
     let chunks_per_task = LEAST_WORK.div_ceil((pixels * CHUNK).max(1)).min(total);
     let output = Shared::new(output);
-    for_each_task(total.div_ceil(chunks_per_task), |task| {
+    share_out(total.div_ceil(chunks_per_task), |task| {
         for index in task * chunks_per_task..total.min((task + 1) * chunks_per_task) {
             let (batch, channel) = (index / chunks, index % chunks * CHUNK);
             let count = CHUNK.min(view.channels - channel);
@@ -305,7 +297,7 @@ fn run_rows(level: Level, rows: Rows, output: &mut [f32], view: &View) {
     let pixels = view.pixels();
     let pixels_per_task = (LEAST_WORK / 4 / view.channels).max(1);
     let output = Shared::new(output);
-    for_each_task(pixels.div_ceil(pixels_per_task), |task| {
+    share_out(pixels.div_ceil(pixels_per_task), |task| {
         let (first, last) = (task * pixels_per_task, pixels.min((task + 1) * pixels_per_task));
         level.run(RowsTask { rows, output, view, first, last });
     });

@@ -14,6 +14,7 @@
 
 use crate::aligned::{Aligned, OnLine};
 use crate::convolution::{ConvolutionShape, Work};
+use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
 use crate::tile::{BLOCK, COLUMN, Columns, Product, Results, ZEROS, packed_width};
@@ -140,10 +141,7 @@ pub(crate) fn run(work: &Work) {
     let (chunks, runs) = shares(tiles, blocks, work.convolution.input_channels, work.threads);
     let plan = Plan { work, grid, tiles, chunks, blocks, runs };
     let run = |index: usize| work.level.run(Task { plan: &plan, index });
-    match chunks * runs {
-        1 => run(0),
-        tasks => (0..tasks).into_par_iter().with_max_len(1).for_each(run),
-    }
+    share_out(chunks * runs, run);
 }
 
 /// The numbers of chunks of tiles and of runs of blocks that make so many threads end first. Each chunk reads all weights, each run

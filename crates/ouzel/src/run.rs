@@ -111,8 +111,7 @@ impl Program {
         inputs: &[Option<Tensor>],
         times: Option<&mut Times>,
     ) -> Result<()> {
-        // On a thread of the pool: from outside, each step would wake one up and wait for it.
-        rayon::scope(|_| self.run_steps_here(range, workspace, inputs, times))
+        kernels::together(|| self.run_steps_here(range, workspace, inputs, times))
     }
 
     fn run_steps_here(

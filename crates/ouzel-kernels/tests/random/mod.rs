@@ -40,16 +40,18 @@ impl Random {
     }
 }
 
-/// Runs `work` in pools of 1, 2 and 3 threads and asserts that the results have equal bits.
+/// Runs `work` in pools of 1, 2 and 3 threads, with and without a crew, and asserts that the results have equal bits.
 #[allow(dead_code, reason = "shared by test files that each use a part of it")]
 pub fn same_for_all_threads(work: impl Fn() -> Vec<f32> + Send + Sync) -> Vec<f32> {
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-        pool.install(&work)
+        [pool.install(&work), pool.install(|| ouzel_kernels::together(&work))]
     };
-    let one = run(1);
-    for threads in [2, 3] {
-        assert!(equal_bits(&one, &run(threads)), "{threads} threads differ from one");
+    let [one, _] = run(1);
+    for threads in [1, 2, 3] {
+        for many in run(threads) {
+            assert!(equal_bits(&one, &many), "{threads} threads differ from one");
+        }
     }
     one
 }
