@@ -97,7 +97,13 @@ pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     let crew = &crew;
     rayon::scope(|scope| {
         let leader = rayon::current_thread_index().unwrap_or(0);
-        scope.spawn_broadcast(move |_, context| crew.serve((context.index() + threads - leader) % threads));
+        scope.spawn_broadcast(move |_, context| {
+            // The leader comes here where it waits for others in the midst of its work, and at the end.
+            match (context.index() + threads - leader) % threads {
+                0 => {}
+                part => crew.serve(part),
+            }
+        });
         let _over = Over(crew);
         let _acting = Acting::new(Role::Leader(NonNull::from(crew)));
         work()
@@ -273,10 +279,15 @@ mod tests {
                     sum.fetch_add(counts(7).iter().sum(), Ordering::Relaxed);
                     sum.fetch_add((0..4).into_par_iter().map(|_| 1).sum(), Ordering::Relaxed);
                 });
-                sum.fetch_add((0..10).into_par_iter().map(|_| together(|| 1)).sum(), Ordering::Relaxed);
+                // Long enough for the leader to have to wait for what others have taken.
+                let long = |_| {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    together(|| 1)
+                };
+                sum.fetch_add((0..30).into_par_iter().map(long).sum(), Ordering::Relaxed);
             });
         });
-        assert_eq!(sum.into_inner(), 5 * (7 + 4) + 10);
+        assert_eq!(sum.into_inner(), 5 * (7 + 4) + 30);
     }
 
     #[test]
