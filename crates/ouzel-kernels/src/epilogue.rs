@@ -428,7 +428,9 @@ impl<'a> Finish<'a> {
         pixels: &[usize],
         channel: usize,
     ) {
+        let view = &self.view;
         let length = N * S::LANES;
+        assert!(channel + length <= view.channels, "invariant: channels of the output");
         let mut bias = [simd.splat(0.0); N];
         if let Some(values) = self.bias {
             for n in 0..N {
@@ -439,32 +441,36 @@ impl<'a> Finish<'a> {
             Some(gate) if gate.before_addend => (Some(gate), None),
             gate => (None, gate.as_ref()),
         };
-        for (sums, pixel) in sums.iter().zip(pixels) {
+        let total = view.pixels();
+        for (sums, &pixel) in sums.iter().zip(pixels) {
+            assert!(pixel < total, "invariant: a pixel of the output");
+            let output =
+                self.output.address(pixel * view.pixel_stride + view.channel_offset + channel).cast_mut();
+            let word = pixel * self.words + channel / WORD;
             let mut values = [simd.splat(0.0); N];
             for n in 0..N {
                 values[n] = simd.load(&sums[n * S::LANES..]);
             }
-            // SAFETY: the elements belong to these channels of this pixel, which the caller promises to be ours alone.
-            let output = unsafe {
-                self.output.part(pixel * self.view.pixel_stride + self.view.channel_offset + channel, length)
-            };
             if self.bias.is_some() {
                 for n in 0..N {
                     values[n] = simd.add(values[n], bias[n]);
                 }
             }
+            // SAFETY, of all that follows: `new` has checked that output, addend and masks have all pixels and channels of the view, and
+            // this is one of these pixels, and these are some of these channels, which the caller promises to be ours alone.
             if let (Some(gate), false) = (gate_before, SHORT) {
-                self.gate_row(simd, gate, &mut values, *pixel, channel);
+                unsafe { gate_row(simd, gate, &mut values, word) };
             }
             if let (Some(addend), false) = (&self.addend, SHORT) {
-                let addend: &[f32] = match addend {
-                    Addend::Output => output,
+                let addend = match addend {
+                    Addend::Output => output.cast_const(),
                     Addend::Tensor(data, view) => {
-                        &data[pixel * view.pixel_stride + view.channel_offset + channel..][..length]
+                        data.as_ptr().wrapping_add(pixel * view.pixel_stride + view.channel_offset + channel)
                     }
                 };
                 for n in 0..N {
-                    values[n] = simd.add(values[n], simd.load(&addend[n * S::LANES..]));
+                    let addend = unsafe { simd.load_pointer(addend.wrapping_add(n * S::LANES)) };
+                    values[n] = simd.add(values[n], addend);
                 }
             }
             if let (Some((mask, rule)), false) = (&self.record, SHORT) {
@@ -472,43 +478,20 @@ impl<'a> Finish<'a> {
                 for n in 0..N {
                     bits |= record_bits(simd, *rule, values[n]) << (n * S::LANES);
                 }
-                // SAFETY: these words hold bits of these channels, which the caller promises to be ours alone.
-                let words = unsafe { mask.part(pixel * self.words + channel / WORD, length.div_ceil(WORD)) };
-                for (n, word) in words.iter_mut().enumerate() {
-                    *word = (bits >> (n * WORD)) as u16;
+                let words = mask.address(word).cast_mut();
+                for n in 0..length.div_ceil(WORD) {
+                    unsafe { *words.wrapping_add(n) = (bits >> (n * WORD)) as u16 };
                 }
             }
             for n in 0..N {
                 values[n] = activate(simd, self.activation, values[n]);
             }
             if let (Some(gate), false) = (gate_after, SHORT) {
-                self.gate_row(simd, gate, &mut values, *pixel, channel);
+                unsafe { gate_row(simd, gate, &mut values, word) };
             }
             for n in 0..N {
-                simd.store(values[n], &mut output[n * S::LANES..]);
+                unsafe { simd.store_pointer(values[n], output.wrapping_add(n * S::LANES)) };
             }
-        }
-    }
-
-    /// Applies a gate to N vectors, the first at the beginning of a word of the mask.
-    #[inline(always)]
-    fn gate_row<S: Simd, const N: usize>(
-        &self,
-        simd: S,
-        gate: &Gate,
-        values: &mut [S::Floats; N],
-        pixel: usize,
-        channel: usize,
-    ) {
-        let mut bits = 0;
-        if gate.rule != GateRule::Rectified {
-            let words = &gate.mask[pixel * self.words + channel / WORD..][..(N * S::LANES).div_ceil(WORD)];
-            for (n, word) in words.iter().enumerate() {
-                bits |= u32::from(*word) << (n * WORD);
-            }
-        }
-        for n in 0..N {
-            values[n] = gate_vector(simd, gate.rule, bits >> (n * S::LANES), values[n]);
         }
     }
 
@@ -559,6 +542,24 @@ fn record_bits<S: Simd>(simd: S, rule: RecordRule, value: S::Floats) -> u32 {
         RecordRule::Within(low, high) => {
             simd.greater_or_equal(value, simd.splat(low)) & simd.greater_or_equal(simd.splat(high), value)
         }
+    }
+}
+
+/// Applies a gate to N vectors whose bits begin at a word of the mask.
+///
+/// # Safety
+/// Their words must exist, unless the rule needs none.
+#[inline(always)]
+unsafe fn gate_row<S: Simd, const N: usize>(simd: S, gate: &Gate, values: &mut [S::Floats; N], word: usize) {
+    let mut bits = 0;
+    if gate.rule != GateRule::Rectified {
+        for n in 0..(N * S::LANES).div_ceil(WORD) {
+            // SAFETY: passed on.
+            bits |= u32::from(unsafe { *gate.mask.as_ptr().wrapping_add(word + n) }) << (n * WORD);
+        }
+    }
+    for n in 0..N {
+        values[n] = gate_vector(simd, gate.rule, bits >> (n * S::LANES), values[n]);
     }
 }
 
