@@ -5,7 +5,7 @@ use crate::convolution::{Pass, Work};
 use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
-use crate::tile::{BLOCK, Columns, FEW, Product, Results, packed_width};
+use crate::tile::{Asked, BLOCK, Columns, FEW, Product, Results, packed_width};
 use crate::vector::Simd;
 use std::cell::Cell;
 use std::ops::Range;
@@ -24,6 +24,9 @@ const LEAST_PIXELS: usize = 48;
 
 /// Input elements that are too many for the second-level cache.
 const ASKING_ELEMENTS: usize = 512 * 1024;
+
+/// Most inputs of a row for which there is room in the first-level cache for a second tile of rows.
+const ASKING_DEPTH: usize = 128;
 
 /// Work of one task, in multiply-adds of a block of channels, below which sharing it out costs more than it gives.
 const LEAST_WORK: usize = 20_000;
@@ -197,6 +200,7 @@ impl Kernel for Task<'_> {
         }
         let mut gathered = None;
         let mut sums = OnLine([[0.0; BLOCK]; MOST_SUMS]);
+        let asks_ahead = plan.is_plain && (input_view.len() > ASKING_ELEMENTS || depth <= ASKING_DEPTH);
         // Few weights stay in the cache for all blocks, so that the results of a pixel are stored one after the other.
         let few = packed_width(outputs) * depth <= FEW;
         let mut next = blocks.start;
@@ -230,7 +234,8 @@ impl Kernel for Task<'_> {
                         next: if is_last { &behind[..behind.len().min(size)] } else { &[] },
                     },
                     channels: channels.len(),
-                    asks_ahead: plan.is_plain && input.len() > ASKING_ELEMENTS && index == blocks.start,
+                    asks_ahead: asks_ahead && index == blocks.start,
+                    asked: Asked::default(),
                 }
             };
             let channels = block * BLOCK..outputs.min((block + next - index) * BLOCK);
@@ -245,18 +250,20 @@ impl Kernel for Task<'_> {
                 if let Some((to, view, bounds)) = direct {
                     let start = places[0] * view.pixel_stride + view.channel_offset + channel;
                     let results = Results { to, start, stride: view.pixel_stride, finish: bounds };
-                    product(channels, 0..places.len()).run(*level, results);
+                    let asked = Asked { written: Some((to, start, view.pixel_stride)), read: None };
+                    Product { asked, ..product(channels, 0..places.len()) }.run(*level, results);
                     continue;
                 }
                 let whole_tiles = MOST_SUMS / S::TILE * S::TILE;
                 for first in (0..places.len()).step_by(whole_tiles) {
                     let part = first..places.len().min(first + whole_tiles);
                     let places = &places[part.clone()];
-                    finish.ask(simd, places, channel, channels.len());
                     for first in channels.clone().step_by(BLOCK) {
                         let channels = first..channels.end.min(first + BLOCK);
                         let (channel, count) = (group * outputs + first, channels.len());
-                        let product = product(channels, part.clone());
+                        let asked =
+                            if in_order { finish.asked(places[0], channel) } else { Asked::default() };
+                        let product = Product { asked, ..product(channels, part.clone()) };
                         product.run(*level, Results::sums(sums.0.as_flattened_mut()));
                         finish.tile(simd, &sums.0, places, channel, count);
                     }

@@ -4,7 +4,7 @@ use crate::level::Level;
 use crate::program::{Operand, Program};
 use crate::setting::{Pixels, Place, Setting};
 use crate::shared::Shared;
-use crate::tile::{BLOCK, Bounds, COLUMN};
+use crate::tile::{Asked, BLOCK, Bounds, COLUMN};
 use crate::vector::Simd;
 use crate::view::View;
 
@@ -358,21 +358,16 @@ impl<'a> Finish<'a> {
         Some((self.output, self.view, (!is_bare).then_some(Bounds { bias, bounds })))
     }
 
-    /// Asks for the memory that `tile` will use: it takes longer to come than a tile takes to be stored.
+    /// The memory that `tile` will use for pixels that follow each other, for channels from `channel` on.
     #[inline(always)]
-    pub(crate) fn ask<S: Simd>(&self, simd: S, pixels: &[usize], channel: usize, channels: usize) {
-        let place = |pixel: usize, view: &View| pixel * view.pixel_stride + view.channel_offset + channel;
-        for pixel in pixels {
-            for column in (0..channels).step_by(COLUMN) {
-                simd.prefetch_to_write(self.output.address(place(*pixel, &self.view) + column));
-            }
-        }
-        if let Some(Addend::Tensor(data, view)) = &self.addend {
-            for pixel in pixels {
-                for column in (0..channels).step_by(COLUMN) {
-                    simd.prefetch(data.as_ptr().wrapping_add(place(*pixel, view) + column));
-                }
-            }
+    pub(crate) fn asked(&self, pixel: usize, channel: usize) -> Asked<'_> {
+        let place = |view: &View| pixel * view.pixel_stride + view.channel_offset + channel;
+        Asked {
+            written: Some((self.output, place(&self.view), self.view.pixel_stride)),
+            read: match &self.addend {
+                Some(Addend::Tensor(data, view)) => Some((data, place(view), view.pixel_stride)),
+                _ => None,
+            },
         }
     }
 

@@ -77,6 +77,17 @@ pub(crate) struct Product<'a> {
     pub channels: usize,
     /// Whether the inputs come from afar, so that they are asked for a tile ahead.
     pub asks_ahead: bool,
+    /// Memory that is needed when the results are there.
+    pub asked: Asked<'a>,
+}
+
+/// Rows of memory, one for each row of a product and as long as its result. Those of a tile are asked for when it is begun.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Asked<'a> {
+    /// Rows that will be written: where the first one begins, and the distance of neighbouring ones.
+    pub written: Option<(Shared<'a, f32>, usize, usize)>,
+    /// Rows that will be read.
+    pub read: Option<(&'a [f32], usize, usize)>,
 }
 
 /// Where the results of a product go.
@@ -100,6 +111,12 @@ impl<'a> Results<'a> {
 }
 
 impl Product<'_> {
+    /// Whether the input goes on for so many rows.
+    #[inline(always)]
+    fn has_row(&self, row: usize) -> bool {
+        self.start + row * self.stride + self.depth <= self.input.len()
+    }
+
     /// Computes all rows.
     ///
     /// # Panics
@@ -169,7 +186,7 @@ impl Kernel for Tiles<'_> {
                     (false, false) if columns.next.is_empty() => column(0),
                     (false, false) => columns.next,
                 };
-                let asks = product.asks_ahead && first == 0 && tile + 1 < tiles;
+                let asks = product.asks_ahead && first == 0 && product.has_row(row + count + LINE);
                 macro_rules! run {
                     ($rows:literal) => {
                         // SAFETY: `Product::run` has checked that all rows, weights and results exist.
@@ -230,11 +247,26 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     let ahead = AHEAD.min(*depth);
     let next = next.as_ptr().wrapping_add(first % COLUMN).wrapping_sub(COLUMN * depth);
     let most = depth.div_ceil(depth.div_ceil(SEGMENT).max(1));
-    // Scratch, whose rows are a block wide, is in the cache.
-    if finish.is_some() || *to_stride != BLOCK {
-        for p in 0..P {
-            for line in 0..(N * S::LANES).div_ceil(LINE) {
-                simd.prefetch_to_write(to.wrapping_add(p * to_stride + line * LINE));
+    // Written out, because loops that hold assembly are not unrolled in time for sums to become registers.
+    macro_rules! rows {
+        ($inputs:ident, $w:ident, $acc:ident: $($row:literal)*) => {
+            $(if $row < P {
+                // SAFETY: the pointers have moved by one float for each input so far, and stand in rows of this product.
+                let x = unsafe { simd.splat_in_order::<{ $row % TRIPLE }>($inputs[$row / TRIPLE], *stride) };
+                $acc[$row][0] = simd.multiply_add_in_order(x, $w[0], $acc[$row][0]);
+                if N > 1 {
+                    $acc[$row][N - 1] = simd.multiply_add_in_order(x, $w[N - 1], $acc[$row][N - 1]);
+                }
+            })*
+        };
+    }
+    for p in 0..P {
+        for line in 0..(N * S::LANES).div_ceil(LINE) {
+            if let Some((to, start, stride)) = product.asked.written {
+                simd.prefetch_to_write(to.address(start + (row + p) * stride + first + line * LINE));
+            }
+            if let Some((data, start, stride)) = product.asked.read {
+                simd.prefetch(data.as_ptr().wrapping_add(start + (row + p) * stride + first + line * LINE));
             }
         }
     }
@@ -248,50 +280,48 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
         }
         let mut left = part;
         while left > 0 {
-            // The rows that follow are asked for line by line.
+            // A line of each row that follows is asked for row by row with each input: all at once they would wait for each other.
+            let mut behind = from.wrapping_add(P * stride + done + part - left);
             let count = left.min(if asks { LINE } else { LOOK });
             left -= count;
-            if asks {
-                for p in 0..P {
-                    simd.prefetch(inputs[p / TRIPLE].wrapping_add((p % TRIPLE + P) * stride));
-                }
-            }
             let far = done + part - left - count + ahead;
             let mut asked = match far < *depth {
                 true => weight.wrapping_add(COLUMN * ahead),
                 false => next.wrapping_add(COLUMN * far),
             };
-            for _ in 0..count {
-                let mut w = [simd.splat(0.0); N];
-                for n in 0..N {
-                    // SAFETY: `weight` has moved by a line for each input so far, so that it lies in a column, as does the vector that
-                    // follows it in this column or at the same place of the next one.
-                    w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * vector)) };
+            macro_rules! input {
+                () => {
+                    let mut w = [simd.splat(0.0); N];
+                    for n in 0..N {
+                        // SAFETY: `weight` has moved by a line for each input so far, so that it lies in a column, as does the vector
+                        // that follows it in this column or at the same place of the next one.
+                        w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * vector)) };
+                    }
+                    rows!(inputs, w, acc: 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+                    simd.prefetch(asked);
+                    if N * S::LANES > COLUMN {
+                        simd.prefetch(asked.wrapping_add(vector));
+                    }
+                    asked = asked.wrapping_add(COLUMN);
+                    for input in &mut inputs[..P.div_ceil(TRIPLE)] {
+                        *input = input.wrapping_add(1);
+                    }
+                    weight = weight.wrapping_add(COLUMN);
+                };
+            }
+            match asks {
+                true => {
+                    for _ in 0..count {
+                        input!();
+                        simd.prefetch(behind);
+                        behind = behind.wrapping_add(*stride);
+                    }
                 }
-                // Written out, because loops that hold assembly are not unrolled in time for sums to become registers.
-                macro_rules! rows {
-                    ($($row:literal)*) => {
-                        $(if $row < P {
-                            let offset = $row % TRIPLE * stride;
-                            // SAFETY: the pointers have moved by one float for each input so far, and stand in rows of this product.
-                            let x = unsafe { simd.splat_in_order(inputs[$row / TRIPLE], offset) };
-                            acc[$row][0] = simd.multiply_add_in_order(x, w[0], acc[$row][0]);
-                            if N > 1 {
-                                acc[$row][N - 1] = simd.multiply_add_in_order(x, w[N - 1], acc[$row][N - 1]);
-                            }
-                        })*
-                    };
+                false => {
+                    for _ in 0..count {
+                        input!();
+                    }
                 }
-                rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
-                simd.prefetch(asked);
-                if N * S::LANES > COLUMN {
-                    simd.prefetch(asked.wrapping_add(vector));
-                }
-                asked = asked.wrapping_add(COLUMN);
-                for input in &mut inputs[..P.div_ceil(TRIPLE)] {
-                    *input = input.wrapping_add(1);
-                }
-                weight = weight.wrapping_add(COLUMN);
             }
         }
         let place = |p: usize, n: usize| to.wrapping_add(p * to_stride + n * S::LANES);

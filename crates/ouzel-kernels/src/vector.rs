@@ -86,14 +86,14 @@ pub(crate) trait Simd: Copy {
     /// Asks for a cache line that will be written soon; as `prefetch`.
     fn prefetch_to_write(self, address: *const f32);
 
-    /// The float `offset` floats behind an address in all lanes, loaded where it stands, as `multiply_add_in_order` computes.
+    /// The first float of row ROW, below 3, in all lanes, loaded where it stands, as `multiply_add_in_order` computes.
     ///
     /// # Safety
     /// It must be readable.
     #[inline(always)]
-    unsafe fn splat_in_order(self, from: *const f32, offset: usize) -> Self::Floats {
+    unsafe fn splat_in_order<const ROW: usize>(self, rows: *const f32, stride: usize) -> Self::Floats {
         // SAFETY: passed on.
-        self.splat(unsafe { *from.wrapping_add(offset) })
+        self.splat(unsafe { *rows.wrapping_add(ROW * stride) })
     }
     /// a * b + c, computed where it stands where that matters: with 28 sums in 32 registers, a compiler that loads ahead of their order
     /// runs out of registers, and stores and loads what it loaded.

@@ -38,23 +38,34 @@ macro_rules! by_token {
     };
 }
 
-/// The float `offset` floats behind an address, in all lanes. In assembly, so that it stays where it stands.
+/// The first float of row ROW, below 3, in all lanes. In assembly, so that it stays where it stands, and three rows need but two registers
+/// for their addresses.
 ///
 /// # Safety
 /// It must be readable, and the processor must have avx512f.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn splat_here(from: *const f32, offset: usize) -> __m512 {
+unsafe fn splat_here<const ROW: usize>(rows: *const f32, stride: usize) -> __m512 {
+    const { assert!(ROW < 3) };
     let x: __m512;
-    // SAFETY: the instruction reads the float that the caller promises, and nothing else.
-    unsafe {
-        asm!(
-            "vbroadcastss {x}, dword ptr [{from} + 4 * {offset}]",
-            x = lateout(zmm_reg) x,
-            from = in(reg) from,
-            offset = in(reg) offset,
-            options(readonly, nostack, preserves_flags)
-        );
+    macro_rules! load {
+        ($address:literal $(, $stride:ident)?) => {
+            // SAFETY: the instruction reads the float that the caller promises, and nothing else.
+            unsafe {
+                asm!(
+                    concat!("vbroadcastss {x}, dword ptr [", $address, "]"),
+                    x = lateout(zmm_reg) x,
+                    rows = in(reg) rows,
+                    $($stride = in(reg) $stride,)?
+                    options(readonly, nostack, preserves_flags)
+                )
+            }
+        };
+    }
+    match ROW {
+        0 => load!("{rows}"),
+        1 => load!("{rows} + 4 * {stride}", stride),
+        _ => load!("{rows} + 8 * {stride}", stride),
     }
     x
 }
@@ -141,9 +152,9 @@ impl Simd for Avx512 {
         by_token!(_mm512_fmadd_ps(a, b, c))
     }
     #[inline(always)]
-    unsafe fn splat_in_order(self, from: *const f32, offset: usize) -> __m512 {
+    unsafe fn splat_in_order<const ROW: usize>(self, rows: *const f32, stride: usize) -> __m512 {
         // SAFETY: the token proves the instruction, the caller that the float can be read.
-        unsafe { splat_here(from, offset) }
+        unsafe { splat_here::<ROW>(rows, stride) }
     }
     #[inline(always)]
     fn multiply_add_in_order(self, a: __m512, b: __m512, c: __m512) -> __m512 {
