@@ -7,8 +7,8 @@ use std::cell::{Cell, UnsafeCell};
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Looks for a job after which a thread offers itself to others: a tenth of a millisecond or so.
 const SPINS: u32 = 4096;
@@ -86,26 +86,28 @@ pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     if !matches!(ROLE.get(), Role::None) {
         return work();
     }
-    let threads = rayon::current_num_threads();
-    let crew = Crew {
-        gate: AtomicU64::new(0),
-        job: UnsafeCell::new(None),
-        parts: (0..threads).map(|_| Part::default()).collect(),
-        panic: Mutex::default(),
-        is_over: AtomicBool::new(false),
-    };
-    let crew = &crew;
-    rayon::scope(|scope| {
+    // On a thread of the pool: from outside, each kernel would wake one up and wait for it.
+    rayon::scope(|_| {
+        let threads = rayon::current_num_threads();
+        let crew = Arc::new(Crew {
+            gate: AtomicU64::new(0),
+            job: UnsafeCell::new(None),
+            parts: (0..threads).map(|_| Part::default()).collect(),
+            panic: Mutex::default(),
+            is_over: AtomicBool::new(false),
+        });
         let leader = rayon::current_thread_index().unwrap_or(0);
-        scope.spawn_broadcast(move |_, context| {
+        let server = crew.clone();
+        // Nobody waits for those who come late: a thread that waits takes up other work, which would wait in turn, on and on.
+        rayon::spawn_broadcast(move |context| {
             // The leader comes here where it waits for others in the midst of its work, and at the end.
             match (context.index() + threads - leader) % threads {
                 0 => {}
-                part => crew.serve(part),
+                part => server.serve(part),
             }
         });
-        let _over = Over(crew);
-        let _acting = Acting::new(Role::Leader(NonNull::from(crew)));
+        let _over = Over(&crew);
+        let _acting = Acting::new(Role::Leader(NonNull::from(&*crew)));
         work()
     })
 }
@@ -288,6 +290,20 @@ mod tests {
             });
         });
         assert_eq!(sum.into_inner(), 5 * (7 + 4) + 30);
+    }
+
+    #[test]
+    fn many_runs_in_a_pool_do_not_pile_up_on_a_stack() {
+        let depth = AtomicUsize::new(0);
+        let deepest = AtomicUsize::new(0);
+        pool(3).install(|| {
+            (0..300).into_par_iter().for_each(|_| {
+                deepest.fetch_max(depth.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+                together(|| assert_eq!(counts(9), [1; 9]));
+                depth.fetch_sub(1, Ordering::Relaxed);
+            });
+        });
+        assert!(deepest.into_inner() < 30);
     }
 
     #[test]
