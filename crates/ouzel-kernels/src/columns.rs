@@ -235,7 +235,6 @@ impl Kernel for Task<'_> {
                     },
                     channels: channels.len(),
                     asks_ahead: asks_ahead && index == blocks.start,
-                    asked: Asked::default(),
                 }
             };
             let channels = block * BLOCK..outputs.min((block + next - index) * BLOCK);
@@ -249,9 +248,9 @@ impl Kernel for Task<'_> {
             unsafe {
                 if let Some((to, view, bounds)) = direct {
                     let start = places[0] * view.pixel_stride + view.channel_offset + channel;
-                    let results = Results { to, start, stride: view.pixel_stride, finish: bounds };
-                    let asked = Asked { written: Some((to, start, view.pixel_stride)), read: None };
-                    Product { asked, ..product(channels, 0..places.len()) }.run(*level, results);
+                    let asked = finish.asked(places[0], channel);
+                    let results = Results { to, start, stride: view.pixel_stride, finish: bounds, asked };
+                    product(channels, 0..places.len()).run(*level, results);
                     continue;
                 }
                 let whole_tiles = MOST_SUMS / S::TILE * S::TILE;
@@ -263,8 +262,8 @@ impl Kernel for Task<'_> {
                         let (channel, count) = (group * outputs + first, channels.len());
                         let asked =
                             if in_order { finish.asked(places[0], channel) } else { Asked::default() };
-                        let product = Product { asked, ..product(channels, part.clone()) };
-                        product.run(*level, Results::sums(sums.0.as_flattened_mut()));
+                        let results = Results { asked, ..Results::sums(sums.0.as_flattened_mut()) };
+                        product(channels, part.clone()).run(*level, results);
                         finish.tile(simd, &sums.0, places, channel, count);
                     }
                 }

@@ -82,6 +82,17 @@ impl Drop for Acting {
 /// microseconds late. While nothing is there for them for longer than that, the threads are at hand for other users of the pool.
 ///
 /// Kernels that run outside of this share out their work as rayon does.
+///
+/// # Panics
+/// If `work` does, or what a kernel does for it on any thread.
+///
+/// ```
+/// use ouzel_kernels::{Level, Reduction, View, reduce_channels, together};
+/// let view = View::packed(1, [1, 1, 2], 2);
+/// let mut sums = [0.0; 2];
+/// together(|| reduce_channels(Level::portable(), Reduction::Sum, &[1.0, 2.0, 3.0, 4.0], &view, &mut sums));
+/// assert_eq!(sums, [3.0, 7.0]);
+/// ```
 pub fn together<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     if !matches!(ROLE.get(), Role::None) {
         return work();
@@ -303,6 +314,7 @@ mod tests {
                 depth.fetch_sub(1, Ordering::Relaxed);
             });
         });
+        // Three, one a thread, and now and then one more in each; a thread that waited for others would come to a hundred.
         assert!(deepest.into_inner() < 30);
     }
 

@@ -451,9 +451,10 @@ impl<'a> Finish<'a> {
                     values[n] = simd.add(values[n], bias[n]);
                 }
             }
-            // SAFETY, of all that follows: `new` has checked that output, addend and masks have all pixels and channels of the view, and
+            // What makes all of the following sound: `new` has checked that output, addend and masks have all pixels and channels of the view, and
             // this is one of these pixels, and these are some of these channels, which the caller promises to be ours alone.
             if let (Some(gate), false) = (gate_before, SHORT) {
+                // SAFETY: as said above.
                 unsafe { gate_row(simd, gate, &mut values, word) };
             }
             if let (Some(addend), false) = (&self.addend, SHORT) {
@@ -464,6 +465,7 @@ impl<'a> Finish<'a> {
                     }
                 };
                 for n in 0..N {
+                    // SAFETY: as said above.
                     let addend = unsafe { simd.load_pointer(addend.wrapping_add(n * S::LANES)) };
                     values[n] = simd.add(values[n], addend);
                 }
@@ -475,6 +477,7 @@ impl<'a> Finish<'a> {
                 }
                 let words = mask.address(word).cast_mut();
                 for n in 0..length.div_ceil(WORD) {
+                    // SAFETY: as said above.
                     unsafe { *words.wrapping_add(n) = (bits >> (n * WORD)) as u16 };
                 }
             }
@@ -482,9 +485,11 @@ impl<'a> Finish<'a> {
                 values[n] = activate(simd, self.activation, values[n]);
             }
             if let (Some(gate), false) = (gate_after, SHORT) {
+                // SAFETY: as said above.
                 unsafe { gate_row(simd, gate, &mut values, word) };
             }
             for n in 0..N {
+                // SAFETY: as said above.
                 unsafe { simd.store_pointer(values[n], output.wrapping_add(n * S::LANES)) };
             }
         }

@@ -6,7 +6,7 @@ use crate::convolution::{ConvolutionShape, Pass, Work};
 use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
-use crate::tile::{Asked, BLOCK, Columns, Product, Results, packed_width};
+use crate::tile::{BLOCK, Columns, Product, Results, packed_width};
 use crate::vector::Simd;
 use std::cell::Cell;
 
@@ -207,7 +207,6 @@ fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
             columns: Columns { weights: columns, next: &[] },
             channels,
             asks_ahead: false,
-            asked: Asked::default(),
         };
         // SAFETY: the products are the caller's own.
         unsafe { product.run(work.level, Results::sums(products)) };

@@ -77,8 +77,6 @@ pub(crate) struct Product<'a> {
     pub channels: usize,
     /// Whether the inputs come from afar, so that they are asked for a tile ahead.
     pub asks_ahead: bool,
-    /// Memory that is needed when the results are there.
-    pub asked: Asked<'a>,
 }
 
 /// Rows of memory, one for each row of a product and as long as its result. Those of a tile are asked for when it is begun.
@@ -101,12 +99,14 @@ pub(crate) struct Results<'a> {
     pub stride: usize,
     /// What happens to them before they are stored.
     pub finish: Option<Bounds<'a>>,
+    /// Memory that is needed when they are there.
+    pub asked: Asked<'a>,
 }
 
 impl<'a> Results<'a> {
     /// As sums, in rows of a block.
     pub(crate) fn sums(to: &'a mut [f32]) -> Self {
-        Results { to: Shared::new(to), start: 0, stride: BLOCK, finish: None }
+        Results { to: Shared::new(to), start: 0, stride: BLOCK, finish: None, asked: Asked::default() }
     }
 }
 
@@ -262,10 +262,10 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     }
     for p in 0..P {
         for line in 0..(N * S::LANES).div_ceil(LINE) {
-            if let Some((to, start, stride)) = product.asked.written {
+            if let Some((to, start, stride)) = results.asked.written {
                 simd.prefetch_to_write(to.address(start + (row + p) * stride + first + line * LINE));
             }
-            if let Some((data, start, stride)) = product.asked.read {
+            if let Some((data, start, stride)) = results.asked.read {
                 simd.prefetch(data.as_ptr().wrapping_add(start + (row + p) * stride + first + line * LINE));
             }
         }

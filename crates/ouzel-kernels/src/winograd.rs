@@ -17,7 +17,7 @@ use crate::convolution::{ConvolutionShape, Work};
 use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
-use crate::tile::{Asked, BLOCK, COLUMN, Columns, Product, Results, ZEROS, packed_width};
+use crate::tile::{BLOCK, COLUMN, Columns, Product, Results, ZEROS, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -213,7 +213,6 @@ impl Kernel for Task<'_> {
                     columns: Columns { weights, next },
                     channels,
                     asks_ahead: false,
-                    asked: Asked::default(),
                 };
                 // SAFETY: the products are this task's own.
                 unsafe { product.run(work.level, results) };
