@@ -149,7 +149,7 @@ TORCH = [
     Row("Volumes", "torchvision:r3d_18", (3, 8, 48, 48)),
     Row("Volumes", "torchvision:mc3_18", (3, 8, 48, 48)),
     Row("Volumes", "torchvision:r2plus1d_18", (3, 8, 48, 48)),
-    Row("Volumes", "torchvision:s3d", (3, 16, 64, 64)),
+    Row("Volumes", "torchvision:s3d", (3, 16, 224, 224)),
     Row("Volumes", "torchvision:swin3d_t", (3, 8, 64, 64)),
     Row("Volumes", "own:volume", (1, 24, 24, 24)),
 ]
@@ -381,9 +381,9 @@ else:
             self.layers = nn.Sequential(
                 nn.Conv1d(2, 16, 7, stride=2, padding=3), nn.BatchNorm1d(16), nn.ELU(), nn.MaxPool1d(2),
                 nn.Conv1d(16, 32, 3, padding=2, dilation=2, groups=4), nn.GroupNorm(4, 32), nn.GELU(),
-                nn.AvgPool1d(3, 2, ceil_mode=True), nn.Conv1d(32, 32, 5, padding="same", padding_mode="reflect"),
-                nn.InstanceNorm1d(32, affine=True), nn.PReLU(32), nn.AdaptiveAvgPool1d(4), nn.Flatten(),
-                nn.Linear(128, 6),
+                nn.AvgPool1d(3, 2, ceil_mode=True), nn.AdaptiveAvgPool1d(8),
+                nn.Conv1d(32, 32, 5, padding="same", padding_mode="reflect"), nn.InstanceNorm1d(32, affine=True),
+                nn.PReLU(32), nn.Flatten(), nn.Linear(256, 6),
             )
 
         def forward(self, x):

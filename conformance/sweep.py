@@ -5,10 +5,10 @@
     python conformance/sweep.py                            # all of PyTorch's networks, with both of its exporters
     python conformance/sweep.py --only vit swin --again    # those whose names contain a word, once more
     python conformance/sweep.py --again failed             # those that did not pass
-    python conformance/sweep.py --table                    # nothing but conformance/SWEEP.md, from the results
 
-Run by hand: it takes hours. The networks are those of networks.py, with random weights as truth.py makes them. What is
-exported and computed by the framework stays in target/sweep, and so do results, so that a sweep goes on where it ended.
+Run by hand: it takes hours. The networks are those of networks.py, with random weights as truth.py makes them. Results
+are lines of the table, so that a sweep goes on where it ended; what is exported and computed by the framework stays in
+target/sweep.
 For each network and exporter:
 
     forward   every output of the file that the exporter writes by default, against ONNX Runtime: the relative L2
@@ -25,7 +25,6 @@ A network at a time runs in a process of its own, which ends after --limit secon
 
 import argparse
 import importlib
-import json
 import multiprocessing
 import pathlib
 import re
@@ -47,14 +46,7 @@ FOLDER = truth.ROOT / "target" / "sweep"
 TABLE = truth.ROOT / "conformance" / "SWEEP.md"
 EXACT_INPUTS = 2  # of the inputs, how many the reference evaluation goes through
 MORE_INPUTS = 20  # where five are a matter of luck
-TIE = 1e-4  # what only a near tie on the way makes of float32's rounding errors
 CALIBRATION = 32  # small pictures, whose last maps have few positions to take statistics from
-
-
-# Why the numbers of a network cannot be the framework's.
-EXPLAINED = {
-    "timm:inception_v4": "random weights make it chaotic; PyTorch's own float32 is as far from its float64",
-}
 
 
 class Unavailable(Exception):
@@ -73,23 +65,6 @@ def unavailable(what, work, *arguments):
     except Exception as error:
         (FOLDER / "errors.txt").open("a").write(f"{what}\n{traceback.format_exc()}\n")
         raise Unavailable(f"{what}: {short(error)}") from error
-
-
-def attention_as_compiled(calls):
-    """Scaled dot-product attention as the compiling exporter writes it: with the root of the scale as float32 has it."""
-    import torch
-
-    def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-        calls.append(scale)
-        if is_causal or enable_gqa:
-            raise NotImplementedError("causal or grouped attention")
-        root = float(np.float32((query.shape[-1] ** -0.5 if scale is None else scale) ** 0.5))
-        scores = (query * root) @ (key * root).transpose(-2, -1)
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill(~attn_mask, -torch.inf)
-        return torch.softmax(scores if attn_mask is None else scores + attn_mask, -1) @ value
-
-    return attention
 
 
 class Subject:
@@ -118,16 +93,25 @@ class Subject:
         return np.load(file)
 
     def export(self, exporter):
-        """Both files of an exporter, which are one where there is no batch normalization."""
+        """Both files of an exporter: what it writes by default, and one in which nothing is folded."""
         file, plain = self.folder / f"{exporter}.onnx", self.folder / f"{exporter}-plain.onnx"
         done = file.with_suffix(".done")
         if not done.exists():
             unavailable("not made", self.build)
             unavailable("not exported", self.write, exporter, file, False)
-            if self.normalizes():
-                unavailable("not exported", self.write, exporter, plain, True)
+            unavailable("not exported", self.write, exporter, plain, True)
             done.touch()
-        return file, plain if plain.exists() else file
+        return file, plain
+
+
+def without_expanded_biases(file):
+    """Convolutions that have no bias have none, where PyTorch's exporter gives those of volumes zeros of a wrong shape."""
+    model = onnx.load(file, load_external_data=False)
+    expanded = {name for node in model.graph.node if node.op_type == "Expand" for name in node.output}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[-1] in expanded:
+            node.input.pop()
+    onnx.save(model, file)
 
 
 class Torch(Subject):
@@ -135,6 +119,7 @@ class Torch(Subject):
 
     ROWS = networks.TORCH
     EXPORTERS = ["torchscript", "dynamo"]
+    ROOT_OF_2 = float(np.float32(2**0.5))  # as the exporter that traces writes it where it spells GELU out
 
     @staticmethod
     def load():
@@ -151,32 +136,45 @@ class Torch(Subject):
             self.inputs = [torch.randn(1, *self.row.shape) for _ in range(MORE_INPUTS)]
 
     def reference(self, count, exporter):
-        """What the framework computes of the first inputs; of attention what the file says."""
+        """What the framework computes of the first inputs, with GELU as the file has it."""
         import torch
 
-        if not exporter.startswith("dynamo"):
+        if not exporter.startswith("torchscript"):
             return super().reference(count, exporter)
+        calls, own = [], torch.nn.functional.gelu
+
+        def gelu(x, approximate="none"):
+            calls.append(approximate)
+            return own(x, approximate=approximate) if approximate != "none" else x * 0.5 * (1 + torch.erf(x / self.ROOT_OF_2))
+
         unavailable("not made", self.build)
-        calls, own = [], torch.nn.functional.scaled_dot_product_attention
-        torch.nn.functional.scaled_dot_product_attention = attention_as_compiled(calls)
+        torch.nn.functional.gelu = gelu
         try:
             unavailable("not run", self.network, self.inputs[0])
-            name = f"truth-compiled-{count}.npz" if calls else f"truth-{count}.npz"
-            return self.computed(count, self.folder / name)
+            return self.computed(count, self.folder / (f"truth-traced-{count}.npz" if calls else f"truth-{count}.npz"))
         finally:
-            torch.nn.functional.scaled_dot_product_attention = own
+            torch.nn.functional.gelu = own
 
     def gradients(self, inputs):
         return truth.torch_gradients(self.network, inputs)
-
-    def normalizes(self):
-        return any("BatchNorm" in type(module).__name__ for module in self.network.modules())
 
     def example(self):
         """What the exporter runs the network on, and which of its axes are of any length."""
         return self.inputs[0], []
 
     def write(self, exporter, file, plain):
+        try:
+            self.write_as_it_is(exporter, file, plain)
+        except Exception:
+            # What an exporter cannot do with the one operator that attention is, it can with attention spelled out.
+            fused = [module for module in self.network.modules() if getattr(module, "fused_attn", False)]
+            if not fused:
+                raise
+            for module in fused:
+                module.fused_attn = False
+            self.write_as_it_is(exporter, file, plain)
+
+    def write_as_it_is(self, exporter, file, plain):
         import torch
 
         x, axes = self.example()
@@ -185,6 +183,8 @@ class Torch(Subject):
             shapes = ({axis: torch.export.Dim.AUTO for axis in axes},) if axes else None
             options = {"dynamic_shapes": shapes, "optimize": not plain, "verbose": False}
             torch.onnx.export(self.network, (x,), file, dynamo=True, **options)
+            if plain:
+                without_expanded_biases(file)
             return
         named = {"input_names": ["input"], "dynamic_axes": {"input": names}} if axes else {}
         if plain:
@@ -228,19 +228,7 @@ class Half(Torch):
     GROUP = "float16"
     ROWS = networks.HALF
     EXPORTERS = ["torchscript-float16", "dynamo-float16"]
-
-    def reference(self, count, exporter):
-        if exporter.startswith("dynamo"):
-            return super().reference(count, exporter)
-        # The exporter that traces writes GELU with the square root of 2 as float16 has it: another function.
-        import torch
-
-        own = torch.nn.functional.gelu
-        torch.nn.functional.gelu = lambda x, approximate="none": x * 0.5 * (1 + torch.erf(x / 1.4140625))
-        try:
-            return self.computed(count, self.folder / f"truth-traced-{count}.npz")
-        finally:
-            torch.nn.functional.gelu = own
+    ROOT_OF_2 = 1.4140625  # as float16 has it
 
     def build(self):
         super().build()
@@ -319,9 +307,6 @@ class Keras(Subject):
     def gradients(self, inputs):
         return truth.keras_gradients(self.network, self.wide, inputs)
 
-    def normalizes(self):
-        return any("BatchNormalization" in type(layer).__name__ for layer in self.network.layers)
-
     def write(self, exporter, file, plain):
         # TensorFlow folds batch normalization before the exporter sees it: in float64, that changes nothing.
         network = self.wide if plain else self.network
@@ -350,18 +335,6 @@ KINDS = {
     "keras": Keras,
     "tf_keras": Keras2,
 }
-
-
-def is_valid(file, x):
-    """Whether ONNX Runtime can run a network."""
-    import onnxruntime
-
-    try:
-        session = onnxruntime.InferenceSession(file, None, ["CPUExecutionProvider"])
-        session.run(None, {session.get_inputs()[0].name: x})
-    except Exception:
-        return False
-    return True
 
 
 def forward(command, file, x, output):
@@ -403,20 +376,14 @@ def check(options, subject, exporter):
     try:
         reference = subject.reference(options.inputs, exporter)
         file, plain = subject.export(exporter)
-        result["export_seconds"] = time.time() - started
         started = time.time()
         model = onnx.load(file, load_external_data=False)
         result["nodes"] = len(model.graph.node)
         result["opset"] = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         distance, limit = forward(options.ouzel, file, reference["inputs"][0], reference["output"])
         result |= {"forward": distance, "forward_limit": limit}
-        timed = time.time()
         engine = errors(options, file, reference, "f32")
-        result["explain_seconds"] = (time.time() - timed) / options.inputs
         limit_exact = truth.exact_limit(onnx.load(plain, load_external_data=False))
-        if plain != file and not is_valid(plain, reference["inputs"][0]):
-            # Not optimized, biases of convolutions of volumes have a wrong shape. What optimizing folds is float32.
-            plain, limit_exact = file, 1e-6
         exact = errors(options, plain, reference, "f64", EXACT_INPUTS)
         found = truth.verdict(exact, engine, reference["own"], limit_exact)
         if not found.passed and found.exact <= found.exact_limit:
@@ -424,10 +391,10 @@ def check(options, subject, exporter):
             engine = errors(options, file, reference, "f32")
             found = truth.verdict(exact, engine, reference["own"], limit_exact)
         result |= found._asdict()
-        result |= {"inputs": len(reference["own"]), "passed": bool(found.passed and distance <= limit)}
+        result |= {"inputs": len(reference["own"]), "passed": found.passed and distance <= limit}
         result["verdict"] = "passed" if result["passed"] else "wrong numbers"
         if not result["passed"] and distance <= limit and found.exact <= found.exact_limit:
-            ours, own = (sum(error > TIE for error in series) for series in (engine, reference["own"]))
+            ours, own = (sum(error > truth.TIE for error in series) for series in (engine, reference["own"]))
             result["verdict"] += f": near ties on {ours} of {len(engine)} inputs, in the framework's own float32 on {own}"
     except Unavailable as error:
         result["verdict"] = str(error)
@@ -437,49 +404,44 @@ def check(options, subject, exporter):
     return result
 
 
-def table(results):
-    """The results as a table."""
-    lines = [
-        "# Networks that were tried",
-        "",
-        "Written by `conformance/sweep.py`, which says what the columns are.",
-        "",
-    ]
-    passed = sum(result.get("passed", False) for result in results)
-    lines += [f"{passed} of {len(results)} exports pass.", ""]
-    headings = ["family", "network", "exporter", "opset", "nodes", "forward", "float64", "limit", "float32", "limit", "worst", "inputs", "verdict"]
-    lines += ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
-    for result in results:
-        cells = [result["family"], f"`{result['network']}`", result["exporter"]]
-        cells += [str(result.get(key, "")) for key in ("opset", "nodes")]
-        for key in ("forward", "exact", "exact_limit", "quartile", "quartile_limit", "worst"):
-            cells.append(f"{result[key]:.1e}" if key in result else "")
-        cells.append(str(result.get("inputs", "")))
-        reason = EXPLAINED.get(result["network"]) if result["verdict"].startswith("wrong numbers") else None
-        verdict = textwrap.shorten(f"{result['verdict']}: {reason}" if reason else result["verdict"], 200)
-        lines.append("| " + " | ".join([*cells, verdict.replace("|", "\\|")]) + " |")
-    return "\n".join(lines) + "\n"
+class Table:
+    """The results, which are the lines of a table of text."""
 
-
-class Results:
-    """What came out so far, in a file."""
+    COLUMNS = ["family", "network", "exporter", "opset", "nodes", "forward", "float64", "limit", "float32", "limit ", "worst", "inputs", "verdict"]
+    FIGURES = {"forward": "forward", "exact": "float64", "exact_limit": "limit", "engine": "float32", "engine_limit": "limit ", "worst": "worst"}
 
     def __init__(self, file):
         self.file = file
-        self.all = json.loads(file.read_text()) if file.exists() else {}
+        self.read()
 
-    @staticmethod
-    def key(row, exporter):
-        return f"{networks.title(row)}, {exporter}"
+    def read(self):
+        self.lines = {}
+        for line in self.file.read_text().splitlines() if self.file.exists() else []:
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            if len(cells) == len(self.COLUMNS) and cells[1].startswith("`"):
+                self.lines[cells[1].strip("`"), cells[2]] = line
 
-    def add(self, row, exporter, result):
-        self.all[self.key(row, exporter)] = result
-        self.file.write_text(json.dumps(self.all, indent=1))
+    def has_passed(self, row, exporter):
+        """Whether an export has passed; nothing of one that has not been tried."""
+        line = self.lines.get((networks.title(row), exporter))
+        return line and line.endswith("| passed |")
 
-    def in_order(self):
-        tried = [(row, exporter) for kind in KINDS.values() for row in kind.ROWS for exporter in kind.EXPORTERS]
-        keys = [self.key(row, exporter) for row, exporter in tried]
-        return [self.all[key] for key in keys if key in self.all]
+    def add(self, result):
+        """Puts a result in its place, and writes the table."""
+        known = {"network": f"`{result['network']}`"}
+        known |= {key: str(result[key]) for key in ("family", "exporter", "opset", "nodes", "inputs") if key in result}
+        known |= {column: f"{result[key]:.1e}" for key, column in self.FIGURES.items() if key in result}
+        known["verdict"] = textwrap.shorten(result["verdict"], 200).replace("|", "\\|")
+        line = " | ".join(known.get(column, "") for column in self.COLUMNS)
+        self.read()  # what another sweep has put there since
+        self.lines[result["network"], result["exporter"]] = f"| {line} |"
+        tried = [(networks.title(row), exporter) for kind in KINDS.values() for row in kind.ROWS for exporter in kind.EXPORTERS]
+        lines = [self.lines[key] for key in tried if key in self.lines]
+        passed = sum(line.endswith("| passed |") for line in lines)
+        head = ["# Networks that were tried", "", "Written by `conformance/sweep.py`, which says what the columns are.", ""]
+        head += [f"{passed} of {len(lines)} exports pass.", ""]
+        head += ["| " + " | ".join(map(str.strip, self.COLUMNS)) + " |", "|" + " --- |" * len(self.COLUMNS)]
+        self.file.write_text("\n".join(head + lines) + "\n")
 
 
 def work(options, subject, exporter, connection):
@@ -516,28 +478,26 @@ def main():
     parser.add_argument("--inputs", type=int, default=truth.INPUTS, help="(default: %(default)s)")
     parser.add_argument("--limit", type=float, default=300, help="seconds for a network (default: %(default)s)")
     parser.add_argument("--ouzel", default=str(truth.ROOT / "target" / "release" / "ouzel"), help="the program")
-    parser.add_argument("--table", action="store_true", help="write the table, check nothing")
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    results, kind, failed = Results(FOLDER / "results.json"), KINDS[options.kind], False
+    table, kind, failed = Table(TABLE), KINDS[options.kind], False
 
     def is_wanted(row, exporter):
-        before = results.all.get(Results.key(row, exporter))
+        passed = table.has_passed(row, exporter)
         named = any(word in f"{row.family} {networks.title(row)}" for word in options.only)
-        again = options.again == "all" or options.again and not before.get("passed") if before else True
+        again = passed is None or options.again == "all" or options.again == "failed" and not passed
         return named and again and exporter in (options.exporters or kind.EXPORTERS)
 
-    wanted = [] if options.table else [(r, e) for r in kind.ROWS for e in kind.EXPORTERS if is_wanted(r, e)]
+    wanted = [(row, exporter) for row in kind.ROWS for exporter in kind.EXPORTERS if is_wanted(row, exporter)]
     if wanted:
         warnings.simplefilter("ignore")
         kind.load()  # once, for all processes
     for row, exporter in wanted:
         result = limited(options, kind(row), exporter)
-        results.add(row, exporter, result)
-        figures = [f"{result[key]:.1e}" for key in ("forward", "exact", "quartile", "worst") if key in result]
+        table.add(result)
+        figures = [f"{result[key]:.1e}" for key in ("forward", "exact", "engine", "worst") if key in result]
         print(result["network"], exporter, *figures, f"{result.get('seconds', 0):.0f}s", result["verdict"], flush=True)
         failed |= not result.get("passed", False)
-    TABLE.write_text(table(results.in_order()))
     sys.exit(failed)
 
 

@@ -14,8 +14,10 @@ largest logit of each of five random inputs (or as many as --inputs says). Two c
  (b) engine: float32 against the framework in float64. One near tie in a ReLU or a maximum that falls on the other side
      moves a deep network's gradient by 1e-3 to 1e-2 in any correct float32 program, so the lower quartile of the
      errors, of five inputs the second-smallest, is compared: at most max(4 x the framework's own, 1e-5); and no error is
-     above 5e-2. Where most inputs meet such a tie, as in VGG-16 (13 million activations, 13 of 20 inputs in PyTorch
-     itself), five inputs are a matter of luck: give it --inputs 20.
+     above max(5e-2, 2 x the framework's own). Where most inputs meet such a tie, as in VGG-16 (13 million activations,
+     13 of 20 inputs in PyTorch itself), five inputs are a matter of luck: give it --inputs 20. Of these the means are
+     compared where most inputs meet a tie in the framework itself, since there a tie more or less moves any quantile
+     from 1e-6 to 1e-2.
 
 Exits with 1 if a check fails.
 """
@@ -34,6 +36,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INPUTS = 5
+TIE = 1e-4  # an error that only a near tie on the way makes of float32's rounding errors
 CALIBRATION = 8  # pictures that the statistics of batch normalization are taken from
 
 # Ops whose attributes are float32 in the file and double in the framework's own double precision.
@@ -55,13 +58,19 @@ def torch_network(name):
 
 
 def torch_randomized(network, shape, count=CALIBRATION):
-    """The network with He weights, noise on parameters of other kinds, and the statistics of random inputs."""
+    """The network with He weights, noise on parameters of other kinds, and the statistics of random inputs.
+
+    Single numbers of its modules, as epsilons and scales, are rounded to float32, in which files have them.
+    """
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.conv import _ConvNd
 
     touched, norms = set(), []
     for module in network.modules():
+        for name, value in vars(module).items():
+            if type(value) is float:
+                setattr(module, name, float(np.float32(value)))
         if isinstance(module, (_ConvNd, torch.nn.Linear)):
             torch.nn.init.kaiming_normal_(module.weight)
         elif isinstance(module, _BatchNorm):
@@ -144,8 +153,11 @@ def torch_unfused(network, x, model, **options):
     import torch
 
     # What training is preserved of is a network that evaluates.
-    options |= {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
-    torch.onnx.export(network, (x,), model, opset_version=17, dynamo=False, **options)
+    options |= {"training": torch.onnx.TrainingMode.PRESERVE, "opset_version": 17, "dynamo": False}
+    try:
+        torch.onnx.export(network, (x,), model, do_constant_folding=False, **options)
+    except torch.onnx.OnnxExporterError:  # it needs a size that it finds by folding
+        torch.onnx.export(network, (x,), model, **options)
 
 
 def torch_truth(name, folder, count=INPUTS):
@@ -298,18 +310,19 @@ def exact_limit(model):
     return max([1e-6 if any(node.op_type in ROUNDED for node in nodes) else 1e-9, *limits])
 
 
-# Both checks of a network: errors and what they may be.
-Verdict = collections.namedtuple("Verdict", "exact exact_limit quartile quartile_limit worst own own_worst passed")
+# Both checks of a network: errors and what they may be. Those of float32 are summed up by their lower quartile or mean.
+Verdict = collections.namedtuple("Verdict", "exact exact_limit engine engine_limit worst own own_worst passed")
 
 
 def verdict(exact, engine, own, exact_limit):
     """What the errors of Ouzel in float64 and float32, and of the framework in float32, amount to."""
-    at = (len(engine) - 1) // 4
-    engine, own = sorted(engine), sorted(own)
+    most_meet_ties = len(own) > INPUTS and np.median(own) > TIE
+    summary = np.mean if most_meet_ties else lambda errors: sorted(errors)[(len(errors) - 1) // 4]
+    ours, theirs = float(summary(engine)), float(summary(own))
     # What single numbers were rounded to counts for float32 too.
-    engine_limit = max(4 * own[at], 1e-5, 2 * max(exact) if exact_limit > 1e-6 else 0)
-    passed = max(exact) <= exact_limit and engine[at] <= engine_limit and engine[-1] <= 5e-2
-    return Verdict(max(exact), exact_limit, engine[at], engine_limit, engine[-1], own[at], own[-1], passed)
+    limit = max(4 * theirs, 1e-5, 2 * max(exact) if exact_limit > 1e-6 else 0)
+    passed = max(exact) <= exact_limit and ours <= limit and max(engine) <= max(5e-2, 2 * max(own))
+    return Verdict(max(exact), exact_limit, ours, limit, max(engine), theirs, max(own), bool(passed))
 
 
 def check(name, command, count):
@@ -330,7 +343,7 @@ def check(name, command, count):
     norms = sum(node.op_type == "BatchNormalization" for node in model.graph.node)
     line = (
         f"{name:<22} {norms:>4} {found.exact:>9.1e} {found.exact_limit:>7.0e}"
-        f" {found.quartile:>9.1e} {found.quartile_limit:>8.1e} {found.worst:>9.1e} {found.own:>9.1e} {found.own_worst:>9.1e}"
+        f" {found.engine:>9.1e} {found.engine_limit:>8.1e} {found.worst:>9.1e} {found.own:>9.1e} {found.own_worst:>9.1e}"
         f" {'passed' if found.passed else 'FAILED'} {time.time() - started:>5.0f}s"
     )
     return line, found.passed
@@ -344,8 +357,8 @@ def main():
     arguments = parser.parse_args()
     print(f"{'':<27} {'(a) float64':>17} {'(b) float32 against float64':>28} {'framework float32':>19}")
     print(
-        f"{'network':<22} {'BN':>4} {'worst':>9} {'limit':>7} {'quartile':>9} {'limit':>8} {'worst':>9}"
-        f" {'quartile':>9} {'worst':>9}"
+        f"{'network':<22} {'BN':>4} {'worst':>9} {'limit':>7} {'summary':>9} {'limit':>8} {'worst':>9}"
+        f" {'summary':>9} {'worst':>9}"
     )
     failed = False
     for name in arguments.networks:
