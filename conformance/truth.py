@@ -173,13 +173,22 @@ def torch_truth(name, folder, count=INPUTS):
 
 
 def keras_network(keras, name, count=CALIBRATION, **arguments):
-    """A network of Keras 2 or 3 with random weights and the statistics of random pictures, and the same in float64."""
+    """A network of Keras 2 or 3 with random weights and the statistics of random pictures, and the same in float64.
+
+    Single numbers of its layers are rounded to float32, in which files have them.
+    """
     random = np.random.default_rng(0)
 
     def build(floats):
         keras.mixed_precision.set_global_policy(floats)
         keras.backend.set_floatx(floats)  # of the input, through which the gradient comes out
-        return getattr(keras.applications, name)(weights=None, classifier_activation=None, **arguments)
+        network = getattr(keras.applications, name)(weights=None, classifier_activation=None, **arguments)
+        for layer in network._flatten_layers(include_self=False):
+            for attribute in {"epsilon", "scale", "offset"} & set(vars(layer)):
+                value = np.asarray(getattr(layer, attribute))
+                if value.dtype == np.float64:  # a number or some, and no variable or choice
+                    setattr(layer, attribute, value.astype(np.float32).astype(np.float64).tolist())
+        return network
 
     network = build("float32")
     for layer in network._flatten_layers(include_self=False):

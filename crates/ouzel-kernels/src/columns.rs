@@ -5,7 +5,7 @@ use crate::convolution::{Pass, Work};
 use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
-use crate::tile::{Asked, BLOCK, Columns, FEW, Product, Results, packed_width};
+use crate::tile::{Asked, BLOCK, Columns, FEW, FEW_ROWS, Product, Results, packed_width};
 use crate::vector::Simd;
 use std::cell::Cell;
 use std::ops::Range;
@@ -91,7 +91,7 @@ impl<'a> Plan<'a> {
         let tasks_per_thread = if is_plain { 8 } else { 4 };
         let task = (total / (tasks_per_thread * work.threads)).max(LEAST_WORK);
         let room = match is_plain {
-            true => CHUNK_ELEMENTS / work.input_view.pixel_stride.max(1),
+            true => (CHUNK_ELEMENTS / work.input_view.pixel_stride.max(1)).max(LEAST_PIXELS),
             false => (2 * CHUNK_ELEMENTS / cost).max(LEAST_PIXELS),
         };
         // Chunks of whole tiles, all of nearly the same size.
@@ -222,7 +222,6 @@ impl Kernel for Task<'_> {
                 let size = packed_width(channels.len()) * depth;
                 let weights = &work.weights[begin + channels.start * depth..];
                 let (weights, behind) = weights.split_at(size);
-                let is_last = part.end == pixels.len() && next < blocks.end;
                 Product {
                     input,
                     start: start + part.start * stride,
@@ -231,7 +230,9 @@ impl Kernel for Task<'_> {
                     depth,
                     columns: Columns {
                         weights,
-                        next: if is_last { &behind[..behind.len().min(size)] } else { &[] },
+                        next: &behind[..behind.len().min(size)],
+                        others: [part.start, pixels.len() - part.end],
+                        comes_late: plan.pixels <= FEW_ROWS,
                     },
                     channels: channels.len(),
                     asks_ahead: asks_ahead && index == blocks.start,

@@ -204,7 +204,7 @@ fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
             stride: view.pixel_stride,
             rows: count,
             depth: inputs,
-            columns: Columns { weights: columns, next: &[] },
+            columns: Columns { weights: columns, next: &[], others: [0; 2], comes_late: false },
             channels,
             asks_ahead: false,
         };

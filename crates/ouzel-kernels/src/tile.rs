@@ -5,6 +5,7 @@ use crate::aligned::LINE;
 use crate::level::{Kernel, Level};
 use crate::shared::Shared;
 use crate::vector::Simd;
+use std::ops::Range;
 
 /// Most output channels that are computed one after the other for the same pixels.
 pub(crate) const BLOCK: usize = 32;
@@ -28,6 +29,13 @@ const AHEAD: usize = 128;
 /// added in order: the rounding errors of a chain grow with its length.
 const SEGMENT: usize = 256;
 
+/// Most rows, over all threads, that do not use weights long enough for more to come meanwhile unasked.
+pub(crate) const FEW_ROWS: usize = 256;
+
+/// Segments whose weights serve all rows of a product before the next ones are touched: together with those that come next, they should
+/// stay in the second-level cache.
+const SEGMENTS: usize = 4;
+
 /// Floats of weights that stay in the first-level cache beside rows and results.
 pub(crate) const FEW: usize = 4096;
 
@@ -46,6 +54,11 @@ pub(crate) struct Columns<'a> {
     pub weights: &'a [f32],
     /// Weights that will be needed after these, and are asked for on the way; empty if the same ones will be.
     pub next: &'a [f32],
+    /// How many rows these weights serve before and after those of this product.
+    pub others: [usize; 2],
+    /// Whether weights serve so few rows that the time in which they come from afar is seen: each tile then asks for a part of those that
+    /// come next.
+    pub comes_late: bool,
 }
 
 /// Bias and bounds of a result that is finished while it is in registers.
@@ -111,6 +124,12 @@ impl<'a> Results<'a> {
 }
 
 impl Product<'_> {
+    /// The length of a segment; the last one may be shorter.
+    #[inline(always)]
+    fn segment(&self) -> usize {
+        self.depth.div_ceil(self.depth.div_ceil(SEGMENT).max(1))
+    }
+
     /// Whether the input goes on for so many rows.
     #[inline(always)]
     fn has_row(&self, row: usize) -> bool {
@@ -167,61 +186,139 @@ impl Kernel for Tiles<'_> {
         let vectors = if S::PORTABLE { 1 } else { 2 };
         let width = vectors * S::LANES;
         let steps = channels.div_ceil(width);
-        // The weights of a column serve all rows before those of the next one are touched; unless there are so few that all of them stay at
-        // hand: then the results of a row are stored one after the other.
+        // Of the weights of a column, those of some segments serve all rows before the next ones are touched; unless there are so few that
+        // all of them stay at hand: then the results of a row are stored one after the other.
         let by_rows = columns.weights.len() <= FEW;
+        let passes = depth.div_ceil(SEGMENT).div_ceil(SEGMENTS).max(1);
+        let longest = SEGMENTS * product.segment();
         let (outer, inner) = if by_rows { (tiles, steps) } else { (steps, tiles) };
         for outer in 0..outer {
-            for inner in 0..inner {
-                let (tile, step) = if by_rows { (outer, inner) } else { (inner, outer) };
-                let first = step * width;
-                let row = tile * size + tile.min(larger);
-                let count = size + usize::from(tile < larger);
-                let vectors = vectors.min((channels - first).div_ceil(S::LANES));
-                // The weights that are needed next, beginning with those of the same place in a column.
-                let column = |step: usize| &columns.weights[step * width / COLUMN * COLUMN * depth..];
-                let next = match (tile + 1 < tiles && !by_rows, step + 1 < steps) {
-                    (true, _) => column(step),
-                    (false, true) => column(step + 1),
-                    (false, false) if columns.next.is_empty() => column(0),
-                    (false, false) => columns.next,
-                };
-                let asks = product.asks_ahead && first == 0 && product.has_row(row + count + LINE);
-                macro_rules! run {
-                    ($rows:literal) => {
-                        // SAFETY: `Product::run` has checked that all rows, weights and results exist.
-                        unsafe {
-                            match vectors {
-                                1 => tile_of::<S, $rows, 1>(simd, &product, &results, row, first, next, asks),
-                                _ => tile_of::<S, $rows, 2>(simd, &product, &results, row, first, next, asks),
-                            }
-                        }
+            for pass in 0..passes {
+                for inner in 0..inner {
+                    let (tile, step) = if by_rows { (outer, inner) } else { (inner, outer) };
+                    let first = step * width;
+                    let row = tile * size + tile.min(larger);
+                    let count = size + usize::from(tile < larger);
+                    let vectors = vectors.min((channels - first).div_ceil(S::LANES));
+                    let begin = (pass * longest).min(depth);
+                    let inputs = begin..(begin + longest).min(depth);
+                    // The weights of a step from some input on; none if there are no inputs.
+                    let weights = |step: usize, input: usize| {
+                        let (column, lane) = (step * width / COLUMN, step * width % COLUMN);
+                        columns.weights.get((column * depth + input) * COLUMN + lane..).unwrap_or_default()
                     };
-                }
-                match count {
-                    1 => run!(1),
-                    2 => run!(2),
-                    3 => run!(3),
-                    4 => run!(4),
-                    5 if S::TILE > 4 => run!(5),
-                    6 if S::TILE > 4 => run!(6),
-                    7 if S::TILE > 6 => run!(7),
-                    8 if S::TILE > 6 => run!(8),
-                    9 if S::TILE > 6 => run!(9),
-                    10 if S::TILE > 6 => run!(10),
-                    11 if S::TILE > 6 => run!(11),
-                    12 if S::TILE > 6 => run!(12),
-                    13 if S::TILE > 6 => run!(13),
-                    14 if S::TILE > 6 => run!(14),
-                    _ => unreachable!("a tile of this level has fewer rows"),
+                    // Those that come when all rows are done, and until then.
+                    let [before, after] = columns.others.map(|rows| rows.div_ceil(S::TILE));
+                    let (then, until) = match (pass + 1 < passes, step + 1 < steps) {
+                        (true, _) => ((weights(step, inputs.end), depth - inputs.end), [tile, tiles]),
+                        (false, true) => ((weights(step + 1, 0), depth), [tile, tiles]),
+                        (false, false) => ((columns.next, depth), [before + tile, before + tiles + after]),
+                    };
+                    let next = match (until[0] + 1 < until[1] && !by_rows, then.0.is_empty()) {
+                        (true, _) => weights(step, begin),
+                        (false, true) => weights(0, 0),
+                        (false, false) => then.0,
+                    };
+                    let later = match columns.comes_late {
+                        true => {
+                            let columns = [depth, width.div_ceil(COLUMN)];
+                            Later::new(then.0, columns, then.1.min(longest), until, inputs.len())
+                        }
+                        false => Later::none(),
+                    };
+                    let part = Part {
+                        row,
+                        first,
+                        is_last: inputs.end == depth,
+                        inputs,
+                        next: next.as_ptr(),
+                        later,
+                        asks: product.asks_ahead && first == 0 && product.has_row(row + count + LINE),
+                    };
+                    macro_rules! run {
+                        ($rows:literal) => {
+                            // SAFETY: `Product::run` has checked that all rows, weights and results exist.
+                            unsafe {
+                                match vectors {
+                                    1 => tile_of::<S, $rows, 1>(simd, &product, &results, &part),
+                                    _ => tile_of::<S, $rows, 2>(simd, &product, &results, &part),
+                                }
+                            }
+                        };
+                    }
+                    match count {
+                        1 => run!(1),
+                        2 => run!(2),
+                        3 => run!(3),
+                        4 => run!(4),
+                        5 if S::TILE > 4 => run!(5),
+                        6 if S::TILE > 4 => run!(6),
+                        7 if S::TILE > 6 => run!(7),
+                        8 if S::TILE > 6 => run!(8),
+                        9 if S::TILE > 6 => run!(9),
+                        10 if S::TILE > 6 => run!(10),
+                        11 if S::TILE > 6 => run!(11),
+                        12 if S::TILE > 6 => run!(12),
+                        13 if S::TILE > 6 => run!(13),
+                        14 if S::TILE > 6 => run!(14),
+                        _ => unreachable!("a tile of this level has fewer rows"),
+                    }
                 }
             }
         }
     }
 }
 
-/// Computes P rows from `row` on and N vectors of channels from `first` on; `next` are the weights that are needed next, and `asks` says
-/// whether to ask for the rows that follow.
+/// Some segments of the sums of a tile.
+struct Part {
+    /// The first row.
+    row: usize,
+    /// The first channel.
+    first: usize,
+    /// The inputs that are added up.
+    inputs: Range<usize>,
+    /// Whether these are the last ones.
+    is_last: bool,
+    /// Weights that are needed next.
+    next: *const f32,
+    /// Weights that are needed later.
+    later: Later,
+    /// Whether to ask for the rows that follow.
+    asks: bool,
+}
+
+/// Weights to ask for with each input, so many floats further each time.
+struct Later {
+    from: *const f32,
+    step: usize,
+}
+
+impl Later {
+    fn none() -> Self {
+        Self { from: std::ptr::null(), step: 0 }
+    }
+
+    /// The share of a tile in the first `inputs` inputs of some columns that lie `depth` inputs apart, for a part of so many inputs. Where
+    /// weights end, nothing beyond them is asked for.
+    #[inline(always)]
+    fn new(
+        weights: &[f32],
+        columns: [usize; 2],
+        inputs: usize,
+        [tile, tiles]: [usize; 2],
+        part: usize,
+    ) -> Self {
+        let [depth, count] = columns;
+        let count = count.min(weights.len().div_ceil((COLUMN * depth).max(1)));
+        let (length, all) = (COLUMN * inputs, COLUMN * inputs * count);
+        let step = all.div_ceil((tiles * part).max(1));
+        let at = (tile * part * step).min(all.saturating_sub(part * step));
+        let (column, rest) = (at / length.max(1), at % length.max(1));
+        Self { from: weights.as_ptr().wrapping_add(column * COLUMN * depth + rest), step }
+    }
+}
+
+/// Computes a part of P rows and N vectors of channels.
 ///
 /// # Safety
 /// The rows, weights and results must exist.
@@ -230,23 +327,22 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     simd: S,
     product: &Product,
     results: &Results,
-    row: usize,
-    first: usize,
-    next: &[f32],
-    asks: bool,
+    part: &Part,
 ) {
     let Product { input, stride, depth, columns, .. } = product;
     let Results { to, stride: to_stride, finish, .. } = results;
+    let Part { row, first, is_last, .. } = *part;
+    let Range { start: begin, end } = part.inputs;
     let from = input.as_ptr().wrapping_add(product.start + row * stride);
     let to = to.address(results.start + row * to_stride + first).cast_mut();
     let column = first / COLUMN;
-    let mut weight = columns.weights.as_ptr().wrapping_add(column * COLUMN * depth + first % COLUMN);
+    let mut weight =
+        columns.weights.as_ptr().wrapping_add((column * depth + begin) * COLUMN + first % COLUMN);
     // From one vector of channels to the next: they share a column, or each has its own.
     let vector = if S::LANES == COLUMN { COLUMN * depth } else { S::LANES };
     // Weights are asked for some inputs ahead, behind the last one those that are needed next.
-    let ahead = AHEAD.min(*depth);
-    let next = next.as_ptr().wrapping_add(first % COLUMN).wrapping_sub(COLUMN * depth);
-    let most = depth.div_ceil(depth.div_ceil(SEGMENT).max(1));
+    let ahead = AHEAD.min(end - begin);
+    let mut later = part.later.from;
     // Written out, because loops that hold assembly are not unrolled in time for sums to become registers.
     macro_rules! rows {
         ($inputs:ident, $w:ident, $acc:ident: $($row:literal)*) => {
@@ -262,69 +358,75 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     }
     for p in 0..P {
         for line in 0..(N * S::LANES).div_ceil(LINE) {
-            if let Some((to, start, stride)) = results.asked.written {
+            let asked = results.asked.written.filter(|_| begin == 0);
+            if let Some((to, start, stride)) = asked {
                 simd.prefetch_to_write(to.address(start + (row + p) * stride + first + line * LINE));
             }
-            if let Some((data, start, stride)) = results.asked.read {
+            if let Some((data, start, stride)) = results.asked.read.filter(|_| is_last) {
                 simd.prefetch(data.as_ptr().wrapping_add(start + (row + p) * stride + first + line * LINE));
             }
         }
     }
-    let mut done = 0;
+    let place = |p: usize, n: usize| to.wrapping_add(p * to_stride + n * S::LANES);
+    let mut done = begin;
     loop {
-        let part = (depth - done).min(most);
+        let count = (end - done).min(product.segment());
         let mut acc = [[simd.splat(0.0); N]; P];
         let mut inputs = [from.wrapping_add(done); ROWS.div_ceil(TRIPLE)];
         for triple in 1..P.div_ceil(TRIPLE) {
             inputs[triple] = inputs[triple - 1].wrapping_add(TRIPLE * stride);
         }
-        let mut left = part;
+        let mut left = count;
         while left > 0 {
             // A line of each row that follows is asked for row by row with each input: all at once they would wait for each other.
-            let mut behind = from.wrapping_add(P * stride + done + part - left);
-            let count = left.min(if asks { LINE } else { LOOK });
-            left -= count;
-            let far = done + part - left - count + ahead;
-            let mut asked = match far < *depth {
+            let mut behind = from.wrapping_add(P * stride + done + count - left);
+            let some = left.min(if part.asks { LINE } else { LOOK });
+            left -= some;
+            let far = done + count - left - some + ahead;
+            let mut asked = match far < end {
                 true => weight.wrapping_add(COLUMN * ahead),
-                false => next.wrapping_add(COLUMN * far),
+                false => part.next.wrapping_add(COLUMN * (far - end)),
             };
             macro_rules! input {
-                () => {
-                    let mut w = [simd.splat(0.0); N];
-                    for n in 0..N {
-                        // SAFETY: `weight` has moved by a line for each input so far, so that it lies in a column, as does the vector
-                        // that follows it in this column or at the same place of the next one.
-                        w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * vector)) };
-                    }
-                    rows!(inputs, w, acc: 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
-                    simd.prefetch(asked);
-                    if N * S::LANES > COLUMN {
-                        simd.prefetch(asked.wrapping_add(vector));
-                    }
-                    asked = asked.wrapping_add(COLUMN);
-                    for input in &mut inputs[..P.div_ceil(TRIPLE)] {
-                        *input = input.wrapping_add(1);
-                    }
-                    weight = weight.wrapping_add(COLUMN);
-                };
+            () => {
+                let mut w = [simd.splat(0.0); N];
+                for n in 0..N {
+                    // SAFETY: `weight` has moved by a line for each input so far, so that it lies in a column, as does the vector
+                    // that follows it in this column or at the same place of the next one.
+                    w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * vector)) };
+                }
+                rows!(inputs, w, acc: 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+                simd.prefetch(asked);
+                if N * S::LANES > COLUMN {
+                    simd.prefetch(asked.wrapping_add(vector));
+                }
+                asked = asked.wrapping_add(COLUMN);
+                for input in &mut inputs[..P.div_ceil(TRIPLE)] {
+                    *input = input.wrapping_add(1);
+                }
+                weight = weight.wrapping_add(COLUMN);
+            };
+        }
+            if part.asks {
+                for _ in 0..some {
+                    input!();
+                    simd.prefetch(behind);
+                    behind = behind.wrapping_add(*stride);
+                }
+                continue;
             }
-            match asks {
-                true => {
-                    for _ in 0..count {
-                        input!();
-                        simd.prefetch(behind);
-                        behind = behind.wrapping_add(*stride);
-                    }
+            if part.later.step > 0 {
+                for _ in 0..some {
+                    input!();
+                    simd.prefetch_for_later(later);
+                    later = later.wrapping_add(part.later.step);
                 }
-                false => {
-                    for _ in 0..count {
-                        input!();
-                    }
-                }
+                continue;
+            }
+            for _ in 0..some {
+                input!();
             }
         }
-        let place = |p: usize, n: usize| to.wrapping_add(p * to_stride + n * S::LANES);
         if done > 0 {
             for p in 0..P {
                 for n in 0..N {
@@ -333,7 +435,7 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
                 }
             }
         }
-        done += part;
+        done += count;
         if let (Some(Bounds { bias, bounds: [low, high] }), true) = (finish, done == *depth) {
             if let Some(bias) = bias {
                 for n in 0..N {
@@ -356,7 +458,7 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
                 unsafe { simd.store_pointer(acc[p][n], place(p, n)) };
             }
         }
-        if done == *depth {
+        if done == end {
             return;
         }
     }

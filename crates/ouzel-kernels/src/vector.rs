@@ -83,6 +83,8 @@ pub(crate) trait Simd: Copy {
     fn sum(self, a: Self::Floats) -> f32;
     /// Asks for a cache line that will be read soon; any address is allowed, but one that is not mapped takes long.
     fn prefetch(self, address: *const f32);
+    /// Asks for a cache line that will be read later, and has time to come as far as the second-level cache; as `prefetch`.
+    fn prefetch_for_later(self, address: *const f32);
     /// Asks for a cache line that will be written soon; as `prefetch`.
     fn prefetch_to_write(self, address: *const f32);
 
@@ -268,6 +270,8 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
+    #[inline(always)]
+    fn prefetch_for_later(self, _: *const f32) {}
     #[inline(always)]
     fn prefetch_to_write(self, _: *const f32) {}
     #[inline(always)]

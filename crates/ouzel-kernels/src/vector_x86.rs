@@ -186,6 +186,11 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[inline(always)]
+    fn prefetch_for_later(self, address: *const f32) {
+        // SAFETY: as for `prefetch`.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+    #[inline(always)]
     fn prefetch_to_write(self, address: *const f32) {
         // SAFETY: as for `prefetch`.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
@@ -356,6 +361,11 @@ impl Simd for Avx2 {
     fn prefetch(self, address: *const f32) {
         // SAFETY: a prefetch touches no memory in a way that a program could see, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_for_later(self, address: *const f32) {
+        // SAFETY: as for `prefetch`.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
     #[inline(always)]
     fn prefetch_to_write(self, address: *const f32) {

@@ -17,7 +17,7 @@ use crate::convolution::{ConvolutionShape, Work};
 use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
-use crate::tile::{BLOCK, COLUMN, Columns, Product, Results, ZEROS, packed_width};
+use crate::tile::{BLOCK, COLUMN, Columns, FEW_ROWS, Product, Results, ZEROS, packed_width};
 use crate::vector::Simd;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -210,7 +210,7 @@ impl Kernel for Task<'_> {
                     stride: tile_stride,
                     rows: count,
                     depth: inputs,
-                    columns: Columns { weights, next },
+                    columns: Columns { weights, next, others: [0; 2], comes_late: tiles <= FEW_ROWS },
                     channels,
                     asks_ahead: false,
                 };
