@@ -87,8 +87,8 @@ impl<'a> Plan<'a> {
         let blocks = work.blocks();
         let cost = depth.max(8);
         let total = pixels.saturating_mul(cost).saturating_mul(blocks);
-        // Each run gathers anew.
-        let tasks_per_thread = if is_plain { 8 } else { 4 };
+        // Each run gathers anew, so that there are no more of them than threads need.
+        let tasks_per_thread = if is_plain { 8 } else { 1 };
         let task = (total / (tasks_per_thread * work.threads)).max(LEAST_WORK);
         let room = match is_plain {
             true => (CHUNK_ELEMENTS / work.input_view.pixel_stride.max(1)).max(LEAST_PIXELS),
