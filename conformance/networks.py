@@ -168,7 +168,7 @@ SIZES = those(
     "Any size", "torchvision:resnet18", "torchvision:densenet121", "torchvision:mobilenet_v3_small",
     "torchvision:shufflenet_v2_x0_5", "torchvision:squeezenet1_1", "timm:tf_efficientnet_b0", "timm:convnext_atto",
     "timm:convnextv2_atto", "timm:poolformer_s12", "timm:fastvit_t8", "torchvision:fcn_resnet50",
-    "torchvision:deeplabv3_mobilenet_v3_large", "own:unet", "own:ssd", "own:retinanet", "own:yolo", "own:signal",
+    "torchvision:deeplabv3_mobilenet_v3_large", "own:unet", "own:ssd", "own:retinanet", "own:yolo",
     "own:recurrent", "own:attention", "torchvision:r3d_18", "own:volume",
 )  # fmt: skip
 BATCHES = those(

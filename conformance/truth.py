@@ -148,16 +148,23 @@ def torch_gradients(network, inputs):
     return classes, float64, float32, [y.numpy() for y in outputs]
 
 
+def torch_traced(network, x, model, **options):
+    """Exports with PyTorch's exporter that traces."""
+    import torch
+
+    torch.onnx.export(network, (x,), model, dynamo=False, **options)
+
+
 def torch_unfused(network, x, model, **options):
     """Exports with PyTorch's exporter that traces, which leaves batch normalization alone if it is told to."""
     import torch
 
     # What training is preserved of is a network that evaluates.
-    options |= {"training": torch.onnx.TrainingMode.PRESERVE, "opset_version": 17, "dynamo": False}
+    options = {"training": torch.onnx.TrainingMode.PRESERVE, "opset_version": 17} | options
     try:
-        torch.onnx.export(network, (x,), model, do_constant_folding=False, **options)
-    except torch.onnx.OnnxExporterError:  # it needs a size that it finds by folding
-        torch.onnx.export(network, (x,), model, **options)
+        torch_traced(network, x, model, do_constant_folding=False, **options)
+    except torch.onnx.errors.SymbolicValueError:  # it needs a size that it finds by folding
+        torch_traced(network, x, model, **options)
 
 
 def torch_truth(name, folder, count=INPUTS):
@@ -172,6 +179,15 @@ def torch_truth(name, folder, count=INPUTS):
     return Truth(model, "logits", [x.numpy() for x in inputs], classes, float64, float32)
 
 
+def keras_single(value):
+    """A number in double precision, or some, as float32 has it; anything else as it is."""
+    array = None if isinstance(value, str) or value is None else np.asarray(value)
+    if array is None or array.dtype != np.float64:
+        return value
+    rounded = array.astype(np.float32).astype(np.float64)
+    return rounded if array.ndim else rounded.item()
+
+
 def keras_network(keras, name, count=CALIBRATION, **arguments):
     """A network of Keras 2 or 3 with random weights and the statistics of random pictures, and the same in float64.
 
@@ -184,10 +200,14 @@ def keras_network(keras, name, count=CALIBRATION, **arguments):
         keras.backend.set_floatx(floats)  # of the input, through which the gradient comes out
         network = getattr(keras.applications, name)(weights=None, classifier_activation=None, **arguments)
         for layer in network._flatten_layers(include_self=False):
-            for attribute in {"epsilon", "scale", "offset"} & set(vars(layer)):
-                value = np.asarray(getattr(layer, attribute))
-                if value.dtype == np.float64:  # a number or some, and no variable or choice
-                    setattr(layer, attribute, value.astype(np.float32).astype(np.float64).tolist())
+            for attribute in {"epsilon", "scale", "offset", "mean"} & set(vars(layer)):
+                setattr(layer, attribute, keras_single(getattr(layer, attribute)))
+            if isinstance(layer, keras.layers.Normalization):  # TensorFlow multiplies by what it should divide by
+                factor = 1 / np.sqrt(np.asarray(layer.variance).astype(np.float32))
+                layer.variance = (1 / factor.astype(np.float64) ** 2).astype(floats)
+            for node in layer._inbound_nodes:
+                if hasattr(node, "_flat_arguments"):  # what Keras 2 calls a function of TensorFlow with
+                    node._flat_arguments = [a if hasattr(a, "shape") else keras_single(a) for a in node._flat_arguments]
         return network
 
     network = build("float32")

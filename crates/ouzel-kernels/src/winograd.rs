@@ -29,7 +29,7 @@ pub(crate) const TAPS: usize = 9;
 const PRODUCTS: usize = 16;
 
 /// Most tiles of a task: its transformed weights should serve many of them.
-const MOST_TILES: usize = 112;
+const MOST_TILES: usize = 56;
 
 /// Most floats of the transformed inputs of a task, for them to stay in the cache.
 const MOST_TRANSFORMED: usize = 512 * 1024;
