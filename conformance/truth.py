@@ -152,7 +152,7 @@ def torch_traced(network, x, model, **options):
     """Exports with PyTorch's exporter that traces."""
     import torch
 
-    torch.onnx.export(network, (x,), model, dynamo=False, **options)
+    torch.onnx.export(network, (x,), model, opset_version=17, dynamo=False, **options)
 
 
 def torch_unfused(network, x, model, **options):
@@ -160,7 +160,7 @@ def torch_unfused(network, x, model, **options):
     import torch
 
     # What training is preserved of is a network that evaluates.
-    options = {"training": torch.onnx.TrainingMode.PRESERVE, "opset_version": 17} | options
+    options |= {"training": torch.onnx.TrainingMode.PRESERVE}
     try:
         torch_traced(network, x, model, do_constant_folding=False, **options)
     except torch.onnx.errors.SymbolicValueError:  # it needs a size that it finds by folding
