@@ -28,7 +28,7 @@ pub(crate) const TAPS: usize = 9;
 /// Products of a tile.
 const PRODUCTS: usize = 16;
 
-/// Most tiles of a task: its transformed weights should serve many of them.
+/// Most tiles of a task: its transformed weights should serve many, and the products of all should stay in the cache beside them.
 const MOST_TILES: usize = 56;
 
 /// Most floats of the transformed inputs of a task, for them to stay in the cache.
