@@ -14,9 +14,11 @@ For each network and exporter:
     forward   every output of the file that the exporter writes by default, against ONNX Runtime: the mean over five inputs
               of the relative L2 distance is at most 1e-5, or 4 x that of ONNX Runtime from the framework in float64 (one
               input is not enough where numbers are rounded on the way, as in a quantized network, which has near ties, too)
-    float64   check (a) of truth.py, of a file in which batch normalization has not been folded into convolutions
+    float64   check (a) of truth.py, of a file in which nothing has been folded
     float32   check (b) of truth.py, of the file that the exporter writes by default; where it fails on five inputs, on
               twenty, since a near tie or two on the way are a matter of luck
+
+Where an exporter of PyTorch cannot write attention as the one operator that it is, timm's own switch spells it out.
 
 --inputs 1 is a first look, which finds what does not load, predicts other numbers, or has a wrong gradient: float32 is
 then checked on one input, and on five where that fails.
@@ -90,7 +92,8 @@ class Subject:
             classes, float64, float32, outputs = unavailable("no gradient", self.gradients, inputs)
             own = [truth.relative(a, b) for a, b in zip(float32, float64)]
             inputs = np.stack([np.asarray(x) for x in inputs])
-            np.savez(file, inputs=inputs, classes=classes, float64=np.stack(float64), own=own, outputs=np.stack(outputs[: truth.INPUTS]))
+            float64, outputs = np.stack(float64), np.stack(outputs[: truth.INPUTS])
+            np.savez(file, inputs=inputs, classes=classes, float64=float64, own=own, outputs=outputs)
         return np.load(file)
 
     def export(self, exporter):
@@ -146,7 +149,9 @@ class Torch(Subject):
 
         def gelu(x, approximate="none"):
             calls.append(approximate)
-            return own(x, approximate=approximate) if approximate != "none" else x * 0.5 * (1 + torch.erf(x / self.ROOT_OF_2))
+            if approximate != "none":
+                return own(x, approximate=approximate)
+            return x * 0.5 * (1 + torch.erf(x / self.ROOT_OF_2))
 
         unavailable("not made", self.build)
         torch.nn.functional.gelu = gelu
@@ -412,8 +417,20 @@ def check(options, subject, exporter):
 class Table:
     """The results, which are the lines of a table of text."""
 
-    COLUMNS = ["family", "network", "exporter", "opset", "nodes", "forward", "float64", "limit", "float32", "limit ", "worst", "inputs", "verdict"]
-    FIGURES = {"forward": "forward", "exact": "float64", "exact_limit": "limit", "engine": "float32", "engine_limit": "limit ", "worst": "worst"}
+    # Of each entry of a result its heading, in the order of the columns.
+    FIGURES = {
+        "forward": "forward",
+        "exact": "float64",
+        "exact_limit": "limit",
+        "engine": "float32",
+        "engine_limit": "limit",
+        "worst": "worst",
+    }
+    COLUMNS = {
+        **{key: key for key in ("family", "network", "exporter", "opset", "nodes")},
+        **FIGURES,
+        **{key: key for key in ("inputs", "verdict")},
+    }
 
     def __init__(self, file):
         self.file = file
@@ -433,20 +450,21 @@ class Table:
 
     def add(self, result):
         """Puts a result in its place, and writes the table."""
-        known = {"network": f"`{result['network']}`"}
-        known |= {key: str(result[key]) for key in ("family", "exporter", "opset", "nodes", "inputs") if key in result}
-        known |= {column: f"{result[key]:.1e}" for key, column in self.FIGURES.items() if key in result}
-        known["verdict"] = textwrap.shorten(result["verdict"], 200).replace("|", "\\|")
-        line = " | ".join(known.get(column, "") for column in self.COLUMNS)
+        cells = {key: str(value) for key, value in result.items()}
+        cells |= {key: f"{result[key]:.1e}" for key in self.FIGURES if key in result}
+        verdict = textwrap.shorten(result["verdict"], 200).replace("|", "\\|")
+        cells |= {"network": f"`{result['network']}`", "verdict": verdict}
+        line = " | ".join(cells.get(key, "") for key in self.COLUMNS)
         self.read()  # what another sweep has put there since
         self.lines[result["network"], result["exporter"]] = f"| {line} |"
-        tried = [(networks.title(row), exporter) for kind in KINDS.values() for row in kind.ROWS for exporter in kind.EXPORTERS]
+        kinds = KINDS.values()
+        tried = [(networks.title(row), exporter) for kind in kinds for row in kind.ROWS for exporter in kind.EXPORTERS]
         lines = [self.lines[key] for key in tried if key in self.lines]
         passed = sum(line.endswith("| passed |") for line in lines)
         no_file = sum(bool(re.search(r"\| (not exported|ONNX Runtime): ", line)) for line in lines)
         head = ["# Networks that were tried", "", "Written by `conformance/sweep.py`, which says what the columns are.", ""]
-        head += [f"{passed} of {len(lines) - no_file} exports pass. {no_file} more give no file that ONNX Runtime can run.", ""]
-        head += ["| " + " | ".join(map(str.strip, self.COLUMNS)) + " |", "|" + " --- |" * len(self.COLUMNS)]
+        head += [f"{passed} of {len(lines) - no_file} exports pass. {no_file} more give no file that ONNX Runtime can run."]
+        head += ["", "| " + " | ".join(self.COLUMNS.values()) + " |", "|" + " --- |" * len(self.COLUMNS)]
         self.file.write_text("\n".join(head + lines) + "\n")
 
 

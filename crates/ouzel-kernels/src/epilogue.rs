@@ -451,8 +451,8 @@ impl<'a> Finish<'a> {
                     values[n] = simd.add(values[n], bias[n]);
                 }
             }
-            // What makes all of the following sound: `new` has checked that output, addend and masks have all pixels and channels of the view, and
-            // this is one of these pixels, and these are some of these channels, which the caller promises to be ours alone.
+            // What makes all of the following sound: `new` has checked that output, addend and masks have all pixels and channels of the
+            // view, and this is one of these pixels, and these are some of these channels, which the caller promises to be ours alone.
             if let (Some(gate), false) = (gate_before, SHORT) {
                 // SAFETY: as said above.
                 unsafe { gate_row(simd, gate, &mut values, word) };

@@ -219,13 +219,8 @@ impl Kernel for Tiles<'_> {
                         (false, true) => weights(0, 0),
                         (false, false) => then.0,
                     };
-                    let later = match columns.comes_late {
-                        true => {
-                            let columns = [depth, width.div_ceil(COLUMN)];
-                            Later::new(then.0, columns, then.1.min(longest), until, inputs.len())
-                        }
-                        false => Later::none(),
-                    };
+                    let late = if columns.comes_late { width.div_ceil(COLUMN) } else { 0 };
+                    let later = Later::new(then.0, [depth, late], then.1.min(longest), until, inputs.len());
                     let part = Part {
                         row,
                         first,
@@ -287,17 +282,13 @@ struct Part {
     asks: bool,
 }
 
-/// Weights to ask for with each input, so many floats further each time.
+/// Weights to ask for with each input, so many floats further each time; none if the step is 0.
 struct Later {
     from: *const f32,
     step: usize,
 }
 
 impl Later {
-    fn none() -> Self {
-        Self { from: std::ptr::null(), step: 0 }
-    }
-
     /// The share of a tile in the first `inputs` inputs of some columns that lie `depth` inputs apart, for a part of so many inputs. Where
     /// weights end, nothing beyond them is asked for.
     #[inline(always)]
@@ -356,13 +347,14 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
             })*
         };
     }
+    let Asked { written, read } = results.asked;
+    let (written, read) = (written.filter(|_| begin == 0), read.filter(|_| is_last));
     for p in 0..P {
         for line in 0..(N * S::LANES).div_ceil(LINE) {
-            let asked = results.asked.written.filter(|_| begin == 0);
-            if let Some((to, start, stride)) = asked {
+            if let Some((to, start, stride)) = written {
                 simd.prefetch_to_write(to.address(start + (row + p) * stride + first + line * LINE));
             }
-            if let Some((data, start, stride)) = results.asked.read.filter(|_| is_last) {
+            if let Some((data, start, stride)) = read {
                 simd.prefetch(data.as_ptr().wrapping_add(start + (row + p) * stride + first + line * LINE));
             }
         }
@@ -388,25 +380,25 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
                 false => part.next.wrapping_add(COLUMN * (far - end)),
             };
             macro_rules! input {
-            () => {
-                let mut w = [simd.splat(0.0); N];
-                for n in 0..N {
-                    // SAFETY: `weight` has moved by a line for each input so far, so that it lies in a column, as does the vector
-                    // that follows it in this column or at the same place of the next one.
-                    w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * vector)) };
-                }
-                rows!(inputs, w, acc: 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
-                simd.prefetch(asked);
-                if N * S::LANES > COLUMN {
-                    simd.prefetch(asked.wrapping_add(vector));
-                }
-                asked = asked.wrapping_add(COLUMN);
-                for input in &mut inputs[..P.div_ceil(TRIPLE)] {
-                    *input = input.wrapping_add(1);
-                }
-                weight = weight.wrapping_add(COLUMN);
-            };
-        }
+                () => {
+                    let mut w = [simd.splat(0.0); N];
+                    for n in 0..N {
+                        // SAFETY: `weight` has moved by a line for each input so far, so that it lies in a column, as does the vector
+                        // that follows it in this column or at the same place of the next one.
+                        w[n] = unsafe { simd.load_pointer(weight.wrapping_add(n * vector)) };
+                    }
+                    rows!(inputs, w, acc: 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+                    simd.prefetch(asked);
+                    if N * S::LANES > COLUMN {
+                        simd.prefetch(asked.wrapping_add(vector));
+                    }
+                    asked = asked.wrapping_add(COLUMN);
+                    for input in &mut inputs[..P.div_ceil(TRIPLE)] {
+                        *input = input.wrapping_add(1);
+                    }
+                    weight = weight.wrapping_add(COLUMN);
+                };
+            }
             if part.asks {
                 for _ in 0..some {
                     input!();
