@@ -168,6 +168,9 @@ pub fn announce(model: &Model, goal: &Goal, target: &Target<'_>, messages: &Mess
             model.graph().value(output).name
         ));
     }
+    if model.roundings() > 0 {
+        messages.note(format!("the network is quantized: {}", report::roundings_text(model)));
+    }
     if let (Some(labels), Some(count)) = (&target.labels, target.count())
         && labels.len() != count
     {

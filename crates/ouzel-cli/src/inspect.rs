@@ -245,6 +245,7 @@ fn description(findings: &Findings) -> Value {
         "command": findings.command(),
         "metadata": model.metadata(),
         "units": model.units().iter().map(unit).collect::<Value>(),
+        "roundings": model.roundings(),
         "layers": model.layers().map(layer).collect::<Value>(),
         "unsupported": unsupported(model),
     })
@@ -344,6 +345,9 @@ fn heading(findings: &Findings) -> String {
     }
     if !model.units().is_empty() {
         line("units", &counted(model.units().iter().map(|unit| unit.name)));
+    }
+    if model.roundings() > 0 {
+        line("quantized", &report::roundings_text(model));
     }
     match &findings.preparation {
         Err(problem) => line("pictures", &format!("none: {problem}")),

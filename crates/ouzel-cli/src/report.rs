@@ -4,7 +4,7 @@ use crate::files;
 use crate::input::Ready;
 use crate::job::{Data, Goal, Method, Run, Source};
 use crate::target::{Chosen, Scores, Target};
-use ouzel::{Attribution, Completeness, Dim, OptionKind};
+use ouzel::{Attribution, Completeness, Dim, Model, OptionKind};
 use serde_json::{Value, json};
 
 /// JSON as text. Numbers that are not finite, which JSON lacks, are null.
@@ -328,4 +328,12 @@ pub fn timings_text(steps: &[(&'static str, f64)]) -> String {
     let total: f64 = steps.iter().map(|(_, time)| time).sum();
     let lines = steps.iter().copied().chain([("total", total)]);
     lines.map(|(step, time)| format!("  {step:<8} {time:10.2} ms")).collect::<Vec<_>>().join("\n")
+}
+
+/// What becomes of gradients where a network rounds.
+pub fn roundings_text(model: &Model) -> String {
+    format!(
+        "gradients pass straight through where it rounds ({} times), and stop where a number was clipped",
+        model.roundings()
+    )
 }

@@ -4,7 +4,7 @@
 mod shell;
 
 use serde_json::json;
-use shell::Dir;
+use shell::{Dir, values};
 
 #[test]
 fn a_model_as_a_table() {
@@ -111,6 +111,21 @@ fn units_are_listed() {
     for part in ["units      1 × LayerNormalization, 1 × Gelu, 1 × Swish", "1 Gelu", "2 Swish"] {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }
+}
+
+#[test]
+fn what_a_quantized_network_does_to_gradients_is_said() {
+    let dir = Dir::new();
+    let said =
+        "gradients pass straight through where it rounds (2 times), and stop where a number was clipped";
+    let text = dir.ouzel("inspect @quantized.onnx").succeeds().text();
+    assert!(text.contains(&format!("quantized  {said}")), "{text}");
+    let roundings =
+        |name: &str| dir.ouzel(&format!("inspect @{name} --json")).succeeds().json()["roundings"].clone();
+    assert_eq!((roundings("quantized.onnx"), roundings("classifier.onnx")), (json!(2), json!(0)));
+    dir.write_npy("x.npy", &values(&[1, 3, 8, 8]));
+    let ran = dir.ouzel("explain @quantized.onnx x.npy").succeeds();
+    assert!(ran.stderr.contains(&format!("the network is quantized: {said}")), "{}", ran.stderr);
 }
 
 #[test]

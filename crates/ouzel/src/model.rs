@@ -7,7 +7,7 @@ use crate::graph::{Graph, NodeId, Source, ValueId};
 use crate::image::Layout;
 use crate::input::Input;
 use crate::onnx::{self, Imported, Layer, LayerState, ModelSource, ParsedModel};
-use crate::op::OpDef;
+use crate::op::{Op, OpDef};
 use crate::parts::Cut;
 use crate::rewrite;
 use crate::target::{Region, TargetAxes};
@@ -346,6 +346,13 @@ impl Model {
     /// The operations that the file spells out in primitives, in the order of the graph; found when first asked for.
     pub fn units(&self) -> &[Unit] {
         &self.recognized().units
+    }
+
+    /// How many times the network rounds numbers on its way, as quantized ones do. Rounding has no derivative: gradients pass straight
+    /// through, and stop where a number was clipped to what its type can hold.
+    pub fn roundings(&self) -> usize {
+        let rounds = |op: &Op| matches!(op, Op::RoundThrough(_) | Op::RoundTo(_));
+        self.graph().nodes().iter().filter(|node| rounds(&node.op)).count()
     }
 
     /// The place among [`Model::units`] of the unit that a value is computed in.

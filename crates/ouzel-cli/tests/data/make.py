@@ -54,6 +54,25 @@ def classifier():
     )
 
 
+def quantized():
+    """Bytes between a convolution and a dense layer."""
+    nodes = [
+        node("QuantizeLinear", ["x", "scale", "zero"], "bytes"),
+        node("DequantizeLinear", ["bytes", "scale", "zero"], "rounded"),
+        node("Conv", ["rounded", "w1"], "conv"),
+        node("Relu", ["conv"], "relu"),
+        node("QuantizeLinear", ["relu", "scale", "zero"], "more_bytes"),
+        node("DequantizeLinear", ["more_bytes", "scale", "zero"], "more_rounded"),
+        node("GlobalAveragePool", ["more_rounded"], "pooled"),
+        node("Flatten", ["pooled"], "flat"),
+        node("Gemm", ["flat", "w2"], "logits"),
+    ]
+    scale = numpy_helper.from_array(np.array(0.05, np.float32), "scale")
+    zero = numpy_helper.from_array(np.array(0, np.int8), "zero")
+    initializers = [scale, zero, weights("w1", 4, 3, 3, 3), weights("w2", 4, 3)]
+    return model(nodes, [value("x", [1, 3, 8, 8])], [value("logits", [1, 3])], initializers)
+
+
 def spelled_out():
     """LayerNorm, GELU and SiLU in primitives, as exporters write them for old operator sets."""
     constants = {"two": 2, "epsilon": 1e-5, "root2": 2**0.5, "one": 1, "half": 0.5}
@@ -241,7 +260,7 @@ if __name__ == "__main__":
     folder = pathlib.Path(__file__).parent
     for make in [
         classifier, any_size, channels_last, vector, symmetric, several_inputs, dead, nan_weight, no_input, unsupported,
-        one_sample, spelled_out, young, outside, multiple_of_four,
+        one_sample, spelled_out, young, outside, multiple_of_four, quantized,
     ]:
         made = make()
         if make not in (unsupported, outside):
