@@ -22,12 +22,6 @@ const CHUNK_ELEMENTS: usize = 64 * 1024;
 /// Pixels that a chunk should have at least, for weights to be read seldom.
 const LEAST_PIXELS: usize = 48;
 
-/// Input elements that are too many for the second-level cache.
-const ASKING_ELEMENTS: usize = 512 * 1024;
-
-/// Most inputs of a row for which there is room in the first-level cache for a second tile of rows.
-const ASKING_DEPTH: usize = 128;
-
 /// Work of one task, in multiply-adds of a block of channels, below which sharing it out costs more than it gives.
 const LEAST_WORK: usize = 20_000;
 
@@ -200,7 +194,16 @@ impl Kernel for Task<'_> {
         }
         let mut gathered = None;
         let mut sums = OnLine([[0.0; BLOCK]; MOST_SUMS]);
-        let asks_ahead = plan.is_plain && (input_view.len() > ASKING_ELEMENTS || depth <= ASKING_DEPTH);
+        // The rows of as many pixels behind these: probably those of the task that follows.
+        let comes_late = plan.pixels <= FEW_ROWS;
+        let next_rows = match plan.is_plain && !comes_late {
+            true => {
+                let [first, end] = [pixels.end, plan.pixels.min(pixels.end + pixels.len())]
+                    .map(|pixel| (pixel * stride + input_view.channel_offset).min(work.input.len()));
+                &work.input[first..end]
+            }
+            false => &[],
+        };
         // Few weights stay in the cache for all blocks, so that the results of a pixel are stored one after the other.
         let few = packed_width(outputs) * depth <= FEW;
         let mut next = blocks.start;
@@ -220,6 +223,10 @@ impl Kernel for Task<'_> {
             // These channels of the group, for some of the pixels.
             let product = |channels: Range<usize>, part: Range<usize>| {
                 let size = packed_width(channels.len()) * depth;
+                let share = |rows: usize| {
+                    let done = (index - blocks.start) * pixels.len() + (next - index) * rows;
+                    next_rows.len() * done / (blocks.len() * pixels.len()).max(1)
+                };
                 let weights = &work.weights[begin + channels.start * depth..];
                 let (weights, behind) = weights.split_at(size);
                 Product {
@@ -232,10 +239,10 @@ impl Kernel for Task<'_> {
                         weights,
                         next: &behind[..behind.len().min(size)],
                         others: [part.start, pixels.len() - part.end],
-                        comes_late: plan.pixels <= FEW_ROWS,
+                        comes_late,
                     },
                     channels: channels.len(),
-                    asks_ahead: asks_ahead && index == blocks.start,
+                    later: &next_rows[share(part.start)..share(part.end)],
                 }
             };
             let channels = block * BLOCK..outputs.min((block + next - index) * BLOCK);

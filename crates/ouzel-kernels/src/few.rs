@@ -206,7 +206,7 @@ fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
             depth: inputs,
             columns: Columns { weights: columns, next: &[], others: [0; 2], comes_late: false },
             channels,
-            asks_ahead: false,
+            later: &[],
         };
         // SAFETY: the products are the caller's own.
         unsafe { product.run(work.level, Results::sums(products)) };

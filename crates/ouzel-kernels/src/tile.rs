@@ -88,8 +88,8 @@ pub(crate) struct Product<'a> {
     pub columns: Columns<'a>,
     /// Number of channels.
     pub channels: usize,
-    /// Whether the inputs come from afar, so that they are asked for a tile ahead.
-    pub asks_ahead: bool,
+    /// Memory that will be needed after this product, and is asked for on the way, unless weights come late.
+    pub later: &'a [f32],
 }
 
 /// Rows of memory, one for each row of a product and as long as its result. Those of a tile are asked for when it is begun.
@@ -99,6 +99,14 @@ pub(crate) struct Asked<'a> {
     pub written: Option<(Shared<'a, f32>, usize, usize)>,
     /// Rows that will be read.
     pub read: Option<(&'a [f32], usize, usize)>,
+}
+
+impl Asked<'_> {
+    /// Whether rows that will be written, and rows that will be read, are asked for with some of the inputs.
+    #[inline(always)]
+    fn at(&self, inputs: &Range<usize>, depth: usize) -> [bool; 2] {
+        [self.written.is_some() && inputs.start == 0, self.read.is_some() && inputs.end == depth]
+    }
 }
 
 /// Where the results of a product go.
@@ -128,12 +136,6 @@ impl Product<'_> {
     #[inline(always)]
     fn segment(&self) -> usize {
         self.depth.div_ceil(self.depth.div_ceil(SEGMENT).max(1))
-    }
-
-    /// Whether the input goes on for so many rows.
-    #[inline(always)]
-    fn has_row(&self, row: usize) -> bool {
-        self.start + row * self.stride + self.depth <= self.input.len()
     }
 
     /// Computes all rows.
@@ -191,6 +193,8 @@ impl Kernel for Tiles<'_> {
         let by_rows = columns.weights.len() <= FEW;
         let passes = depth.div_ceil(SEGMENT).div_ceil(SEGMENTS).max(1);
         let longest = SEGMENTS * product.segment();
+        let parts = tiles * passes * steps;
+        let mut number = 0;
         let (outer, inner) = if by_rows { (tiles, steps) } else { (steps, tiles) };
         for outer in 0..outer {
             for pass in 0..passes {
@@ -219,17 +223,16 @@ impl Kernel for Tiles<'_> {
                         (false, true) => weights(0, 0),
                         (false, false) => then.0,
                     };
+                    // Inputs with which nothing else is asked for.
+                    let soon = results.asked.at(&inputs, depth).map(|is_asked| usize::from(is_asked) * count);
+                    let free = inputs.len().saturating_sub(soon.iter().sum());
                     let late = if columns.comes_late { width.div_ceil(COLUMN) } else { 0 };
-                    let later = Later::new(then.0, [depth, late], then.1.min(longest), until, inputs.len());
-                    let part = Part {
-                        row,
-                        first,
-                        is_last: inputs.end == depth,
-                        inputs,
-                        next: next.as_ptr(),
-                        later,
-                        asks: product.asks_ahead && first == 0 && product.has_row(row + count + LINE),
+                    let later = match late {
+                        0 => Stream::share(product.later, number, parts, free),
+                        _ => Stream::weights(then.0, [depth, late], then.1.min(longest), until, free),
                     };
+                    number += 1;
+                    let part = Part { row, first, inputs, next: next.as_ptr(), later };
                     macro_rules! run {
                         ($rows:literal) => {
                             // SAFETY: `Product::run` has checked that all rows, weights and results exist.
@@ -272,27 +275,32 @@ struct Part {
     first: usize,
     /// The inputs that are added up.
     inputs: Range<usize>,
-    /// Whether these are the last ones.
-    is_last: bool,
     /// Weights that are needed next.
     next: *const f32,
-    /// Weights that are needed later.
-    later: Later,
-    /// Whether to ask for the rows that follow.
-    asks: bool,
+    /// What is needed much later.
+    later: Stream,
 }
 
-/// Weights to ask for with each input, so many floats further each time; none if the step is 0.
-struct Later {
+/// Memory to ask for with each input, so many floats further each time; none if the step is 0.
+#[derive(Clone, Copy)]
+struct Stream {
     from: *const f32,
     step: usize,
 }
 
-impl Later {
+impl Stream {
+    /// The share of a part of so many inputs among equal parts.
+    #[inline(always)]
+    fn share(memory: &[f32], part: usize, parts: usize, inputs: usize) -> Self {
+        let at = |part: usize| memory.len() * part / parts;
+        let length = at(part + 1) - at(part);
+        Self { from: memory.as_ptr().wrapping_add(at(part)), step: length.div_ceil(inputs.max(1)) }
+    }
+
     /// The share of a tile in the first `inputs` inputs of some columns that lie `depth` inputs apart, for a part of so many inputs. Where
     /// weights end, nothing beyond them is asked for.
     #[inline(always)]
-    fn new(
+    fn weights(
         weights: &[f32],
         columns: [usize; 2],
         inputs: usize,
@@ -322,7 +330,7 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
 ) {
     let Product { input, stride, depth, columns, .. } = product;
     let Results { to, stride: to_stride, finish, .. } = results;
-    let Part { row, first, is_last, .. } = *part;
+    let Part { row, first, .. } = *part;
     let Range { start: begin, end } = part.inputs;
     let from = input.as_ptr().wrapping_add(product.start + row * stride);
     let to = to.address(results.start + row * to_stride + first).cast_mut();
@@ -333,7 +341,7 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     let vector = if S::LANES == COLUMN { COLUMN * depth } else { S::LANES };
     // Weights are asked for some inputs ahead, behind the last one those that are needed next.
     let ahead = AHEAD.min(end - begin);
-    let mut later = part.later.from;
+    let mut later = part.later;
     // Written out, because loops that hold assembly are not unrolled in time for sums to become registers.
     macro_rules! rows {
         ($inputs:ident, $w:ident, $acc:ident: $($row:literal)*) => {
@@ -347,18 +355,17 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
             })*
         };
     }
+    // What is needed when these inputs are done: a line of each row with each input, all at once they would wait for each other.
+    let of_tile = |memory: *const f32, start: usize, stride: usize| Stream {
+        from: memory.wrapping_add(start + row * stride + first),
+        step: stride,
+    };
     let Asked { written, read } = results.asked;
-    let (written, read) = (written.filter(|_| begin == 0), read.filter(|_| is_last));
-    for p in 0..P {
-        for line in 0..(N * S::LANES).div_ceil(LINE) {
-            if let Some((to, start, stride)) = written {
-                simd.prefetch_to_write(to.address(start + (row + p) * stride + first + line * LINE));
-            }
-            if let Some((data, start, stride)) = read {
-                simd.prefetch(data.as_ptr().wrapping_add(start + (row + p) * stride + first + line * LINE));
-            }
-        }
-    }
+    let [asks_written, asks_read] = results.asked.at(&part.inputs, *depth);
+    let mut soon = [
+        written.filter(|_| asks_written).map(|(to, start, stride)| of_tile(to.address(0), start, stride)),
+        read.filter(|_| asks_read).map(|(data, start, stride)| of_tile(data.as_ptr(), start, stride)),
+    ];
     let place = |p: usize, n: usize| to.wrapping_add(p * to_stride + n * S::LANES);
     let mut done = begin;
     loop {
@@ -370,9 +377,8 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
         }
         let mut left = count;
         while left > 0 {
-            // A line of each row that follows is asked for row by row with each input: all at once they would wait for each other.
-            let mut behind = from.wrapping_add(P * stride + done + count - left);
-            let some = left.min(if part.asks { LINE } else { LOOK });
+            let now = soon.iter_mut().find_map(Option::take);
+            let some = left.min(if now.is_some() { P } else { LOOK });
             left -= some;
             let far = done + count - left - some + ahead;
             let mut asked = match far < end {
@@ -394,24 +400,27 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
                     }
                     asked = asked.wrapping_add(COLUMN);
                     for input in &mut inputs[..P.div_ceil(TRIPLE)] {
-                        *input = input.wrapping_add(1);
+                        *input = simd.next_in_order(*input);
                     }
                     weight = weight.wrapping_add(COLUMN);
                 };
             }
-            if part.asks {
+            if let Some(Stream { mut from, step }) = now {
                 for _ in 0..some {
                     input!();
-                    simd.prefetch(behind);
-                    behind = behind.wrapping_add(*stride);
+                    simd.prefetch_to_write(from);
+                    if N * S::LANES > LINE {
+                        simd.prefetch_to_write(from.wrapping_add(LINE));
+                    }
+                    from = from.wrapping_add(step);
                 }
                 continue;
             }
-            if part.later.step > 0 {
+            if later.step > 0 {
                 for _ in 0..some {
                     input!();
-                    simd.prefetch_for_later(later);
-                    later = later.wrapping_add(part.later.step);
+                    simd.prefetch_for_later(later.from);
+                    later.from = later.from.wrapping_add(later.step);
                 }
                 continue;
             }

@@ -90,6 +90,16 @@ unsafe fn multiply_add_here(a: __m512, b: __m512, mut c: __m512) -> __m512 {
     c
 }
 
+/// The address of the next float, by an instruction that the compiler sees nothing of.
+#[inline(always)]
+fn next_here(address: *const f32) -> *const f32 {
+    address.map_addr(|mut address| {
+        // SAFETY: the instruction touches one register and the flags.
+        unsafe { asm!("add {address}, 4", address = inlateout(reg) address, options(pure, nomem, nostack)) };
+        address
+    })
+}
+
 impl Simd for Avx512 {
     type Floats = __m512;
     const LANES: usize = 16;
@@ -155,6 +165,10 @@ impl Simd for Avx512 {
     unsafe fn splat_in_order<const ROW: usize>(self, rows: *const f32, stride: usize) -> __m512 {
         // SAFETY: the token proves the instruction, the caller that the float can be read.
         unsafe { splat_here::<ROW>(rows, stride) }
+    }
+    #[inline(always)]
+    fn next_in_order(self, address: *const f32) -> *const f32 {
+        next_here(address)
     }
     #[inline(always)]
     fn multiply_add_in_order(self, a: __m512, b: __m512, c: __m512) -> __m512 {

@@ -212,7 +212,7 @@ impl Kernel for Task<'_> {
                     depth: inputs,
                     columns: Columns { weights, next, others: [0; 2], comes_late: tiles <= FEW_ROWS },
                     channels,
-                    asks_ahead: false,
+                    later: &[],
                 };
                 // SAFETY: the products are this task's own.
                 unsafe { product.run(work.level, results) };
