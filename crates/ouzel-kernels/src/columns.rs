@@ -1,11 +1,11 @@
 //! Convolution as a matrix product of patches by channels: patches are gathered into rows, unless the input's pixels are such rows.
 
-use crate::aligned::{Aligned, OnLine};
+use crate::aligned::Aligned;
 use crate::convolution::{Pass, Work};
 use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
-use crate::tile::{Asked, BLOCK, Columns, FEW, FEW_ROWS, Product, Results, packed_width};
+use crate::tile::{Asked, BLOCK, Columns, FEW, FEW_ROWS, Product, Results, longest_stretch, packed_width};
 use crate::vector::Simd;
 use std::cell::Cell;
 use std::ops::Range;
@@ -31,6 +31,12 @@ const PATCHES: usize = 4096;
 /// Floats between the rows of neighbouring patches beyond what they hold: room for the rest of a vector, and they do not compete for
 /// the same lines of the cache.
 const GAP: usize = 16;
+
+/// The inputs of a sum, at most so many at a time.
+#[inline(always)]
+fn stretches(depth: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..depth.max(1)).step_by(longest.max(1)).map(move |first| first..depth.min(first + longest))
+}
 
 /// Runs all passes.
 pub(crate) fn run(work: &Work) {
@@ -86,16 +92,17 @@ impl<'a> Plan<'a> {
         let task = (total / (tasks_per_thread * work.threads)).max(LEAST_WORK);
         let room = match is_plain {
             true => (CHUNK_ELEMENTS / work.input_view.pixel_stride.max(1)).max(LEAST_PIXELS),
-            false => (2 * CHUNK_ELEMENTS / cost).max(LEAST_PIXELS),
+            false => (2 * CHUNK_ELEMENTS / longest_stretch(depth).max(8)).max(LEAST_PIXELS),
         };
         // Chunks of whole tiles, all of nearly the same size.
         let tile = work.level.tile_pixels();
         let most = MOST_PIXELS.min(16 * tile) / tile * tile;
         let pixels_per_chunk = room.min(task / cost).next_multiple_of(tile).clamp(tile, most);
         let chunks = pixels.div_ceil(pixels_per_chunk);
+        let chunk = pixels.div_ceil(chunks.max(1)).max(1);
         let blocks_per_run = match work.shares_words() {
             true => blocks,
-            false => (task / (pixels_per_chunk * cost)).clamp(1, blocks),
+            false => (task / (chunk * cost)).clamp(1, blocks),
         };
         let runs = blocks.div_ceil(blocks_per_run);
         // As many tasks for each thread.
@@ -147,7 +154,7 @@ struct Task<'a> {
 }
 
 thread_local! {
-    /// Gathered patches of a thread, kept because tasks are many and short.
+    /// Gathered patches and sums of a thread, kept because tasks are many and short.
     static SCRATCH: Cell<Aligned> = Cell::default();
 }
 
@@ -184,102 +191,97 @@ impl Kernel for Task<'_> {
                 unsafe { finish.clear_record(*pixel) };
             }
         }
-        let mut scratch = Aligned::default();
-        let stride = if plan.is_plain { input_view.pixel_stride } else { depth.next_multiple_of(GAP) + GAP };
-        if !plan.is_plain {
-            scratch = SCRATCH.take();
-            if scratch.len() < pixels.len() * stride {
-                scratch = Aligned::zeros(pixels.len() * stride);
-            }
-        }
-        let mut gathered = None;
-        let mut sums = OnLine([[0.0; BLOCK]; MOST_SUMS]);
-        // The rows of as many pixels behind these: probably those of the task that follows.
-        let comes_late = plan.pixels <= FEW_ROWS;
-        let next_rows = match plan.is_plain && !comes_late {
-            true => {
-                let [first, end] = [pixels.end, plan.pixels.min(pixels.end + pixels.len())]
-                    .map(|pixel| (pixel * stride + input_view.channel_offset).min(work.input.len()));
-                &work.input[first..end]
-            }
-            false => &[],
-        };
-        // Few weights stay in the cache for all blocks, so that the results of a pixel are stored one after the other.
+        // Few weights stay in the cache for all blocks, so that the results of a pixel are stored one after the other. Many long rows do
+        // not: all blocks take some of their inputs before the next ones are gathered.
         let few = packed_width(outputs) * depth <= FEW;
+        let longest = if pixels.len() > S::TILE { longest_stretch(depth) } else { depth };
+        let long = longest < depth;
+        let (blocks_at_once, most_sums) = match long {
+            true => (blocks.len().min(blocks_of_group), pixels.len()),
+            false => (1, MOST_SUMS / S::TILE * S::TILE),
+        };
+        let patch = longest.next_multiple_of(GAP) + GAP;
+        let patches = if plan.is_plain { 0 } else { pixels.len() * patch };
+        let room = patches + blocks_at_once * most_sums * BLOCK;
+        let mut scratch = SCRATCH.take();
+        if scratch.len() < room {
+            scratch = Aligned::zeros(room);
+        }
+        let (patches, sums) = scratch.split_at_mut(patches);
+        let mut gathered = None;
+        let next_rows = self.next_rows(&pixels);
         let mut next = blocks.start;
         while next < blocks.end {
             let index = next;
             let (group, block) = (index / blocks_of_group, index % blocks_of_group);
-            next = if few { blocks.end.min((group + 1) * blocks_of_group) } else { index + 1 };
-            if !plan.is_plain && gathered != Some(group) {
-                self.gather(simd, pixels.clone(), group * inputs, stride, &mut scratch);
-                gathered = Some(group);
-            }
-            let (input, start) = match plan.is_plain {
-                true => (work.input, pixels.start * stride + input_view.channel_offset + group * inputs),
-                false => (&scratch[..], 0),
-            };
-            let begin = plan.pass.weights + group * packed_width(outputs) * depth;
-            // These channels of the group, for some of the pixels.
-            let product = |channels: Range<usize>, part: Range<usize>| {
-                let size = packed_width(channels.len()) * depth;
-                let share = |rows: usize| {
-                    let done = (index - blocks.start) * pixels.len() + (next - index) * rows;
-                    next_rows.len() * done / (blocks.len() * pixels.len()).max(1)
-                };
-                let weights = &work.weights[begin + channels.start * depth..];
-                let (weights, behind) = weights.split_at(size);
-                Product {
-                    input,
-                    start: start + part.start * stride,
-                    stride,
-                    rows: part.len(),
-                    depth,
-                    columns: Columns {
-                        weights,
-                        next: &behind[..behind.len().min(size)],
-                        others: [part.start, pixels.len() - part.end],
-                        comes_late,
-                    },
-                    channels: channels.len(),
-                    later: &next_rows[share(part.start)..share(part.end)],
-                }
-            };
+            next = if few || long { blocks.end.min((group + 1) * blocks_of_group) } else { index + 1 };
             let channels = block * BLOCK..outputs.min((block + next - index) * BLOCK);
             let channel = group * outputs + channels.start;
             let direct = match in_order && channels.len().is_multiple_of(S::LANES) {
                 true => finish.direct(channel, channels.len()),
                 false => None,
             };
-            // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that they
-            // share no words of a mask, or else `shares_words` has given all blocks to one task.
-            unsafe {
-                if let Some((to, view, bounds)) = direct {
-                    let start = places[0] * view.pixel_stride + view.channel_offset + channel;
-                    let asked = finish.asked(places[0], channel);
-                    let results = Results { to, start, stride: view.pixel_stride, finish: bounds, asked };
-                    product(channels, 0..places.len()).run(*level, results);
-                    continue;
+            let share = |rows: usize| {
+                let done = (index - blocks.start) * pixels.len() + (next - index) * rows;
+                next_rows.len() * done / (blocks.len() * pixels.len()).max(1)
+            };
+            for some in stretches(depth, longest) {
+                if !plan.is_plain && gathered != Some((group, some.start)) {
+                    self.gather(simd, pixels.clone(), group * inputs, some.clone(), patch, patches);
+                    gathered = Some((group, some.start));
                 }
-                let whole_tiles = MOST_SUMS / S::TILE * S::TILE;
-                for first in (0..places.len()).step_by(whole_tiles) {
-                    let part = first..places.len().min(first + whole_tiles);
-                    let places = &places[part.clone()];
-                    for first in channels.clone().step_by(BLOCK) {
-                        let channels = first..channels.end.min(first + BLOCK);
-                        let (channel, count) = (group * outputs + first, channels.len());
-                        let asked =
-                            if in_order { finish.asked(places[0], channel) } else { Asked::default() };
-                        let results = Results { asked, ..Results::sums(sums.0.as_flattened_mut()) };
-                        product(channels, part.clone()).run(*level, results);
-                        finish.tile(simd, &sums.0, places, channel, count);
+                let (rows, start, stride) = match plan.is_plain {
+                    true => (work.input, self.pixel(pixels.start) + group * inputs, input_view.pixel_stride),
+                    false => (&*patches, 0, patch),
+                };
+                // These channels of the group, for some of the pixels.
+                let product = |channels: Range<usize>, part: Range<usize>| Product {
+                    input: rows,
+                    start: start + part.start * stride + if plan.is_plain { some.start } else { 0 },
+                    stride,
+                    rows: part.len(),
+                    depth,
+                    inputs: some.clone(),
+                    columns: self.columns(group, &channels, [part.start, pixels.len() - part.end]),
+                    channels: channels.len(),
+                    later: &next_rows[share(part.start)..share(part.end)],
+                };
+                // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that
+                // they share no words of a mask, or else `shares_words` has given all blocks to one task.
+                unsafe {
+                    if let Some((to, view, bounds)) = direct {
+                        let start = places[0] * view.pixel_stride + view.channel_offset + channel;
+                        let asked = finish.asked(places[0], channel);
+                        let (stride, block) = (view.pixel_stride, BLOCK);
+                        let results = Results { to, start, stride, block, finish: bounds, asked };
+                        product(channels.clone(), 0..places.len()).run(*level, results);
+                        continue;
+                    }
+                    for first in (0..places.len()).step_by(most_sums) {
+                        let part = first..places.len().min(first + most_sums);
+                        let places = &places[part.clone()];
+                        for first in channels.clone().step_by(blocks_at_once * BLOCK) {
+                            let channels = first..channels.end.min(first + blocks_at_once * BLOCK);
+                            let asked = match in_order {
+                                true => finish.asked(places[0], group * outputs + first),
+                                false => Asked::default(),
+                            };
+                            let results = Results { asked, ..Results::sums(sums, part.len()) };
+                            product(channels.clone(), part.clone()).run(*level, results);
+                            if some.end < depth {
+                                continue;
+                            }
+                            let of_blocks = sums.as_chunks().0.chunks(part.len());
+                            for (first, sums) in channels.clone().step_by(BLOCK).zip(of_blocks) {
+                                let count = BLOCK.min(channels.end - first);
+                                finish.tile(simd, sums, places, group * outputs + first, count);
+                            }
+                        }
                     }
                 }
             }
         }
-        if !plan.is_plain {
-            SCRATCH.set(scratch);
-        }
+        SCRATCH.set(scratch);
         let pixels = match in_order {
             true => Pixels::Row { first: pixels.start, step: 1, count: pixels.len() },
             false => Pixels::List(places),
@@ -346,10 +348,52 @@ impl Iterator for Runs {
 }
 
 impl Task<'_> {
-    /// Writes the patches of some pixels, of a group whose channels begin at `channel`, into rows of so many floats: tap by tap in
-    /// row-major order, each with its channels.
+    /// Whether weights serve so few rows that they come late.
     #[inline(always)]
-    fn gather<S: Simd>(&self, simd: S, pixels: Range<usize>, channel: usize, stride: usize, to: &mut [f32]) {
+    fn comes_late(&self) -> bool {
+        self.plan.pixels <= FEW_ROWS
+    }
+
+    /// Where a pixel of the input begins.
+    #[inline(always)]
+    fn pixel(&self, pixel: usize) -> usize {
+        pixel * self.work.input_view.pixel_stride + self.work.input_view.channel_offset
+    }
+
+    /// The rows of as many pixels behind these, probably those of the task that follows, unless weights are asked for instead.
+    #[inline(always)]
+    fn next_rows(&self, pixels: &Range<usize>) -> &[f32] {
+        if !self.plan.is_plain || self.comes_late() {
+            return &[];
+        }
+        let input = self.work.input;
+        let end = self.plan.pixels.min(pixels.end + pixels.len());
+        &input[self.pixel(pixels.end).min(input.len())..self.pixel(end).min(input.len())]
+    }
+
+    /// The weights of some channels of a group, which serve `others` rows before and after those of a product.
+    #[inline(always)]
+    fn columns(&self, group: usize, channels: &Range<usize>, others: [usize; 2]) -> Columns<'_> {
+        let (work, depth) = (self.work, self.plan.depth);
+        let (_, outputs) = work.convolution.of_group();
+        let size = packed_width(channels.len()) * depth;
+        let begin = self.plan.pass.weights + group * packed_width(outputs) * depth + channels.start * depth;
+        let (weights, behind) = work.weights[begin..].split_at(size);
+        Columns { weights, next: &behind[..behind.len().min(size)], others, comes_late: self.comes_late() }
+    }
+
+    /// Writes some inputs of the patches of some pixels into rows. Patches are those of a group whose channels begin at `channel`, tap by
+    /// tap in row-major order, each with its channels.
+    #[inline(always)]
+    fn gather<S: Simd>(
+        &self,
+        simd: S,
+        pixels: Range<usize>,
+        channel: usize,
+        wanted: Range<usize>,
+        stride: usize,
+        to: &mut [f32],
+    ) {
         let Task { work, plan, .. } = self;
         let (view, convolution) = (work.input_view, work.convolution);
         let (inputs, _) = convolution.of_group();
@@ -372,43 +416,55 @@ impl Task<'_> {
             };
             // Those whose taps are copied at once.
             let whole = if follow_each_other { inside(0..count, low, high) } else { count..count };
-            let mut done = 0;
+            // Of so many inputs from `first` on those that are wanted: how many are left out before them, where they go, and their number.
+            let wanted_of = |first: usize, count: usize| {
+                let begin = first.max(wanted.start);
+                (begin - first, begin - wanted.start, (first + count).min(wanted.end).saturating_sub(begin))
+            };
+            let mut next = 0;
             for z in &taps[0] {
                 for y in &taps[1] {
+                    let done = next;
+                    next += width;
+                    let (skipped, begin, length) = wanted_of(done, width);
+                    if length == 0 {
+                        continue;
+                    }
                     let [z, y] = [at[0] + z, at[1] + y].map(|at| at as usize);
                     if z >= size[0] || y >= size[1] {
-                        rows.chunks_mut(stride).take(count).for_each(|row| row[done..done + width].fill(0.0));
-                        done += width;
+                        (rows.chunks_mut(stride).take(count))
+                            .for_each(|row| row[begin..begin + length].fill(0.0));
                         continue;
                     }
                     let line = view.index(sample, [z, y, 0], channel);
-                    let from = |n: usize, tap: isize| Rows {
-                        first: line + place(n, tap) * view.pixel_stride,
+                    let from = |n: usize, tap: isize, skipped: usize| Rows {
+                        first: line + place(n, tap) * view.pixel_stride + skipped,
                         step: step[2] * view.pixel_stride,
                     };
-                    let to = |n: usize, done: usize| Rows { first: n * stride + done, step: stride };
+                    let to = |n: usize, begin: usize| Rows { first: n * stride + begin, step: stride };
                     for edge in [0..whole.start, whole.end..count] {
+                        if edge.is_empty() {
+                            continue;
+                        }
                         for (tap, done) in taps[2].iter().zip((done..).step_by(inputs)) {
+                            let (skipped, begin, length) = wanted_of(done, inputs);
+                            if length == 0 {
+                                continue;
+                            }
                             let inside = inside(edge.clone(), *tap, *tap);
                             for n in (edge.start..inside.start).chain(inside.end..edge.end) {
-                                rows[n * stride + done..][..inputs].fill(0.0);
+                                rows[n * stride + begin..][..length].fill(0.0);
                             }
                             if let Some(n) = inside.clone().next() {
-                                copy(
-                                    simd,
-                                    [inside.len(), inputs],
-                                    work.input,
-                                    from(n, *tap),
-                                    rows,
-                                    to(n, done),
-                                );
+                                let size = [inside.len(), length];
+                                copy(simd, size, work.input, from(n, *tap, skipped), rows, to(n, begin));
                             }
                         }
                     }
                     if let Some(n) = whole.clone().next() {
-                        copy(simd, [whole.len(), width], work.input, from(n, low), rows, to(n, done));
+                        let size = [whole.len(), length];
+                        copy(simd, size, work.input, from(n, low, skipped), rows, to(n, begin));
                     }
-                    done += width;
                 }
             }
         }

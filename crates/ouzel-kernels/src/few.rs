@@ -204,11 +204,12 @@ fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
             stride: view.pixel_stride,
             rows: count,
             depth: inputs,
+            inputs: 0..inputs,
             columns: Columns { weights: columns, next: &[], others: [0; 2], comes_late: false },
             channels,
             later: &[],
         };
         // SAFETY: the products are the caller's own.
-        unsafe { product.run(work.level, Results::sums(products)) };
+        unsafe { product.run(work.level, Results::sums(products, 0)) };
     }
 }

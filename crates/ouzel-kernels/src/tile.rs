@@ -32,8 +32,7 @@ const SEGMENT: usize = 256;
 /// Most rows, over all threads, that do not use weights long enough for more to come meanwhile unasked.
 pub(crate) const FEW_ROWS: usize = 256;
 
-/// Segments whose weights serve all rows of a product before the next ones are touched: together with those that come next, they should
-/// stay in the second-level cache.
+/// Most segments of a stretch.
 const SEGMENTS: usize = 4;
 
 /// Floats of weights that stay in the first-level cache beside rows and results.
@@ -72,7 +71,7 @@ pub(crate) struct Bounds<'a> {
 
 /// `Σ_c input[row][c] · weights[c][channel]` for all rows and some channels. Where a sum is cut into segments
 /// depends on its length alone.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Product<'a> {
     /// Where rows lie.
     pub input: &'a [f32],
@@ -82,8 +81,10 @@ pub(crate) struct Product<'a> {
     pub stride: usize,
     /// Number of rows.
     pub rows: usize,
-    /// Inputs of a row.
+    /// Inputs of all sums.
     pub depth: usize,
+    /// Those that are multiplied now, whole segments; rows begin with the first one.
+    pub inputs: Range<usize>,
     /// Weights.
     pub columns: Columns<'a>,
     /// Number of channels.
@@ -118,6 +119,8 @@ pub(crate) struct Results<'a> {
     pub start: usize,
     /// Distance of those of neighbouring rows.
     pub stride: usize,
+    /// Distance of those of neighbouring blocks of channels.
+    pub block: usize,
     /// What happens to them before they are stored.
     pub finish: Option<Bounds<'a>>,
     /// Memory that is needed when they are there.
@@ -125,19 +128,34 @@ pub(crate) struct Results<'a> {
 }
 
 impl<'a> Results<'a> {
-    /// As sums, in rows of a block.
-    pub(crate) fn sums(to: &'a mut [f32]) -> Self {
-        Results { to: Shared::new(to), start: 0, stride: BLOCK, finish: None, asked: Asked::default() }
+    /// As sums of so many rows: all of a block before those of the next one.
+    pub(crate) fn sums(to: &'a mut [f32], rows: usize) -> Self {
+        let asked = Asked::default();
+        Results { to: Shared::new(to), start: 0, stride: BLOCK, block: rows * BLOCK, finish: None, asked }
+    }
+
+    /// Where the one of a row and channel lies.
+    #[inline(always)]
+    fn place(&self, row: usize, channel: usize) -> usize {
+        self.start + row * self.stride + channel / BLOCK * self.block + channel % BLOCK
     }
 }
 
-impl Product<'_> {
-    /// The length of a segment; the last one may be shorter.
-    #[inline(always)]
-    fn segment(&self) -> usize {
-        self.depth.div_ceil(self.depth.div_ceil(SEGMENT).max(1))
-    }
+/// The length of the segments of a sum; the last one may be shorter.
+#[inline(always)]
+fn segment(depth: usize) -> usize {
+    depth.div_ceil(depth.div_ceil(SEGMENT).max(1))
+}
 
+/// The most inputs that should be multiplied with all rows and columns before the next ones are: whole segments, so few that the weights of
+/// some columns, together with those that come next, stay in the second-level cache.
+#[inline(always)]
+pub(crate) fn longest_stretch(depth: usize) -> usize {
+    let segments = depth.div_ceil(SEGMENT).max(1);
+    segment(depth) * segments.div_ceil(segments.div_ceil(SEGMENTS))
+}
+
+impl Product<'_> {
     /// Computes all rows.
     ///
     /// # Panics
@@ -153,16 +171,20 @@ impl Product<'_> {
         if self.rows == 0 || self.channels == 0 {
             return;
         }
-        let width = self.channels.next_multiple_of(level.lanes());
+        let last = (self.channels - 1) / BLOCK;
+        let width = self.channels.next_multiple_of(level.lanes()) - last * BLOCK;
         let columns = self.channels.div_ceil(COLUMN) * COLUMN;
         assert!(
-            end(self.start, self.stride, self.depth).is_some_and(|end| end <= self.input.len()),
+            end(self.start, self.stride, self.inputs.len()).is_some_and(|end| end <= self.input.len()),
             "invariant: rows lie within the input"
         );
         assert!(
-            end(results.start, results.stride, width).is_some_and(|end| end <= results.to.len()),
+            (last.checked_mul(results.block))
+                .and_then(|block| end(results.start, results.stride, block.checked_add(width)?))
+                .is_some_and(|end| end <= results.to.len()),
             "invariant: results lie within their slice"
         );
+        assert!(self.inputs.end <= self.depth, "invariant: some of all inputs");
         assert!(self.columns.weights.len() >= columns * self.depth, "invariant: weights for each input");
         level.run(Tiles { product: self, results });
     }
@@ -181,100 +203,91 @@ impl Kernel for Tiles<'_> {
     fn run<S: Simd>(self, simd: S) {
         const { assert!(S::TILE <= ROWS) };
         let Tiles { product, results } = self;
-        let Product { rows, depth, columns, channels, .. } = product;
+        let Product { rows, depth, columns, channels, ref inputs, .. } = product;
         let tiles = rows.div_ceil(S::TILE);
         // All tiles differ by at most one row.
         let (size, larger) = (rows / tiles, rows % tiles);
         let vectors = if S::PORTABLE { 1 } else { 2 };
         let width = vectors * S::LANES;
         let steps = channels.div_ceil(width);
-        // Of the weights of a column, those of some segments serve all rows before the next ones are touched; unless there are so few that
-        // all of them stay at hand: then the results of a row are stored one after the other.
+        // The weights of a column serve all rows before the next ones are touched; unless there are so few that all of them stay at hand:
+        // then the results of a row are stored one after the other.
         let by_rows = columns.weights.len() <= FEW;
-        let passes = depth.div_ceil(SEGMENT).div_ceil(SEGMENTS).max(1);
-        let longest = SEGMENTS * product.segment();
-        let parts = tiles * passes * steps;
-        let mut number = 0;
+        let longest = longest_stretch(depth);
         let (outer, inner) = if by_rows { (tiles, steps) } else { (steps, tiles) };
-        for outer in 0..outer {
-            for pass in 0..passes {
-                for inner in 0..inner {
-                    let (tile, step) = if by_rows { (outer, inner) } else { (inner, outer) };
-                    let first = step * width;
-                    let row = tile * size + tile.min(larger);
-                    let count = size + usize::from(tile < larger);
-                    let vectors = vectors.min((channels - first).div_ceil(S::LANES));
-                    let begin = (pass * longest).min(depth);
-                    let inputs = begin..(begin + longest).min(depth);
-                    // The weights of a step from some input on; none if there are no inputs.
-                    let weights = |step: usize, input: usize| {
-                        let (column, lane) = (step * width / COLUMN, step * width % COLUMN);
-                        columns.weights.get((column * depth + input) * COLUMN + lane..).unwrap_or_default()
-                    };
-                    // Those that come when all rows are done, and until then.
-                    let [before, after] = columns.others.map(|rows| rows.div_ceil(S::TILE));
-                    let (then, until) = match (pass + 1 < passes, step + 1 < steps) {
-                        (true, _) => ((weights(step, inputs.end), depth - inputs.end), [tile, tiles]),
-                        (false, true) => ((weights(step + 1, 0), depth), [tile, tiles]),
-                        (false, false) => ((columns.next, depth), [before + tile, before + tiles + after]),
-                    };
-                    let next = match (until[0] + 1 < until[1] && !by_rows, then.0.is_empty()) {
-                        (true, _) => weights(step, begin),
-                        (false, true) => weights(0, 0),
-                        (false, false) => then.0,
-                    };
-                    // Inputs with which nothing else is asked for.
-                    let soon = results.asked.at(&inputs, depth).map(|is_asked| usize::from(is_asked) * count);
-                    let free = inputs.len().saturating_sub(soon.iter().sum());
-                    let late = if columns.comes_late { width.div_ceil(COLUMN) } else { 0 };
-                    let later = match late {
-                        0 => Stream::share(product.later, number, parts, free),
-                        _ => Stream::weights(then.0, [depth, late], then.1.min(longest), until, free),
-                    };
-                    number += 1;
-                    let part = Part { row, first, inputs, next: next.as_ptr(), later };
-                    macro_rules! run {
-                        ($rows:literal) => {
-                            // SAFETY: `Product::run` has checked that all rows, weights and results exist.
-                            unsafe {
-                                match vectors {
-                                    1 => tile_of::<S, $rows, 1>(simd, &product, &results, &part),
-                                    _ => tile_of::<S, $rows, 2>(simd, &product, &results, &part),
-                                }
+        for outer_index in 0..outer {
+            for inner_index in 0..inner {
+                let (tile, step) =
+                    if by_rows { (outer_index, inner_index) } else { (inner_index, outer_index) };
+                let first = step * width;
+                let row = tile * size + tile.min(larger);
+                let count = size + usize::from(tile < larger);
+                let vectors = vectors.min((channels - first).div_ceil(S::LANES));
+                // The weights of a step from some input on; none if there are no inputs.
+                let weights = |step: usize, input: usize| {
+                    let (column, lane) = (step * width / COLUMN, step * width % COLUMN);
+                    columns.weights.get((column * depth + input) * COLUMN + lane..).unwrap_or_default()
+                };
+                // Those that come when all rows are done, from which input on, and until then.
+                let [before, after] = columns.others.map(|rows| rows.div_ceil(S::TILE));
+                let (then, from, until) = match (step + 1 < steps, inputs.end < depth) {
+                    (true, _) => (weights(step + 1, inputs.start), inputs.start, [tile, tiles]),
+                    (false, true) => (weights(0, inputs.end), inputs.end, [tile, tiles]),
+                    (false, false) => (columns.next, 0, [before + tile, before + tiles + after]),
+                };
+                let next = match (until[0] + 1 < until[1] && !by_rows, then.is_empty()) {
+                    (true, _) => weights(step, inputs.start),
+                    (false, true) => weights(0, 0),
+                    (false, false) => then,
+                };
+                // Inputs with which nothing else is asked for.
+                let soon = results.asked.at(inputs, depth).map(|is_asked| usize::from(is_asked) * count);
+                let free = inputs.len().saturating_sub(soon.iter().sum());
+                let late = if columns.comes_late { width.div_ceil(COLUMN) } else { 0 };
+                let later = match late {
+                    0 => Stream::share(product.later, outer_index * inner + inner_index, outer * inner, free),
+                    _ => Stream::weights(then, [depth, late], longest.min(depth - from), until, free),
+                };
+                let part = Part { row, first, next: next.as_ptr(), later };
+                macro_rules! run {
+                    ($rows:literal) => {
+                        // SAFETY: `Product::run` has checked that all rows, weights and results exist.
+                        unsafe {
+                            match vectors {
+                                1 => tile_of::<S, $rows, 1>(simd, &product, &results, &part),
+                                _ => tile_of::<S, $rows, 2>(simd, &product, &results, &part),
                             }
-                        };
-                    }
-                    match count {
-                        1 => run!(1),
-                        2 => run!(2),
-                        3 => run!(3),
-                        4 => run!(4),
-                        5 if S::TILE > 4 => run!(5),
-                        6 if S::TILE > 4 => run!(6),
-                        7 if S::TILE > 6 => run!(7),
-                        8 if S::TILE > 6 => run!(8),
-                        9 if S::TILE > 6 => run!(9),
-                        10 if S::TILE > 6 => run!(10),
-                        11 if S::TILE > 6 => run!(11),
-                        12 if S::TILE > 6 => run!(12),
-                        13 if S::TILE > 6 => run!(13),
-                        14 if S::TILE > 6 => run!(14),
-                        _ => unreachable!("a tile of this level has fewer rows"),
-                    }
+                        }
+                    };
+                }
+                match count {
+                    1 => run!(1),
+                    2 => run!(2),
+                    3 => run!(3),
+                    4 => run!(4),
+                    5 if S::TILE > 4 => run!(5),
+                    6 if S::TILE > 4 => run!(6),
+                    7 if S::TILE > 6 => run!(7),
+                    8 if S::TILE > 6 => run!(8),
+                    9 if S::TILE > 6 => run!(9),
+                    10 if S::TILE > 6 => run!(10),
+                    11 if S::TILE > 6 => run!(11),
+                    12 if S::TILE > 6 => run!(12),
+                    13 if S::TILE > 6 => run!(13),
+                    14 if S::TILE > 6 => run!(14),
+                    _ => unreachable!("a tile of this level has fewer rows"),
                 }
             }
         }
     }
 }
 
-/// Some segments of the sums of a tile.
+/// A tile.
 struct Part {
     /// The first row.
     row: usize,
     /// The first channel.
     first: usize,
-    /// The inputs that are added up.
-    inputs: Range<usize>,
     /// Weights that are needed next.
     next: *const f32,
     /// What is needed much later.
@@ -317,7 +330,7 @@ impl Stream {
     }
 }
 
-/// Computes a part of P rows and N vectors of channels.
+/// Computes a tile of P rows and N vectors of channels.
 ///
 /// # Safety
 /// The rows, weights and results must exist.
@@ -328,12 +341,12 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     results: &Results,
     part: &Part,
 ) {
-    let Product { input, stride, depth, columns, .. } = product;
+    let Product { input, stride, depth, columns, inputs: Range { start: begin, end }, .. } = product;
+    let (begin, end) = (*begin, *end);
     let Results { to, stride: to_stride, finish, .. } = results;
     let Part { row, first, .. } = *part;
-    let Range { start: begin, end } = part.inputs;
     let from = input.as_ptr().wrapping_add(product.start + row * stride);
-    let to = to.address(results.start + row * to_stride + first).cast_mut();
+    let to = to.address(results.place(row, first)).cast_mut();
     let column = first / COLUMN;
     let mut weight =
         columns.weights.as_ptr().wrapping_add((column * depth + begin) * COLUMN + first % COLUMN);
@@ -361,7 +374,7 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
         step: stride,
     };
     let Asked { written, read } = results.asked;
-    let [asks_written, asks_read] = results.asked.at(&part.inputs, *depth);
+    let [asks_written, asks_read] = results.asked.at(&product.inputs, *depth);
     let mut soon = [
         written.filter(|_| asks_written).map(|(to, start, stride)| of_tile(to.address(0), start, stride)),
         read.filter(|_| asks_read).map(|(data, start, stride)| of_tile(data.as_ptr(), start, stride)),
@@ -369,9 +382,9 @@ unsafe fn tile_of<S: Simd, const P: usize, const N: usize>(
     let place = |p: usize, n: usize| to.wrapping_add(p * to_stride + n * S::LANES);
     let mut done = begin;
     loop {
-        let count = (end - done).min(product.segment());
+        let count = (end - done).min(segment(*depth));
         let mut acc = [[simd.splat(0.0); N]; P];
-        let mut inputs = [from.wrapping_add(done); ROWS.div_ceil(TRIPLE)];
+        let mut inputs = [from.wrapping_add(done - begin); ROWS.div_ceil(TRIPLE)];
         for triple in 1..P.div_ceil(TRIPLE) {
             inputs[triple] = inputs[triple - 1].wrapping_add(TRIPLE * stride);
         }

@@ -203,13 +203,14 @@ impl Kernel for Task<'_> {
             for product in 0..PRODUCTS {
                 let (weights, behind) = weights[product * inputs * width..].split_at(inputs * width);
                 let next = &behind[..behind.len().min(inputs * width)];
-                let results = Results { start: product * product_stride, ..Results::sums(products) };
+                let results = Results { start: product * product_stride, ..Results::sums(products, 0) };
                 let product = Product {
                     input: transformed,
                     start: product * row,
                     stride: tile_stride,
                     rows: count,
                     depth: inputs,
+                    inputs: 0..inputs,
                     columns: Columns { weights, next, others: [0; 2], comes_late: tiles <= FEW_ROWS },
                     channels,
                     later: &[],

@@ -327,6 +327,29 @@ fn random_shapes_equal_naive_loops() {
     }
 }
 
+/// Sums that are made in several passes, for several blocks of channels.
+#[test]
+fn long_sums_equal_naive_loops() {
+    let mut random = Random(9);
+    for _ in 0..rounds(20) {
+        let kernel = random.choose(&[1, 3, 3, 5]);
+        let taps = kernel * kernel;
+        let groups = random.choose(&[1, 1, 2]);
+        let (inputs, outputs) = (1050 / taps + random.between(0, 1300 / taps), random.between(1, 80));
+        let mut shape = ConvolutionShape::new(groups * inputs, groups * outputs, [1, kernel, kernel]);
+        shape.groups = groups;
+        let (mut input, mut output) = ([1; 3], [1; 3]);
+        for axis in 1..3 {
+            shape.stride[axis] = random.choose(&[1, 1, 2]);
+            shape.padding[axis] = random.between(0, kernel / 2);
+            input[axis] = kernel + random.between(0, 3);
+            output[axis] = (input[axis] + 2 * shape.padding[axis] - kernel) / shape.stride[axis] + 1;
+        }
+        let case = Case { shape, batch: random.between(1, 2), input, output };
+        check_case(&mut random, &case);
+    }
+}
+
 #[test]
 fn winograd_equals_naive_loops() {
     let mut random = Random(7);
