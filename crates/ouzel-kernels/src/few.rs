@@ -59,7 +59,7 @@ pub(crate) fn run(work: &Work) {
     let taps = pass.taps[1].len() * pass.taps[2].len();
     let row = view.size[2].saturating_mul(taps * work.convolution.input_channels);
     // Neighbouring tasks compute the products of some rows both, so they should not be too small.
-    let rows_per_task = rows.div_ceil(4 * work.threads).max(LEAST_WORK.div_ceil(row.max(1))).max(1);
+    let rows_per_task = rows.div_ceil(2 * work.threads).max(LEAST_WORK.div_ceil(row.max(1))).max(1);
     let tasks = rows.div_ceil(rows_per_task);
     let run = |task: usize| {
         let (first, last) = (task * rows_per_task, rows.min((task + 1) * rows_per_task));
@@ -153,24 +153,33 @@ impl Kernel for Rows<'_> {
                         }
                     }
                 }
-                let mut x = phase as usize;
-                let mut place = 0;
-                while x < to[2] {
-                    let mut sum = [0.0; MOST_OUTPUTS];
-                    for tap in &taps {
-                        if ((place as isize + tap.shift) as usize) < from[2] {
-                            let start = tap.products.wrapping_add(place * BLOCK);
-                            let terms: &[f32; MOST_OUTPUTS] =
-                                products[start..].first_chunk().expect("invariant: room behind the products");
-                            for (sum, term) in sum.iter_mut().zip(terms) {
-                                *sum += term;
+                // Places that all taps have an input for, and those beside them.
+                let places = (to[2] - phase as usize).div_ceil(step_x as usize) as isize;
+                let shift = |tap: &Tap| tap.shift;
+                let low = taps.iter().map(shift).min().map_or(0, |shift| -shift).clamp(0, places);
+                let high = taps.iter().map(shift).max().map_or(0, |shift| from[2] as isize - shift);
+                let high = high.clamp(low, places);
+                let mut sum = |places: std::ops::Range<isize>, check: bool| {
+                    for place in places {
+                        let mut sum = [0.0; MOST_OUTPUTS];
+                        for tap in &taps {
+                            if !check || ((place + tap.shift) as usize) < from[2] {
+                                let start = tap.products.wrapping_add(place as usize * BLOCK);
+                                let terms: &[f32; MOST_OUTPUTS] = products[start..]
+                                    .first_chunk()
+                                    .expect("invariant: room behind the products");
+                                for (sum, term) in sum.iter_mut().zip(terms) {
+                                    *sum += term;
+                                }
                             }
                         }
+                        let x = phase as usize + place as usize * step_x as usize;
+                        sums[x * outputs..(x + 1) * outputs].copy_from_slice(&sum[..outputs]);
                     }
-                    sums[x * outputs..(x + 1) * outputs].copy_from_slice(&sum[..outputs]);
-                    x += step_x as usize;
-                    place += 1;
-                }
+                };
+                sum(0..low, true);
+                sum(low..high, false);
+                sum(high..places, true);
             }
             // SAFETY: each row belongs to one task.
             unsafe {
