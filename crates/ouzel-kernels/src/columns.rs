@@ -69,7 +69,7 @@ struct Plan<'a> {
     tasks: usize,
     /// Whether the runs of one chunk follow each other, rather than the chunks of one run.
     chunk_major: bool,
-    /// Whether each output pixel depends on the input pixel of the same number alone, as in a 1×1 convolution.
+    /// Whether each output pixel of the pass depends on the input pixel of the same number alone, as in a 1×1 convolution.
     is_plain: bool,
 }
 
@@ -82,8 +82,7 @@ impl<'a> Plan<'a> {
         let depth = pass.taps.iter().map(|taps| taps.len()).product::<usize>() * inputs;
         let is_plain = pass.taps.iter().all(|taps| taps[..] == [0])
             && convolution.input_step == [1; 3]
-            && convolution.output_step == [1; 3]
-            && work.input_view.size == work.output_view.size;
+            && work.input_view.size == counts;
         let blocks = work.blocks();
         let cost = depth.max(8);
         let total = pixels.saturating_mul(cost).saturating_mul(blocks);
@@ -164,14 +163,13 @@ impl Kernel for Task<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Task { work, plan, index } = self;
-        let Work { convolution, finish, level, input_view, .. } = work;
+        let Work { convolution, finish, .. } = work;
         let (pixels, blocks) = plan.share(index, S::TILE);
-        let (inputs, outputs) = convolution.of_group();
-        let depth = plan.depth;
+        let (_, outputs) = convolution.of_group();
         let blocks_of_group = outputs.div_ceil(BLOCK);
         let mut places = [0; MOST_PIXELS];
         let places = &mut places[..pixels.len()];
-        let in_order = plan.is_plain || convolution.passes.len() == 1 && convolution.output_step == [1; 3];
+        let in_order = convolution.passes.len() == 1 && convolution.output_step == [1; 3];
         match in_order {
             true => places.iter_mut().zip(pixels.clone()).for_each(|(place, pixel)| *place = pixel),
             false => {
@@ -191,104 +189,27 @@ impl Kernel for Task<'_> {
                 unsafe { finish.clear_record(*pixel) };
             }
         }
-        // Few weights stay in the cache for all blocks, so that the results of a pixel are stored one after the other. Many long rows do
-        // not: all blocks take some of their inputs before the next ones are gathered.
-        let few = packed_width(outputs) * depth <= FEW;
-        let longest = if pixels.len() > S::TILE { longest_stretch(depth) } else { depth };
-        let long = longest < depth;
-        let (blocks_at_once, most_sums) = match long {
-            true => (blocks.len().min(blocks_of_group), pixels.len()),
-            false => (1, MOST_SUMS / S::TILE * S::TILE),
-        };
-        let patch = longest.next_multiple_of(GAP) + GAP;
-        let patches = if plan.is_plain { 0 } else { pixels.len() * patch };
-        let room = patches + blocks_at_once * most_sums * BLOCK;
-        let mut scratch = SCRATCH.take();
-        if scratch.len() < room {
-            scratch = Aligned::zeros(room);
-        }
-        let (patches, sums) = scratch.split_at_mut(patches);
-        let mut gathered = None;
-        let next_rows = self.next_rows(&pixels);
-        let mut next = blocks.start;
-        while next < blocks.end {
-            let index = next;
-            let (group, block) = (index / blocks_of_group, index % blocks_of_group);
-            next = if few || long { blocks.end.min((group + 1) * blocks_of_group) } else { index + 1 };
-            let channels = block * BLOCK..outputs.min((block + next - index) * BLOCK);
-            let channel = group * outputs + channels.start;
-            let direct = match in_order && channels.len().is_multiple_of(S::LANES) {
-                true => finish.direct(channel, channels.len()),
-                false => None,
-            };
-            let share = |rows: usize| {
-                let done = (index - blocks.start) * pixels.len() + (next - index) * rows;
-                next_rows.len() * done / (blocks.len() * pixels.len()).max(1)
-            };
-            for some in stretches(depth, longest) {
-                if !plan.is_plain && gathered != Some((group, some.start)) {
-                    self.gather(simd, pixels.clone(), group * inputs, some.clone(), patch, patches);
-                    gathered = Some((group, some.start));
-                }
-                let (rows, start, stride) = match plan.is_plain {
-                    true => (work.input, self.pixel(pixels.start) + group * inputs, input_view.pixel_stride),
-                    false => (&*patches, 0, patch),
-                };
-                // These channels of the group, for some of the pixels.
-                let product = |channels: Range<usize>, part: Range<usize>| Product {
-                    input: rows,
-                    start: start + part.start * stride + if plan.is_plain { some.start } else { 0 },
-                    stride,
-                    rows: part.len(),
-                    depth,
-                    inputs: some.clone(),
-                    columns: self.columns(group, &channels, [part.start, pixels.len() - part.end]),
-                    channels: channels.len(),
-                    later: &next_rows[share(part.start)..share(part.end)],
-                };
-                // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that
-                // they share no words of a mask, or else `shares_words` has given all blocks to one task.
-                unsafe {
-                    if let Some((to, view, bounds)) = direct {
-                        let start = places[0] * view.pixel_stride + view.channel_offset + channel;
-                        let asked = finish.asked(places[0], channel);
-                        let (stride, block) = (view.pixel_stride, BLOCK);
-                        let results = Results { to, start, stride, block, finish: bounds, asked };
-                        product(channels.clone(), 0..places.len()).run(*level, results);
-                        continue;
-                    }
-                    for first in (0..places.len()).step_by(most_sums) {
-                        let part = first..places.len().min(first + most_sums);
-                        let places = &places[part.clone()];
-                        for first in channels.clone().step_by(blocks_at_once * BLOCK) {
-                            let channels = first..channels.end.min(first + blocks_at_once * BLOCK);
-                            let asked = match in_order {
-                                true => finish.asked(places[0], group * outputs + first),
-                                false => Asked::default(),
-                            };
-                            let results = Results { asked, ..Results::sums(sums, part.len()) };
-                            product(channels.clone(), part.clone()).run(*level, results);
-                            if some.end < depth {
-                                continue;
-                            }
-                            let of_blocks = sums.as_chunks().0.chunks(part.len());
-                            for (first, sums) in channels.clone().step_by(BLOCK).zip(of_blocks) {
-                                let count = BLOCK.min(channels.end - first);
-                                finish.tile(simd, sums, places, group * outputs + first, count);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        SCRATCH.set(scratch);
-        let pixels = match in_order {
-            true => Pixels::Row { first: pixels.start, step: 1, count: pixels.len() },
-            false => Pixels::List(places),
-        };
         let channel = |index: usize| index / blocks_of_group * outputs + index % blocks_of_group * BLOCK;
-        // SAFETY: as before.
-        unsafe { finish.go_on(pixels, channel(blocks.start), channel(blocks.end) - channel(blocks.start)) };
+        let first = channel(blocks.start);
+        let channels = channel(blocks.end) - first;
+        // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that they share
+        // no words of a mask, or else `shares_words` has given all blocks to one task.
+        unsafe {
+            match finish.direct(first, channels) {
+                // No tap reaches these pixels.
+                Some((to, view, None)) if plan.depth == 0 => {
+                    for place in places.iter() {
+                        to.part(place * view.pixel_stride + view.channel_offset + first, channels).fill(0.0);
+                    }
+                }
+                _ => self.multiply(simd, pixels.clone(), blocks, places, in_order),
+            }
+            let pixels = match in_order {
+                true => Pixels::Row { first: pixels.start, step: 1, count: pixels.len() },
+                false => Pixels::List(places),
+            };
+            finish.go_on(pixels, first, channels);
+        }
     }
 }
 
@@ -380,6 +301,117 @@ impl Task<'_> {
         let begin = self.plan.pass.weights + group * packed_width(outputs) * depth + channels.start * depth;
         let (weights, behind) = work.weights[begin..].split_at(size);
         Columns { weights, next: &behind[..behind.len().min(size)], others, comes_late: self.comes_late() }
+    }
+
+    /// Multiplies some pixels with the weights of some blocks of channels, counted over all groups, and finishes the results; `places` are
+    /// those of the pixels in the output, and `in_order` says whether they follow each other.
+    ///
+    /// # Safety
+    /// No other thread may be at work on these channels of these pixels, nor, if bits are recorded, on any channel that shares their words.
+    #[inline(always)]
+    unsafe fn multiply<S: Simd>(
+        &self,
+        simd: S,
+        pixels: Range<usize>,
+        blocks: Range<usize>,
+        places: &[usize],
+        in_order: bool,
+    ) {
+        let Task { work, plan, .. } = self;
+        let Work { convolution, finish, level, input_view, .. } = work;
+        let (inputs, outputs) = convolution.of_group();
+        let depth = plan.depth;
+        let blocks_of_group = outputs.div_ceil(BLOCK);
+        // Few weights stay in the cache for all blocks, so that the results of a pixel are stored one after the other. Many long rows do
+        // not: all blocks take some of their inputs before the next ones are gathered.
+        let few = packed_width(outputs) * depth <= FEW;
+        let longest = if pixels.len() > S::TILE { longest_stretch(depth) } else { depth };
+        let long = longest < depth;
+        let (blocks_at_once, most_sums) = match long {
+            true => (blocks.len().min(blocks_of_group), pixels.len()),
+            false => (1, MOST_SUMS / S::TILE * S::TILE),
+        };
+        let patch = longest.next_multiple_of(GAP) + GAP;
+        let patches = if plan.is_plain { 0 } else { pixels.len() * patch };
+        let room = patches + blocks_at_once * most_sums * BLOCK;
+        let mut scratch = SCRATCH.take();
+        if scratch.len() < room {
+            scratch = Aligned::zeros(room);
+        }
+        let (patches, sums) = scratch.split_at_mut(patches);
+        let mut gathered = None;
+        let next_rows = self.next_rows(&pixels);
+        let mut next = blocks.start;
+        while next < blocks.end {
+            let index = next;
+            let (group, block) = (index / blocks_of_group, index % blocks_of_group);
+            next = if few || long { blocks.end.min((group + 1) * blocks_of_group) } else { index + 1 };
+            let channels = block * BLOCK..outputs.min((block + next - index) * BLOCK);
+            let channel = group * outputs + channels.start;
+            let direct = match in_order && channels.len().is_multiple_of(S::LANES) {
+                true => finish.direct(channel, channels.len()),
+                false => None,
+            };
+            let share = |rows: usize| {
+                let done = (index - blocks.start) * pixels.len() + (next - index) * rows;
+                next_rows.len() * done / (blocks.len() * pixels.len()).max(1)
+            };
+            for some in stretches(depth, longest) {
+                if !plan.is_plain && gathered != Some((group, some.start)) {
+                    self.gather(simd, pixels.clone(), group * inputs, some.clone(), patch, patches);
+                    gathered = Some((group, some.start));
+                }
+                let (rows, start, stride) = match plan.is_plain {
+                    true => (work.input, self.pixel(pixels.start) + group * inputs, input_view.pixel_stride),
+                    false => (&*patches, 0, patch),
+                };
+                // These channels of the group, for some of the pixels.
+                let product = |channels: Range<usize>, part: Range<usize>| Product {
+                    input: rows,
+                    start: start + part.start * stride + if plan.is_plain { some.start } else { 0 },
+                    stride,
+                    rows: part.len(),
+                    depth,
+                    inputs: some.clone(),
+                    columns: self.columns(group, &channels, [part.start, pixels.len() - part.end]),
+                    channels: channels.len(),
+                    later: &next_rows[share(part.start)..share(part.end)],
+                };
+                // SAFETY: passed on.
+                unsafe {
+                    if let Some((to, view, bounds)) = direct {
+                        let start = places[0] * view.pixel_stride + view.channel_offset + channel;
+                        let asked = finish.asked(places[0], channel);
+                        let (stride, block) = (view.pixel_stride, BLOCK);
+                        let results = Results { to, start, stride, block, finish: bounds, asked };
+                        product(channels.clone(), 0..places.len()).run(*level, results);
+                        continue;
+                    }
+                    for first in (0..places.len()).step_by(most_sums) {
+                        let part = first..places.len().min(first + most_sums);
+                        let places = &places[part.clone()];
+                        for first in channels.clone().step_by(blocks_at_once * BLOCK) {
+                            let channels = first..channels.end.min(first + blocks_at_once * BLOCK);
+                            let asked = match in_order {
+                                true => finish.asked(places[0], group * outputs + first),
+                                false => Asked::default(),
+                            };
+                            let results = Results { asked, ..Results::sums(sums, part.len()) };
+                            product(channels.clone(), part.clone()).run(*level, results);
+                            if some.end < depth {
+                                continue;
+                            }
+                            let of_blocks = sums.as_chunks().0.chunks(part.len());
+                            for (first, sums) in channels.clone().step_by(BLOCK).zip(of_blocks) {
+                                let count = BLOCK.min(channels.end - first);
+                                finish.tile(simd, sums, places, group * outputs + first, count);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        SCRATCH.set(scratch);
     }
 
     /// Writes some inputs of the patches of some pixels into rows. Patches are those of a group whose channels begin at `channel`, tap by
