@@ -203,20 +203,24 @@ fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
     let (view, inputs) = (work.input_view, work.convolution.input_channels);
     let count = view.size[2];
     let block_len = (count + 1) * BLOCK;
+    let blocks = products.len() / block_len;
+    let start = |row: usize| row * count * view.pixel_stride + view.channel_offset;
+    let [begin, end] = [row + 1, row + 2].map(|row| start(row).min(work.input.len()));
+    let next_row = &work.input[begin..end];
     for (block, products) in products.chunks_exact_mut(block_len).enumerate() {
         let rest = lanes - block * BLOCK;
         let channels = rest.min(BLOCK);
         let columns = &work.weights[block * BLOCK * inputs..][..packed_width(channels) * inputs];
         let product = Product {
             input: work.input,
-            start: row * count * view.pixel_stride + view.channel_offset,
+            start: start(row),
             stride: view.pixel_stride,
             rows: count,
             depth: inputs,
             inputs: 0..inputs,
             columns: Columns { weights: columns, next: &[], others: [0; 2], comes_late: false },
             channels,
-            later: &[],
+            later: &next_row[next_row.len() * block / blocks..next_row.len() * (block + 1) / blocks],
         };
         // SAFETY: the products are the caller's own.
         unsafe { product.run(work.level, Results::sums(products, 0)) };
