@@ -12,7 +12,7 @@ use crate::view::View;
 /// A dense layer `y[row][n] = Σ_k x[row][k] · w[k][n]` with its weights packed as `[column of n][k][n within the column]`.
 ///
 /// Forward, every element is the sum of chains of at most 256 multiply-adds over k. In the gradient, every lane is one chain over its columns of n, and the
-/// lanes are then added pairwise. Both orders depend on the sizes of the layer alone (and on the SIMD level).
+/// lanes are then added pairwise; columns of n in which all of g is 0 are left out. Both orders depend on the sizes of the layer alone (and on the SIMD level).
 ///
 /// ```
 /// use ouzel_kernels::{Dense, Epilogue, Level};

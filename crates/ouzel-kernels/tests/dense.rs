@@ -14,7 +14,14 @@ fn dense_layers_equal_naive_loops() {
         // Both orders of the weights.
         let (input_stride, output_stride) = if round % 2 == 0 { (outputs, 1) } else { (1, inputs) };
         let layer = Dense::new(inputs, outputs, &weights, input_stride, output_stride);
-        let (x, g) = (random.integers(rows * inputs), random.integers(rows * outputs));
+        let (x, mut g) = (random.integers(rows * inputs), random.integers(rows * outputs));
+        if random.coin() {
+            // One output of each row alone is asked for.
+            for g in g.chunks_mut(outputs) {
+                let asked = random.between(0, outputs - 1);
+                (0..outputs).filter(|n| *n != asked).for_each(|n| g[n] = 0.0);
+            }
+        }
         let (mut y, mut dx) = (vec![0.0; rows * outputs], vec![0.0; rows * inputs]);
         for row in 0..rows {
             for k in 0..inputs {
