@@ -83,7 +83,8 @@ pub(crate) struct Product<'a> {
     pub rows: usize,
     /// Inputs of all sums.
     pub depth: usize,
-    /// Those that are multiplied now, whole segments; rows begin with the first one.
+    /// Those that are multiplied now, whole segments; rows begin with the first one. Unless that is the first of all, the results already
+    /// hold the sums of those before it.
     pub inputs: Range<usize>,
     /// Weights.
     pub columns: Columns<'a>,
@@ -119,7 +120,7 @@ pub(crate) struct Results<'a> {
     pub start: usize,
     /// Distance of those of neighbouring rows.
     pub stride: usize,
-    /// Distance of those of neighbouring blocks of channels.
+    /// Distance of those of neighbouring blocks of channels, if there are several: a block or more.
     pub block: usize,
     /// What happens to them before they are stored.
     pub finish: Option<Bounds<'a>>,
@@ -184,7 +185,11 @@ impl Product<'_> {
                 .is_some_and(|end| end <= results.to.len()),
             "invariant: results lie within their slice"
         );
-        assert!(self.inputs.end <= self.depth, "invariant: some of all inputs");
+        assert!(last == 0 || results.block >= BLOCK, "invariant: blocks of results lie beside each other");
+        assert!(
+            self.inputs.start <= self.inputs.end && self.inputs.end <= self.depth,
+            "invariant: some of all inputs"
+        );
         assert!(self.columns.weights.len() >= columns * self.depth, "invariant: weights for each input");
         level.run(Tiles { product: self, results });
     }
@@ -213,7 +218,7 @@ impl Kernel for Tiles<'_> {
         // The weights of a column serve all rows before the next ones are touched; unless there are so few that all of them stay at hand:
         // then the results of a row are stored one after the other.
         let by_rows = columns.weights.len() <= FEW;
-        let longest = longest_stretch(depth);
+        let longest = longest_stretch(depth).max(inputs.len());
         let (outer, inner) = if by_rows { (tiles, steps) } else { (steps, tiles) };
         for outer_index in 0..outer {
             for inner_index in 0..inner {
