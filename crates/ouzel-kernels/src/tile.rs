@@ -218,7 +218,8 @@ impl Kernel for Tiles<'_> {
         // The weights of a column serve all rows before the next ones are touched; unless there are so few that all of them stay at hand:
         // then the results of a row are stored one after the other.
         let by_rows = columns.weights.len() <= FEW;
-        let longest = longest_stretch(depth).max(inputs.len());
+        // More of those that come next would be gone again before they are needed.
+        let longest = longest_stretch(depth);
         let (outer, inner) = if by_rows { (tiles, steps) } else { (steps, tiles) };
         for outer_index in 0..outer {
             for inner_index in 0..inner {
