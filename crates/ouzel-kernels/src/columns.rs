@@ -362,13 +362,16 @@ impl Task<'_> {
                     gathered = Some((group, some.start));
                 }
                 let (rows, start, stride) = match plan.is_plain {
-                    true => (work.input, self.pixel(pixels.start) + group * inputs, input_view.pixel_stride),
+                    true => {
+                        let start = self.pixel(pixels.start) + group * inputs + some.start;
+                        (work.input, start, input_view.pixel_stride)
+                    }
                     false => (&*patches, 0, patch),
                 };
                 // These channels of the group, for some of the pixels.
                 let product = |channels: Range<usize>, part: Range<usize>| Product {
                     input: rows,
-                    start: start + part.start * stride + if plan.is_plain { some.start } else { 0 },
+                    start: start + part.start * stride,
                     stride,
                     rows: part.len(),
                     depth,

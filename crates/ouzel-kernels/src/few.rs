@@ -223,6 +223,6 @@ fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
             later: &next_row[next_row.len() * block / blocks..next_row.len() * (block + 1) / blocks],
         };
         // SAFETY: the products are the caller's own.
-        unsafe { product.run(work.level, Results::sums(products, 0)) };
+        unsafe { product.run(work.level, Results::sums(products, count)) };
     }
 }

@@ -203,7 +203,7 @@ impl Kernel for Task<'_> {
             for product in 0..PRODUCTS {
                 let (weights, behind) = weights[product * inputs * width..].split_at(inputs * width);
                 let next = &behind[..behind.len().min(inputs * width)];
-                let results = Results { start: product * product_stride, ..Results::sums(products, 0) };
+                let results = Results { start: product * product_stride, ..Results::sums(products, count) };
                 let product = Product {
                     input: transformed,
                     start: product * row,
