@@ -1,6 +1,7 @@
 //! Convolution as a matrix product of patches by channels: patches are gathered into rows, unless the input's pixels are such rows.
 
 use crate::aligned::Aligned;
+use crate::amx::{self, Amx};
 use crate::convolution::{Pass, Work};
 use crate::crew::share_out;
 use crate::level::Kernel;
@@ -28,6 +29,12 @@ const LEAST_WORK: usize = 20_000;
 /// Floats of patches that are gathered together, a row of their taps after the other.
 const PATCHES: usize = 4096;
 
+/// Least pixels of a sample for the matrix unit.
+const AMX_PIXELS: usize = 96;
+
+/// Most inputs of all pixels of a chunk that are cut for the matrix unit, so that they stay in the second-level cache.
+const MOST_CUT: usize = 128 * 1024;
+
 /// Floats between the rows of neighbouring patches beyond what they hold: room for the rest of a vector, and they do not compete for
 /// the same lines of the cache.
 const GAP: usize = 16;
@@ -36,6 +43,14 @@ const GAP: usize = 16;
 #[inline(always)]
 fn stretches(depth: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
     (0..depth.max(1)).step_by(longest.max(1)).map(move |first| first..depth.min(first + longest))
+}
+
+/// Whether the matrix unit is faster: it wants whole steps of inputs, and many pixels for each weight that it cuts. This depends on one
+/// sample alone, so that neither batch nor threads change the bits of a result.
+fn suits_amx(work: &Work, counts: [usize; 3], depth: usize) -> bool {
+    let (_, outputs) = work.convolution.of_group();
+    let pixels: usize = counts.iter().product();
+    depth.is_multiple_of(amx::STEP) && depth > 0 && outputs >= BLOCK && pixels >= AMX_PIXELS
 }
 
 /// Runs all passes.
@@ -71,6 +86,10 @@ struct Plan<'a> {
     chunk_major: bool,
     /// Whether each output pixel of the pass depends on the input pixel of the same number alone, as in a 1×1 convolution.
     is_plain: bool,
+    /// The matrix unit, where it makes the products.
+    amx: Option<Amx>,
+    /// Pixels of a tile.
+    tile: usize,
 }
 
 impl<'a> Plan<'a> {
@@ -84,6 +103,24 @@ impl<'a> Plan<'a> {
             && convolution.input_step == [1; 3]
             && work.input_view.size == counts;
         let blocks = work.blocks();
+        let plan = Plan {
+            pass,
+            counts,
+            pixels,
+            depth,
+            blocks,
+            is_plain,
+            chunk_major: true,
+            amx: None,
+            tile: 0,
+            chunks: 0,
+            blocks_per_run: 0,
+            runs: 0,
+            tasks: 0,
+        };
+        if let Some(amx) = work.level.amx().filter(|_| suits_amx(work, counts, depth)) {
+            return plan.by_amx(amx, work.threads);
+        }
         let cost = depth.max(8);
         let total = pixels.saturating_mul(cost).saturating_mul(blocks);
         // Each run gathers anew, so that there are no more of them than threads need.
@@ -112,28 +149,26 @@ impl<'a> Plan<'a> {
         let weights = blocks.saturating_mul(BLOCK * cost);
         let chunk_major = weights.saturating_mul(chunks) < work.input.len().saturating_mul(runs);
         let tasks = chunks * runs;
-        Plan {
-            pass,
-            counts,
-            pixels,
-            depth,
-            blocks,
-            chunks,
-            blocks_per_run,
-            runs,
-            tasks,
-            chunk_major,
-            is_plain,
-        }
+        Plan { chunks, blocks_per_run, runs, tasks, chunk_major, tile, ..plan }
+    }
+
+    /// Completes a plan for the matrix unit: chunks as large as the cache allows, each for all blocks, unless there are too few of them.
+    fn by_amx(self, amx: Amx, threads: usize) -> Plan<'a> {
+        let most = (MOST_CUT / self.depth).clamp(LEAST_PIXELS, MOST_PIXELS);
+        let chunks = self.pixels.div_ceil(most).next_multiple_of(threads);
+        let chunks = chunks.min(self.pixels.div_ceil(LEAST_PIXELS)).max(self.pixels.div_ceil(MOST_PIXELS));
+        let blocks_per_run = self.blocks.div_ceil(threads.div_ceil(chunks));
+        let runs = self.blocks.div_ceil(blocks_per_run);
+        Plan { chunks, blocks_per_run, runs, tasks: chunks * runs, amx: Some(amx), tile: 1, ..self }
     }
 
     /// The pixels of a task and its blocks of channels, these counted over all groups.
-    fn share(&self, task: usize, tile: usize) -> (Range<usize>, Range<usize>) {
+    fn share(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let (chunk, run) = match self.chunk_major {
             true => (task / self.runs, task % self.runs),
             false => (task % self.chunks, task / self.chunks),
         };
-        let tiles = self.pixels.div_ceil(tile);
+        let tiles = self.pixels.div_ceil(self.tile);
         // All tiles differ by at most one pixel in size.
         let (size, larger) = (self.pixels / tiles, self.pixels % tiles);
         let pixel = |chunk: usize| {
@@ -164,7 +199,7 @@ impl Kernel for Task<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Task { work, plan, index } = self;
         let Work { convolution, finish, .. } = work;
-        let (pixels, blocks) = plan.share(index, S::TILE);
+        let (pixels, blocks) = plan.share(index);
         let (_, outputs) = convolution.of_group();
         let blocks_of_group = outputs.div_ceil(BLOCK);
         let mut places = [0; MOST_PIXELS];
@@ -202,7 +237,10 @@ impl Kernel for Task<'_> {
                         to.part(place * view.pixel_stride + view.channel_offset + first, channels).fill(0.0);
                     }
                 }
-                _ => self.multiply(simd, pixels.clone(), blocks, places, in_order),
+                _ => match plan.amx {
+                    Some(amx) => self.multiply_by_amx(simd, amx, pixels.clone(), blocks, places),
+                    None => self.multiply(simd, pixels.clone(), blocks, places, in_order),
+                },
             }
             let pixels = match in_order {
                 true => Pixels::Row { first: pixels.start, step: 1, count: pixels.len() },
@@ -412,6 +450,80 @@ impl Task<'_> {
                         }
                     }
                 }
+            }
+        }
+        SCRATCH.set(scratch);
+    }
+
+    /// `multiply` by the matrix unit.
+    ///
+    /// # Safety
+    /// As for `multiply`.
+    #[inline(always)]
+    unsafe fn multiply_by_amx<S: Simd>(
+        &self,
+        simd: S,
+        amx: Amx,
+        pixels: Range<usize>,
+        blocks: Range<usize>,
+        places: &[usize],
+    ) {
+        let Task { work, plan, .. } = self;
+        let (inputs, outputs) = work.convolution.of_group();
+        let (count, depth) = (pixels.len(), plan.depth);
+        let blocks_of_group = outputs.div_ceil(BLOCK);
+        let height = amx::height(count);
+        let patch = depth + GAP;
+        let patches = if plan.is_plain { 0 } else { height * patch };
+        let (cut, sums) = (amx::cut_len(count, depth), amx::sums_len(count));
+        let mut scratch = SCRATCH.take();
+        let room = amx::SCRATCH + sums + cut + patches;
+        if scratch.len() < room {
+            scratch = Aligned::zeros(room);
+        }
+        let (weights, rest) = scratch.split_at_mut(amx::SCRATCH);
+        let (sums, rest) = rest.split_at_mut(sums);
+        let (cut, patches) = rest.split_at_mut(cut);
+        let mut next = blocks.start;
+        while next < blocks.end {
+            let (first, group) = (next, next / blocks_of_group);
+            next = blocks.end.min((group + 1) * blocks_of_group);
+            for (tile, cut) in cut.chunks_exact_mut(amx::tile_len(depth)).enumerate() {
+                let pixels = pixels.start + tile * height..pixels.end.min(pixels.start + (tile + 1) * height);
+                let rows = pixels.len();
+                match plan.is_plain {
+                    true => {
+                        let start = self.pixel(pixels.start) + group * inputs;
+                        amx.cut_rows(work.input, start, work.input_view.pixel_stride, rows, depth, cut);
+                    }
+                    false => {
+                        self.gather(simd, pixels, group * inputs, 0..depth, patch, patches);
+                        amx.cut_rows(patches, 0, patch, rows, depth, cut);
+                    }
+                }
+            }
+            let begin = plan.pass.weights + group * packed_width(outputs) * depth;
+            let channel = |block: usize| block % blocks_of_group * BLOCK;
+            let product = |block: usize| amx::Product {
+                rows: 0,
+                weights: begin + channel(block) * depth,
+                channels: BLOCK.min(outputs - channel(block)),
+            };
+            let mut products = amx::Products::new(amx, cut, count, depth, work.weights, weights);
+            for block in first..next {
+                let after = (block + 1 < next).then(|| product(block + 1));
+                products.compute(product(block), after, sums);
+                let sums = &sums.as_chunks().0[..count];
+                // SAFETY: passed on.
+                unsafe {
+                    work.finish.tile(
+                        simd,
+                        sums,
+                        places,
+                        group * outputs + channel(block),
+                        product(block).channels,
+                    )
+                };
             }
         }
         SCRATCH.set(scratch);

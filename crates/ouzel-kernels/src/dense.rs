@@ -96,8 +96,8 @@ impl Dense {
     /// # Panics
     /// If a slice is too short.
     pub fn forward(&self, level: Level, rows: usize, input: &[f32], output: &mut [f32], epilogue: Epilogue) {
-        let (from, to) =
-            (View::packed(1, [1, 1, rows], self.inputs), View::packed(1, [1, 1, rows], self.outputs));
+        // Samples of one pixel: how many rows there are must not matter to their bits.
+        let (from, to) = (View::packed(rows, [1; 3], self.inputs), View::packed(rows, [1; 3], self.outputs));
         self.convolution.run(level, input, &from, output, &to, epilogue);
     }
 

@@ -1,5 +1,6 @@
 //! The SIMD level: which vector instructions the kernels may use on this machine.
 
+use crate::amx::Amx;
 use crate::vector::{Portable, Simd};
 #[cfg(target_arch = "x86_64")]
 use crate::vector_x86::{Avx2, Avx512};
@@ -20,6 +21,9 @@ pub struct Level(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
+    /// AVX-512, and a matrix unit for large products.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -30,7 +34,7 @@ enum Kind {
 /// Why a SIMD level cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LevelError {
-    /// The name is none of `avx512`, `avx2`, `portable`.
+    /// The name is none of `amx`, `avx512`, `avx2`, `portable`.
     Unknown(String),
     /// The name is known, but this machine lacks the instructions.
     Unavailable(String),
@@ -40,7 +44,7 @@ impl std::fmt::Display for LevelError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             LevelError::Unknown(name) => {
-                write!(f, "unknown SIMD level `{name}`, expected one of avx512, avx2, portable")
+                write!(f, "unknown SIMD level `{name}`, expected one of amx, avx512, avx2, portable")
             }
             LevelError::Unavailable(name) => {
                 write!(f, "SIMD level `{name}` is not available on this machine")
@@ -72,7 +76,7 @@ impl Level {
         }
     }
 
-    /// The level called `avx512`, `avx2` or `portable`.
+    /// The level called `amx`, `avx512`, `avx2` or `portable`.
     ///
     /// # Errors
     /// If there is no such level or the machine lacks its instructions.
@@ -81,7 +85,7 @@ impl Level {
             return Ok(level);
         }
         match name {
-            "avx512" | "avx2" => Err(LevelError::Unavailable(name.to_owned())),
+            "amx" | "avx512" | "avx2" => Err(LevelError::Unavailable(name.to_owned())),
             _ => Err(LevelError::Unknown(name.to_owned())),
         }
     }
@@ -97,6 +101,9 @@ impl Level {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
+            if avx512 && Amx::detect().is_some() {
+                levels.push(Level(Kind::Amx));
+            }
             if avx512 {
                 levels.push(Level(Kind::Avx512));
             }
@@ -113,9 +120,11 @@ impl Level {
         Level(Kind::Portable)
     }
 
-    /// The name of the level: `avx512`, `avx2` or `portable`.
+    /// The name of the level: `amx`, `avx512`, `avx2` or `portable`.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => "amx",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
@@ -124,11 +133,20 @@ impl Level {
         }
     }
 
+    /// The matrix unit of this level.
+    pub(crate) fn amx(self) -> Option<Amx> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => Amx::detect(),
+            _ => None,
+        }
+    }
+
     /// How many pixels a tile of the convolution kernel has at most.
     pub(crate) fn tile_pixels(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => Avx512::TILE,
+            Kind::Amx | Kind::Avx512 => Avx512::TILE,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => Avx2::TILE,
             Kind::Portable => Portable::TILE,
@@ -139,7 +157,7 @@ impl Level {
     pub(crate) fn lanes(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => Avx512::LANES,
+            Kind::Amx | Kind::Avx512 => Avx512::LANES,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => Avx2::LANES,
             Kind::Portable => Portable::LANES,
@@ -167,8 +185,8 @@ impl Level {
                 kernel.run(unsafe { Avx2::assume() })
             }
             match self.0 {
-                // SAFETY: `available` is the only maker of this variant, and it has asked the processor for these features.
-                Kind::Avx512 => return unsafe { run_avx512(kernel) },
+                // SAFETY: `available` is the only maker of these variants, and it has asked the processor for these features.
+                Kind::Amx | Kind::Avx512 => return unsafe { run_avx512(kernel) },
                 // SAFETY: as above.
                 Kind::Avx2 => return unsafe { run_avx2(kernel) },
                 Kind::Portable => {}

@@ -80,6 +80,9 @@
 #![allow(clippy::needless_range_loop, clippy::too_many_arguments)]
 
 mod aligned;
+mod amx;
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+mod amx_x86;
 mod axis;
 mod columns;
 mod convolution;

@@ -170,8 +170,8 @@ impl MatrixProduct {
                     (&*rest, depth)
                 }
             };
-            let from = View::packed(1, [1, 1, rows], depth).within(row_stride, 0);
-            let to = View::packed(1, [1, 1, rows], columns);
+            let from = View::packed(rows, [1; 3], depth).within(row_stride, 0);
+            let to = View::packed(rows, [1; 3], columns);
             let addend = accumulate.then_some(crate::Addend::Output);
             convolution.run_with(
                 packed,

@@ -1,0 +1,231 @@
+//! Products of single precision by AMX, the matrix unit of newer server processors, which multiplies bfloat16 and adds up in float32.
+//!
+//! A float32 x has 24 bits, three times those of a bfloat16: `x = x₀ + x₁ + x₂`, exactly, with `|x₁| ≤ 2⁻⁸|x|` and `|x₂| ≤ 2⁻¹⁶|x|`. Of the
+//! nine products of two numbers so cut, six are added up, `x₀w₂ + x₀w₁ + x₁w₁ + x₁w₀ + x₂w₀ + x₀w₀`; those left out, `x₁w₂`, `x₂w₁` and
+//! `x₂w₂`, are below 2⁻²³ of the product in the worst case and mostly below 2⁻²⁶, less than a multiply-add rounds off (Henry, Tang and
+//! Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations"). Sums are closer to exact
+//! ones than those of multiply-adds, since 16 pairs of products are added up before the sum is rounded.
+//!
+//! Numbers below 2⁻¹¹⁰ lose their last bits, and those below 2⁻¹²⁶ count as zero. What is not finite, and so cannot be cut, is multiplied in
+//! the ordinary way.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+pub(crate) use crate::amx_x86::{Amx, Tiles};
+use crate::tile::{BLOCK, COLUMN};
+
+/// Most rows of a tile.
+pub(crate) const ROWS: usize = 16;
+
+/// Inputs of a step: 16 pairs, of which the second ones are 16 inputs behind the first ones.
+pub(crate) const STEP: usize = 32;
+
+/// Floats that a part of a cut tile takes: 16 rows of 32 numbers of half the size.
+pub(crate) const PART: usize = 256;
+
+/// Parts of a number.
+pub(crate) const PARTS: usize = 3;
+
+/// Steps after which the next weights are taken, so that those at work and those that come stay in the first-level cache.
+const STRETCH: usize = 4;
+
+/// Where no processor has such a unit.
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+#[derive(Clone, Copy)]
+pub(crate) enum Amx {}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+impl Amx {
+    pub(crate) fn detect() -> Option<Amx> {
+        None
+    }
+}
+
+/// Rows of a tile, where so many are cut into as few tiles as possible.
+pub(crate) fn height(rows: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(ROWS).max(1)).max(1)
+}
+
+/// Floats that some rows take when they are cut.
+pub(crate) fn cut_len(rows: usize, depth: usize) -> usize {
+    rows.div_ceil(height(rows)) * tile_len(depth)
+}
+
+/// Floats that a tile of rows takes when it is cut.
+pub(crate) fn tile_len(depth: usize) -> usize {
+    depth / STEP * PARTS * PART
+}
+
+/// Floats of the sums of so many rows, with room for rows beyond the last one.
+pub(crate) fn sums_len(rows: usize) -> usize {
+    rows.div_ceil(height(rows)) * height(rows) * BLOCK
+}
+
+/// One of several products of as many rows and as many inputs.
+#[derive(Clone, Copy)]
+pub(crate) struct Product {
+    /// Where its cut rows begin.
+    pub rows: usize,
+    /// Where the weights of its channels begin.
+    pub weights: usize,
+    /// Its channels, a block at most.
+    pub channels: usize,
+}
+
+/// Weights of two columns that are to be cut, pair after pair of inputs.
+pub(crate) struct Job {
+    /// The first of these inputs in both columns.
+    pub from: [*const f32; 2],
+    /// The same of what is cut after them, which is asked for.
+    pub ahead: [*const f32; 2],
+    /// Where they go.
+    pub to: *mut f32,
+    /// How many pairs of inputs are done, both columns counted.
+    pub done: usize,
+    /// How many there are.
+    pub end: usize,
+}
+
+/// Floats of the weights of a stretch that have been cut.
+const WEIGHTS: usize = STRETCH * 2 * PARTS * PART;
+
+/// Floats of scratch that products need.
+pub(crate) const SCRATCH: usize = 2 * WEIGHTS;
+
+/// Products that are computed one after the other, each while the weights of the next one are cut.
+pub(crate) struct Products<'a> {
+    tiles: Tiles,
+    rows: &'a [f32],
+    count: usize,
+    depth: usize,
+    weights: &'a [f32],
+    /// Weights of a stretch in each half: those at work, and those that come.
+    halves: [&'a mut [f32]; 2],
+    /// Whether the first weights have been cut.
+    is_begun: bool,
+}
+
+impl<'a> Products<'a> {
+    /// Products of `count` of those rows that [`Amx::cut_rows`] has cut, with weights in columns, as `tile` has them. `depth`, the inputs
+    /// of a sum, is a multiple of [`STEP`].
+    pub(crate) fn new(
+        amx: Amx,
+        rows: &'a [f32],
+        count: usize,
+        depth: usize,
+        weights: &'a [f32],
+        scratch: &'a mut [f32],
+    ) -> Self {
+        assert!(depth.is_multiple_of(STEP) && depth > 0 && count > 0, "invariant: whole steps of some rows");
+        let (first, second) = scratch[..SCRATCH].split_at_mut(WEIGHTS);
+        let tiles = amx.tiles(height(count));
+        Products { tiles, rows, count, depth, weights, halves: [first, second], is_begun: false }
+    }
+
+    /// Computes one, a block for each row, and cuts the first weights of the one that will be computed next.
+    ///
+    /// # Panics
+    /// If rows, weights or sums do not lie within their slices.
+    pub(crate) fn compute(&mut self, product: Product, next: Option<Product>, sums: &mut [f32]) {
+        let (count, depth) = (self.count, self.depth);
+        let height = height(count);
+        let tiles = count.div_ceil(height);
+        let steps = depth / STEP;
+        assert!(
+            product.rows.checked_add(tiles * tile_len(depth)).is_some_and(|end| end <= self.rows.len())
+                && sums.len() >= sums_len(count),
+            "invariant: rows and sums of all tiles"
+        );
+        if !self.is_begun {
+            let mut job = self.job(product, 0);
+            // SAFETY: `job` has checked the weights, and a half has room for a stretch.
+            unsafe { self.tiles.cut_weights(&mut job) };
+            self.is_begun = true;
+        }
+        for first in (0..steps).step_by(STRETCH) {
+            self.halves.swap(0, 1);
+            let now = STRETCH.min(steps - first);
+            let mut job = match (first + now < steps, next) {
+                (true, _) => self.job(product, first + now),
+                (false, Some(next)) => self.job(next, 0),
+                (false, None) => Job { end: 0, ..self.job(product, 0) },
+            };
+            for tile in (0..tiles).step_by(2) {
+                let pair = [tile, (tile + 1).min(tiles - 1)];
+                let rows = &self.rows[product.rows + first * PARTS * PART..];
+                // SAFETY: rows, weights and sums lie in their slices, as has been checked, and nobody else uses these halves and sums; a
+                // pair of the same tile is one tile.
+                unsafe {
+                    self.tiles.multiply(
+                        pair.map(|tile| rows.as_ptr().wrapping_add(tile * tile_len(depth))),
+                        self.halves[1].as_ptr(),
+                        pair.map(|tile| sums.as_mut_ptr().wrapping_add(tile * height * BLOCK)),
+                        now,
+                        first == 0,
+                        &mut job,
+                        tiles.div_ceil(2),
+                    );
+                }
+            }
+            // SAFETY: as above.
+            unsafe { self.tiles.cut_weights(&mut job) };
+        }
+        let sums = &mut sums[..count * BLOCK];
+        if self.tiles.any_is_not_a_number(sums, product.channels) {
+            self.repair(product, sums);
+        }
+    }
+
+    /// The cutting of the weights of some product from some step on, into the first half.
+    fn job(&mut self, product: Product, step: usize) -> Job {
+        let Product { weights: begin, channels, .. } = product;
+        let steps = self.depth / STEP;
+        // If there is but one column, it counts twice.
+        let behind = if channels > COLUMN { COLUMN * self.depth } else { 0 };
+        assert!(
+            begin.checked_add(behind + COLUMN * self.depth).is_some_and(|end| end <= self.weights.len()),
+            "invariant: weights for each input"
+        );
+        let columns = |step: usize| {
+            [0, behind]
+                .map(|column| self.weights.as_ptr().wrapping_add(begin + column + step * STEP * COLUMN))
+        };
+        let count = STRETCH.min(steps - step);
+        // Nothing beyond weights is asked for.
+        let after = if step + 2 * count <= steps { step + count } else { step };
+        Job {
+            from: columns(step),
+            ahead: columns(after),
+            to: self.halves[0].as_mut_ptr(),
+            done: 0,
+            end: count * STEP,
+        }
+    }
+
+    /// Computes the rows that have a sum that is not a number again, one product after the other: it may be infinite in truth.
+    #[cold]
+    fn repair(&self, product: Product, sums: &mut [f32]) {
+        let (height, depth) = (height(self.count), self.depth);
+        let (rows, weights) = (&self.rows[product.rows..], &self.weights[product.weights..]);
+        let channels = product.channels;
+        let part = |row: usize, input: usize, part: usize| {
+            let (step, within) = (input / STEP, input % STEP);
+            let place = row / height * tile_len(depth) + (step * PARTS + part) * PART + row % height * ROWS;
+            let pair = rows[place + within % ROWS].to_bits();
+            f32::from_bits(if within < ROWS { pair << 16 } else { pair & 0xffff_0000 })
+        };
+        for (row, sums) in sums.chunks_exact_mut(BLOCK).enumerate() {
+            if !sums[..channels].iter().any(|sum| sum.is_nan()) {
+                continue;
+            }
+            sums[..channels].fill(0.0);
+            for input in 0..depth {
+                let [high, middle, low] = [0, 1, 2].map(|index| part(row, input, index));
+                let x = if high.is_finite() { high + (middle + low) } else { high };
+                for (channel, sum) in sums[..channels].iter_mut().enumerate() {
+                    let column = channel / COLUMN * COLUMN * depth + channel % COLUMN;
+                    *sum = x.mul_add(weights[column + input * COLUMN], *sum);
+                }
+            }
+        }
+    }
+}
