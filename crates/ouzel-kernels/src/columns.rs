@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 /// Most pixels of a chunk.
-const MOST_PIXELS: usize = 192;
+const MOST_PIXELS: usize = 208;
 
 /// Most pixels whose sums are made before they are finished: they should stay in the first-level cache.
 const MOST_SUMS: usize = 48;
@@ -32,8 +32,15 @@ const PATCHES: usize = 4096;
 /// Least pixels of a sample for the matrix unit.
 const AMX_PIXELS: usize = 96;
 
+/// What the matrix unit takes for the products of a tile of pixels, a step of inputs and a block of channels; what cutting the weights of
+/// the two latter takes, as far as it is seen beside products; and what cutting the rows of the two former takes, and gathering them too.
+const PRODUCTS: usize = 4;
+const WEIGHTS: usize = 4;
+const ROWS: usize = 8;
+const PATCH_ROWS: usize = 16;
+
 /// Most inputs of all pixels of a chunk that are cut for the matrix unit, so that they stay in the second-level cache.
-const MOST_CUT: usize = 128 * 1024;
+const MOST_CUT: usize = 208 * 1024;
 
 /// Floats between the rows of neighbouring patches beyond what they hold: room for the rest of a vector, and they do not compete for
 /// the same lines of the cache.
@@ -119,7 +126,7 @@ impl<'a> Plan<'a> {
             tasks: 0,
         };
         if let Some(amx) = work.level.amx().filter(|_| suits_amx(work, counts, depth)) {
-            return plan.by_amx(amx, work.threads);
+            return plan.by_amx(amx, work);
         }
         let cost = depth.max(8);
         let total = pixels.saturating_mul(cost).saturating_mul(blocks);
@@ -152,13 +159,22 @@ impl<'a> Plan<'a> {
         Plan { chunks, blocks_per_run, runs, tasks, chunk_major, tile, ..plan }
     }
 
-    /// Completes a plan for the matrix unit: chunks as large as the cache allows, each for all blocks, unless there are too few of them.
-    fn by_amx(self, amx: Amx, threads: usize) -> Plan<'a> {
+    /// Completes a plan for the matrix unit: in the way that makes so many threads end first.
+    fn by_amx(self, amx: Amx, work: &Work) -> Plan<'a> {
+        let (threads, blocks, pixels) = (work.threads, self.blocks, self.pixels);
         let most = (MOST_CUT / self.depth).clamp(LEAST_PIXELS, MOST_PIXELS);
-        let chunks = self.pixels.div_ceil(most).next_multiple_of(threads);
-        let chunks = chunks.min(self.pixels.div_ceil(LEAST_PIXELS)).max(self.pixels.div_ceil(MOST_PIXELS));
-        let blocks_per_run = self.blocks.div_ceil(threads.div_ceil(chunks));
-        let runs = self.blocks.div_ceil(blocks_per_run);
+        let fewest = pixels.div_ceil(most);
+        let rows = if self.is_plain { ROWS } else { PATCH_ROWS };
+        let time = |&(chunks, runs): &(usize, usize)| {
+            let (tiles, blocks) = (pixels.div_ceil(chunks).div_ceil(amx::ROWS), blocks.div_ceil(runs));
+            (chunks * runs).div_ceil(threads) * (blocks * (tiles * PRODUCTS + WEIGHTS) + tiles * rows)
+        };
+        let runs = if work.shares_words() { 1..=1 } else { 1..=blocks.min(threads) };
+        let ways = runs
+            .flat_map(|runs| (fewest..=fewest.next_multiple_of(threads)).map(move |chunks| (chunks, runs)));
+        let (chunks, runs) = ways.min_by_key(time).expect("invariant: one block and one thread at least");
+        let blocks_per_run = blocks.div_ceil(runs);
+        let runs = blocks.div_ceil(blocks_per_run);
         Plan { chunks, blocks_per_run, runs, tasks: chunks * runs, amx: Some(amx), tile: 1, ..self }
     }
 
