@@ -11,7 +11,7 @@
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 pub(crate) use crate::amx_x86::{Amx, Tiles};
-use crate::tile::{BLOCK, COLUMN};
+use crate::tile::{Asked, BLOCK, COLUMN};
 
 /// Most rows of a tile.
 pub(crate) const ROWS: usize = 16;
@@ -24,6 +24,9 @@ pub(crate) const PART: usize = 256;
 
 /// Parts of a number.
 pub(crate) const PARTS: usize = 3;
+
+/// How often a step of products makes room for other work.
+pub(crate) const SLOTS: usize = 6;
 
 /// Steps after which the next weights are taken, so that those at work and those that come stay in the first-level cache.
 const STRETCH: usize = 4;
@@ -69,6 +72,19 @@ pub(crate) struct Product {
     pub weights: usize,
     /// Its channels, a block at most.
     pub channels: usize,
+}
+
+/// Memory that is needed when the products of two tiles are there: that which is written, and that which is read. It is asked for line by
+/// line, since lines that are asked for all at once wait for each other.
+pub(crate) struct Soon {
+    /// What the next row needs.
+    pub rows: [*const f32; 2],
+    /// Distance of neighbouring rows.
+    pub strides: [usize; 2],
+    /// How many rows there are still.
+    pub left: usize,
+    /// How many are asked for at a time.
+    pub at_once: usize,
 }
 
 /// Weights of two columns that are to be cut, pair after pair of inputs.
@@ -121,11 +137,18 @@ impl<'a> Products<'a> {
         Products { tiles, rows, count, depth, weights, halves: [first, second], is_begun: false }
     }
 
-    /// Computes one, a block for each row, and cuts the first weights of the one that will be computed next.
+    /// Computes one, a block for each row, and cuts the first weights of the one that will be computed next. `asked` is what will be needed
+    /// of each row then.
     ///
     /// # Panics
     /// If rows, weights or sums do not lie within their slices.
-    pub(crate) fn compute(&mut self, product: Product, next: Option<Product>, sums: &mut [f32]) {
+    pub(crate) fn compute(
+        &mut self,
+        product: Product,
+        next: Option<Product>,
+        asked: Asked,
+        sums: &mut [f32],
+    ) {
         let (count, depth) = (self.count, self.depth);
         let height = height(count);
         let tiles = count.div_ceil(height);
@@ -141,6 +164,12 @@ impl<'a> Products<'a> {
             unsafe { self.tiles.cut_weights(&mut job) };
             self.is_begun = true;
         }
+        // Instead of what is not needed, sums are asked for, which are at hand.
+        let nothing = (sums.as_ptr(), 0);
+        let places = [
+            asked.written.map_or(nothing, |(to, start, stride)| (to.address(start), stride)),
+            asked.read.map_or(nothing, |(from, start, stride)| (from.as_ptr().wrapping_add(start), stride)),
+        ];
         for first in (0..steps).step_by(STRETCH) {
             self.halves.swap(0, 1);
             let now = STRETCH.min(steps - first);
@@ -152,6 +181,14 @@ impl<'a> Products<'a> {
             for tile in (0..tiles).step_by(2) {
                 let pair = [tile, (tile + 1).min(tiles - 1)];
                 let rows = &self.rows[product.rows + first * PARTS * PART..];
+                let row = tile * height;
+                let left = if first == 0 { (2 * height).min(count - row) } else { 0 };
+                let mut soon = Soon {
+                    rows: places.map(|(from, stride)| from.wrapping_add(row * stride)),
+                    strides: places.map(|(_, stride)| stride),
+                    left,
+                    at_once: left.div_ceil(now * SLOTS),
+                };
                 // SAFETY: rows, weights and sums lie in their slices, as has been checked, and nobody else uses these halves and sums; a
                 // pair of the same tile is one tile.
                 unsafe {
@@ -163,6 +200,7 @@ impl<'a> Products<'a> {
                         first == 0,
                         &mut job,
                         tiles.div_ceil(2),
+                        &mut soon,
                     );
                 }
             }
@@ -185,20 +223,21 @@ impl<'a> Products<'a> {
             begin.checked_add(behind + COLUMN * self.depth).is_some_and(|end| end <= self.weights.len()),
             "invariant: weights for each input"
         );
-        let columns = |step: usize| {
+        let columns = |begin: usize, step: usize| {
             [0, behind]
                 .map(|column| self.weights.as_ptr().wrapping_add(begin + column + step * STEP * COLUMN))
         };
         let count = STRETCH.min(steps - step);
-        // Nothing beyond weights is asked for.
-        let after = if step + 2 * count <= steps { step + count } else { step };
-        Job {
-            from: columns(step),
-            ahead: columns(after),
-            to: self.halves[0].as_mut_ptr(),
-            done: 0,
-            end: count * STEP,
-        }
+        // What follows are the next inputs, or the first ones of the next columns. Nothing beyond weights is asked for.
+        let next = begin + 2 * COLUMN * self.depth;
+        let ahead =
+            match (step + 2 * count <= steps, next + behind + COLUMN * self.depth <= self.weights.len()) {
+                (true, _) => columns(begin, step + count),
+                (false, true) => columns(next, 0),
+                (false, false) => columns(begin, step),
+            };
+        let to = self.halves[0].as_mut_ptr();
+        Job { from: columns(begin, step), ahead, to, done: 0, end: count * STEP }
     }
 
     /// Computes the rows that have a sum that is not a number again, one product after the other: it may be infinite in truth.

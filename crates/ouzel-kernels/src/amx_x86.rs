@@ -1,6 +1,6 @@
 //! The instructions of AMX, and those of AVX-512 that cut numbers for it.
 
-use crate::amx::{Job, PART, PARTS, ROWS, STEP, tile_len};
+use crate::amx::{Job, PART, PARTS, ROWS, SLOTS, STEP, Soon, tile_len};
 use crate::tile::{BLOCK, COLUMN};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -191,6 +191,25 @@ impl Job {
     }
 }
 
+impl Soon {
+    /// Asks for what some rows need.
+    #[inline(always)]
+    fn ask(&mut self) {
+        for _ in 0..self.at_once.min(self.left) {
+            let [written, read] = self.rows;
+            // SAFETY: prefetching is allowed anywhere.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_ET0>(written.cast());
+                _mm_prefetch::<_MM_HINT_ET0>(written.wrapping_add(COLUMN).cast());
+                _mm_prefetch::<_MM_HINT_T0>(read.cast());
+                _mm_prefetch::<_MM_HINT_T0>(read.wrapping_add(COLUMN).cast());
+            }
+            self.left -= 1;
+            self.rows = [0, 1].map(|of| self.rows[of].wrapping_add(self.strides[of]));
+        }
+    }
+}
+
 macro_rules! tile_load {
     ($tile:literal, $from:expr, $stride:expr) => {
         asm!(concat!("tileloadd tmm", $tile, ", [{from} + {stride}]"), from = in(reg) $from, stride = in(reg) $stride,
@@ -238,7 +257,7 @@ impl Tiles {
     }
 
     /// Adds the products of two tiles of rows, or of one if both are the same, with two columns of weights to their sums, or makes these
-    /// anew, and meanwhile does a share of a job, as one of so many parts.
+    /// anew, and meanwhile does a share of a job, as one of so many parts, and asks for what is needed soon.
     ///
     /// # Safety
     /// So many steps of rows and cut weights must exist, and the sums of a tile, which nobody else may use; so must all of the job's
@@ -252,15 +271,16 @@ impl Tiles {
         is_first: bool,
         job: &mut Job,
         shares: usize,
+        soon: &mut Soon,
     ) {
-        let share = if job.done < job.end { job.end.div_ceil(shares * steps * CUTS) } else { 0 };
+        let share = if job.done < job.end { job.end.div_ceil(shares * steps * SLOTS) } else { 0 };
         macro_rules! run {
             ($share:literal) => {
                 // SAFETY: whoever made these tiles had the instructions; the rest is passed on.
                 unsafe {
                     match rows[0] == rows[1] {
-                        true => multiply::<false, $share>(rows, weights, sums, steps, is_first, job),
-                        false => multiply::<true, $share>(rows, weights, sums, steps, is_first, job),
+                        true => multiply::<false, $share>(rows, weights, sums, steps, is_first, job, soon),
+                        false => multiply::<true, $share>(rows, weights, sums, steps, is_first, job, soon),
                     }
                 }
             };
@@ -293,9 +313,6 @@ impl Tiles {
     }
 }
 
-/// How often a step of products makes room for a job.
-const CUTS: usize = 6;
-
 /// `Tiles::multiply` for two tiles if PAIR, cutting SHARE pairs of inputs after each of six products.
 ///
 /// # Safety
@@ -308,6 +325,7 @@ unsafe fn multiply<const PAIR: bool, const SHARE: usize>(
     steps: usize,
     is_first: bool,
     job: &mut Job,
+    soon: &mut Soon,
 ) {
     let stride = WIDTH * size_of::<f32>();
     let sums_stride = BLOCK * size_of::<f32>();
@@ -353,6 +371,7 @@ unsafe fn multiply<const PAIR: bool, const SHARE: usize>(
                 for _ in 0..SHARE {
                     job.cut_one();
                 }
+                soon.ask();
             };
         }
         for _ in 0..steps {

@@ -254,7 +254,7 @@ impl Kernel for Task<'_> {
                     }
                 }
                 _ => match plan.amx {
-                    Some(amx) => self.multiply_by_amx(simd, amx, pixels.clone(), blocks, places),
+                    Some(amx) => self.multiply_by_amx(simd, amx, pixels.clone(), blocks, places, in_order),
                     None => self.multiply(simd, pixels.clone(), blocks, places, in_order),
                 },
             }
@@ -483,6 +483,7 @@ impl Task<'_> {
         pixels: Range<usize>,
         blocks: Range<usize>,
         places: &[usize],
+        in_order: bool,
     ) {
         let Task { work, plan, .. } = self;
         let (inputs, outputs) = work.convolution.of_group();
@@ -528,7 +529,11 @@ impl Task<'_> {
             let mut products = amx::Products::new(amx, cut, count, depth, work.weights, weights);
             for block in first..next {
                 let after = (block + 1 < next).then(|| product(block + 1));
-                products.compute(product(block), after, sums);
+                let asked = match in_order {
+                    true => work.finish.asked(places[0], group * outputs + channel(block)),
+                    false => Asked::default(),
+                };
+                products.compute(product(block), after, asked, sums);
                 let sums = &sums.as_chunks().0[..count];
                 // SAFETY: passed on.
                 unsafe {
