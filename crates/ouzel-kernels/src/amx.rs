@@ -55,7 +55,7 @@ pub(crate) fn cut_len(rows: usize, depth: usize) -> usize {
 
 /// Floats that a tile of rows takes when it is cut.
 pub(crate) fn tile_len(depth: usize) -> usize {
-    depth / STEP * PARTS * PART
+    depth.div_ceil(STEP) * PARTS * PART
 }
 
 /// Floats of the sums of so many rows, with room for rows beyond the last one.
@@ -91,7 +91,9 @@ pub(crate) struct Soon {
 pub(crate) struct Job {
     /// The first of these inputs in both columns.
     pub from: [*const f32; 2],
-    /// The same of what is cut after them, which is asked for.
+    /// How many inputs there are from there on; behind them are zeros.
+    pub inputs: usize,
+    /// The first inputs of what is cut after them, which is asked for.
     pub ahead: [*const f32; 2],
     /// Where they go.
     pub to: *mut f32,
@@ -121,8 +123,8 @@ pub(crate) struct Products<'a> {
 }
 
 impl<'a> Products<'a> {
-    /// Products of `count` of those rows that [`Amx::cut_rows`] has cut, with weights in columns, as `tile` has them. `depth`, the inputs
-    /// of a sum, is a multiple of [`STEP`].
+    /// Products of `count` of those rows that [`Amx::cut_rows`] has cut, with weights in columns, as `tile` has them. A sum has
+    /// `depth` inputs.
     pub(crate) fn new(
         amx: Amx,
         rows: &'a [f32],
@@ -131,7 +133,7 @@ impl<'a> Products<'a> {
         weights: &'a [f32],
         scratch: &'a mut [f32],
     ) -> Self {
-        assert!(depth.is_multiple_of(STEP) && depth > 0 && count > 0, "invariant: whole steps of some rows");
+        assert!(depth > 0 && count > 0, "invariant: inputs of some rows");
         let (first, second) = scratch[..SCRATCH].split_at_mut(WEIGHTS);
         let tiles = amx.tiles(height(count));
         Products { tiles, rows, count, depth, weights, halves: [first, second], is_begun: false }
@@ -152,7 +154,7 @@ impl<'a> Products<'a> {
         let (count, depth) = (self.count, self.depth);
         let height = height(count);
         let tiles = count.div_ceil(height);
-        let steps = depth / STEP;
+        let steps = depth.div_ceil(STEP);
         assert!(
             product.rows.checked_add(tiles * tile_len(depth)).is_some_and(|end| end <= self.rows.len())
                 && sums.len() >= sums_len(count),
@@ -216,7 +218,7 @@ impl<'a> Products<'a> {
     /// The cutting of the weights of some product from some step on, into the first half.
     fn job(&mut self, product: Product, step: usize) -> Job {
         let Product { weights: begin, channels, .. } = product;
-        let steps = self.depth / STEP;
+        let steps = self.depth.div_ceil(STEP);
         // If there is but one column, it counts twice.
         let behind = if channels > COLUMN { COLUMN * self.depth } else { 0 };
         assert!(
@@ -230,14 +232,20 @@ impl<'a> Products<'a> {
         let count = STRETCH.min(steps - step);
         // What follows are the next inputs, or the first ones of the next columns. Nothing beyond weights is asked for.
         let next = begin + 2 * COLUMN * self.depth;
-        let ahead =
-            match (step + 2 * count <= steps, next + behind + COLUMN * self.depth <= self.weights.len()) {
-                (true, _) => columns(begin, step + count),
-                (false, true) => columns(next, 0),
-                (false, false) => columns(begin, step),
-            };
-        let to = self.halves[0].as_mut_ptr();
-        Job { from: columns(begin, step), ahead, to, done: 0, end: count * STEP }
+        let is_there = next + behind + count * STEP * COLUMN <= self.weights.len();
+        let ahead = match ((step + 2 * count) * STEP <= self.depth, is_there) {
+            (true, _) => columns(begin, step + count),
+            (false, true) => columns(next, 0),
+            (false, false) => columns(begin, 0),
+        };
+        Job {
+            from: columns(begin, step),
+            inputs: self.depth - step * STEP,
+            ahead,
+            to: self.halves[0].as_mut_ptr(),
+            done: 0,
+            end: count * STEP,
+        }
     }
 
     /// Computes the rows that have a sum that is not a number again, one product after the other: it may be infinite in truth.

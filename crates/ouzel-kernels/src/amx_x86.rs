@@ -1,5 +1,6 @@
 //! The instructions of AMX, and those of AVX-512 that cut numbers for it.
 
+use crate::aligned::OnLine;
 use crate::amx::{Job, PART, PARTS, ROWS, SLOTS, STEP, Soon, tile_len};
 use crate::tile::{BLOCK, COLUMN};
 use std::arch::asm;
@@ -64,7 +65,7 @@ impl Amx {
             .and_then(|last| last.checked_add(start)?.checked_add(depth));
         assert!(end.is_some_and(|end| end <= from.len()), "invariant: rows lie within the input");
         // SAFETY: the token says that the instructions exist; rows and their parts are there.
-        unsafe { cut_rows(from.as_ptr().wrapping_add(start), stride, rows, depth / STEP, to.as_mut_ptr()) }
+        unsafe { cut_rows(from.as_ptr().wrapping_add(start), stride, rows, depth, to.as_mut_ptr()) }
     }
 
     /// Makes tiles of so many rows ready.
@@ -144,25 +145,41 @@ fn cut(mut first: __m512, mut second: __m512) -> [__m512i; PARTS] {
 }
 
 /// # Safety
-/// So many rows of so many steps must exist, and room for their parts.
+/// So many rows of so many inputs must exist, and room for their parts.
 #[target_feature(enable = "avx512f")]
-unsafe fn cut_rows(from: *const f32, stride: usize, rows: usize, steps: usize, to: *mut f32) {
+unsafe fn cut_rows(from: *const f32, stride: usize, rows: usize, depth: usize, to: *mut f32) {
     for row in 0..rows {
         let mut from = from.wrapping_add(row * stride);
         let mut to = to.wrapping_add(row * WIDTH);
-        for _ in 0..steps {
-            // SAFETY: the inputs of this step, and their place in each part.
-            unsafe {
-                let parts = cut(_mm512_loadu_ps(from), _mm512_loadu_ps(from.wrapping_add(STEP / 2)));
-                for part in parts {
-                    _mm512_storeu_si512(to.cast(), part);
-                    to = to.wrapping_add(PART);
+        let mut left = depth;
+        while left > 0 {
+            let [first, second] = match left >= STEP {
+                // SAFETY: the inputs of this step.
+                true => unsafe { [_mm512_loadu_ps(from), _mm512_loadu_ps(from.wrapping_add(STEP / 2))] },
+                false => {
+                    let lanes = [left.min(STEP / 2), left.saturating_sub(STEP / 2)].map(|n| (1u32 << n) - 1);
+                    // SAFETY: those that are left.
+                    unsafe {
+                        [
+                            _mm512_maskz_loadu_ps(lanes[0] as __mmask16, from),
+                            _mm512_maskz_loadu_ps(lanes[1] as __mmask16, from.wrapping_add(STEP / 2)),
+                        ]
+                    }
                 }
+            };
+            for part in cut(first, second) {
+                // SAFETY: their place in each part.
+                unsafe { _mm512_storeu_si512(to.cast(), part) };
+                to = to.wrapping_add(PART);
             }
             from = from.wrapping_add(STEP);
+            left = left.saturating_sub(STEP);
         }
     }
 }
+
+/// In place of inputs beyond the last one.
+static NOTHING: OnLine<[f32; COLUMN]> = OnLine([0.0; COLUMN]);
 
 impl Job {
     /// Cuts the next pair of inputs; once all are done, the last one again.
@@ -175,15 +192,18 @@ impl Job {
         let index = self.done.min(self.end - 1);
         self.done += 1;
         let (step, column, pair) = (index / STEP, index / ROWS % 2, index % ROWS);
-        let at = (step * STEP + pair) * COLUMN;
-        let behind = STEP / 2 * COLUMN;
-        let (from, ahead) = (self.from[column].wrapping_add(at), self.ahead[column].wrapping_add(at));
+        let (first, second) = (step * STEP + pair, step * STEP + pair + STEP / 2);
+        let input = |input: usize| match input < self.inputs {
+            true => self.from[column].wrapping_add(input * COLUMN),
+            false => NOTHING.0.as_ptr(),
+        };
+        let ahead = self.ahead[column].wrapping_add(first * COLUMN);
         let mut to = self.to.wrapping_add((step * 2 + column) * PARTS * PART + pair * WIDTH);
         // SAFETY: as promised. Prefetching is allowed anywhere.
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(behind).cast());
-            for part in cut(_mm512_loadu_ps(from), _mm512_loadu_ps(from.wrapping_add(behind))) {
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(STEP / 2 * COLUMN).cast());
+            for part in cut(_mm512_loadu_ps(input(first)), _mm512_loadu_ps(input(second))) {
                 _mm512_storeu_si512(to.cast(), part);
                 to = to.wrapping_add(PART);
             }

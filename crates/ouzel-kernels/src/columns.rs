@@ -6,13 +6,15 @@ use crate::convolution::{Pass, Work};
 use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
-use crate::tile::{Asked, BLOCK, Columns, FEW, FEW_ROWS, Product, Results, longest_stretch, packed_width};
+use crate::tile::{
+    Asked, BLOCK, COLUMN, Columns, FEW, FEW_ROWS, Product, Results, longest_stretch, packed_width,
+};
 use crate::vector::Simd;
 use std::cell::Cell;
 use std::ops::Range;
 
 /// Most pixels of a chunk.
-const MOST_PIXELS: usize = 208;
+const MOST_PIXELS: usize = 192;
 
 /// Most pixels whose sums are made before they are finished: they should stay in the first-level cache.
 const MOST_SUMS: usize = 48;
@@ -30,7 +32,10 @@ const LEAST_WORK: usize = 20_000;
 const PATCHES: usize = 4096;
 
 /// Least pixels of a sample for the matrix unit.
-const AMX_PIXELS: usize = 96;
+const LEAST_FOR_AMX: usize = 96;
+
+/// Most pixels of a chunk for the matrix unit.
+const MOST_FOR_AMX: usize = 208;
 
 /// What the matrix unit takes for the products of a tile of pixels, a step of inputs and a block of channels; what cutting the weights of
 /// the two latter takes, as far as it is seen beside products; and what cutting the rows of the two former takes, and gathering them too.
@@ -52,12 +57,14 @@ fn stretches(depth: usize, longest: usize) -> impl Iterator<Item = Range<usize>>
     (0..depth.max(1)).step_by(longest.max(1)).map(move |first| first..depth.min(first + longest))
 }
 
-/// Whether the matrix unit is faster: it wants whole steps of inputs, and many pixels for each weight that it cuts. This depends on one
-/// sample alone, so that neither batch nor threads change the bits of a result.
+/// Whether the matrix unit is faster: its steps should be nearly full, and there should be many pixels for each weight that it cuts. This
+/// depends on one sample alone, so that neither batch nor threads change the bits of a result.
 fn suits_amx(work: &Work, counts: [usize; 3], depth: usize) -> bool {
-    let (_, outputs) = work.convolution.of_group();
+    let (inputs, outputs) = work.convolution.of_group();
+    let fills = |count: usize, unit: usize| count > 0 && 4 * count.next_multiple_of(unit) <= 5 * count;
     let pixels: usize = counts.iter().product();
-    depth.is_multiple_of(amx::STEP) && depth > 0 && outputs >= BLOCK && pixels >= AMX_PIXELS
+    // Patches of fewer channels take longer to gather than to multiply.
+    inputs >= COLUMN && fills(depth, amx::STEP) && fills(outputs, BLOCK) && pixels >= LEAST_FOR_AMX
 }
 
 /// Runs all passes.
@@ -162,7 +169,7 @@ impl<'a> Plan<'a> {
     /// Completes a plan for the matrix unit: in the way that makes so many threads end first.
     fn by_amx(self, amx: Amx, work: &Work) -> Plan<'a> {
         let (threads, blocks, pixels) = (work.threads, self.blocks, self.pixels);
-        let most = (MOST_CUT / self.depth).clamp(LEAST_PIXELS, MOST_PIXELS);
+        let most = (MOST_CUT / self.depth).clamp(LEAST_PIXELS, MOST_FOR_AMX);
         let fewest = pixels.div_ceil(most);
         let rows = if self.is_plain { ROWS } else { PATCH_ROWS };
         let time = |&(chunks, runs): &(usize, usize)| {
@@ -218,7 +225,7 @@ impl Kernel for Task<'_> {
         let (pixels, blocks) = plan.share(index);
         let (_, outputs) = convolution.of_group();
         let blocks_of_group = outputs.div_ceil(BLOCK);
-        let mut places = [0; MOST_PIXELS];
+        let mut places = [0; if MOST_PIXELS > MOST_FOR_AMX { MOST_PIXELS } else { MOST_FOR_AMX }];
         let places = &mut places[..pixels.len()];
         let in_order = convolution.passes.len() == 1 && convolution.output_step == [1; 3];
         match in_order {
@@ -243,9 +250,16 @@ impl Kernel for Task<'_> {
         let channel = |index: usize| index / blocks_of_group * outputs + index % blocks_of_group * BLOCK;
         let first = channel(blocks.start);
         let channels = channel(blocks.end) - first;
+        let region = match in_order {
+            true => Pixels::Row { first: pixels.start, step: 1, count: pixels.len() },
+            false => Pixels::List(places),
+        };
         // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that they share
         // no words of a mask, or else `shares_words` has given all blocks to one task.
         unsafe {
+            if let Some(amx) = plan.amx {
+                return self.multiply_by_amx(simd, amx, pixels.clone(), blocks, places, region);
+            }
             match finish.direct(first, channels) {
                 // No tap reaches these pixels.
                 Some((to, view, None)) if plan.depth == 0 => {
@@ -253,16 +267,9 @@ impl Kernel for Task<'_> {
                         to.part(place * view.pixel_stride + view.channel_offset + first, channels).fill(0.0);
                     }
                 }
-                _ => match plan.amx {
-                    Some(amx) => self.multiply_by_amx(simd, amx, pixels.clone(), blocks, places, in_order),
-                    None => self.multiply(simd, pixels.clone(), blocks, places, in_order),
-                },
+                _ => self.multiply(simd, pixels.clone(), blocks, places, in_order),
             }
-            let pixels = match in_order {
-                true => Pixels::Row { first: pixels.start, step: 1, count: pixels.len() },
-                false => Pixels::List(places),
-            };
-            finish.go_on(pixels, first, channels);
+            finish.go_on(region, first, channels);
         }
     }
 }
@@ -471,7 +478,7 @@ impl Task<'_> {
         SCRATCH.set(scratch);
     }
 
-    /// `multiply` by the matrix unit.
+    /// `multiply` by the matrix unit, and what goes on with a block of channels while it is at hand; `region` is that of `places`.
     ///
     /// # Safety
     /// As for `multiply`.
@@ -483,7 +490,7 @@ impl Task<'_> {
         pixels: Range<usize>,
         blocks: Range<usize>,
         places: &[usize],
-        in_order: bool,
+        region: Pixels,
     ) {
         let Task { work, plan, .. } = self;
         let (inputs, outputs) = work.convolution.of_group();
@@ -529,22 +536,18 @@ impl Task<'_> {
             let mut products = amx::Products::new(amx, cut, count, depth, work.weights, weights);
             for block in first..next {
                 let after = (block + 1 < next).then(|| product(block + 1));
-                let asked = match in_order {
-                    true => work.finish.asked(places[0], group * outputs + channel(block)),
-                    false => Asked::default(),
+                let (product, channel) = (product(block), group * outputs + channel(block));
+                let asked = match region {
+                    Pixels::Row { .. } => work.finish.asked(places[0], channel),
+                    _ => Asked::default(),
                 };
-                products.compute(product(block), after, asked, sums);
+                products.compute(product, after, asked, sums);
                 let sums = &sums.as_chunks().0[..count];
                 // SAFETY: passed on.
                 unsafe {
-                    work.finish.tile(
-                        simd,
-                        sums,
-                        places,
-                        group * outputs + channel(block),
-                        product(block).channels,
-                    )
-                };
+                    work.finish.tile(simd, sums, places, channel, product.channels);
+                    work.finish.go_on(region, channel, product.channels);
+                }
             }
         }
         SCRATCH.set(scratch);
