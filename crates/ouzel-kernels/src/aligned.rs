@@ -1,12 +1,20 @@
 //! Floats that begin at a cache line, so that a vector never touches two.
 
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Floats in a line of the cache.
 pub(crate) const LINE: usize = 16;
 
 /// Floats in a huge page.
 const HUGE_PAGE: usize = 512 * 1024;
+
+/// Floats in a page.
+const PAGE: usize = 1024;
+
+/// How much further within a page each tensor begins than the one before it: lines.
+const STAGGER: usize = 9 * LINE;
 
 /// A number of floats that begin at a cache line, for tensors whose channels fill whole lines: a vector that touches two lines is read
 /// and written as two.
@@ -17,11 +25,22 @@ const HUGE_PAGE: usize = 512 * 1024;
 /// assert_eq!(*floats, [0.0, 2.0, 0.0]);
 /// assert_eq!(floats.as_ptr() as usize % 64, 0);
 /// ```
-#[derive(Default)]
 pub struct Aligned {
-    values: Vec<f32>,
-    start: usize,
+    /// Where they lie, in memory of which nobody else uses this part.
+    start: NonNull<f32>,
     length: usize,
+    _memory: Arc<Vec<f32>>,
+}
+
+// SAFETY: the floats are owned, as those of a vector are.
+unsafe impl Send for Aligned {}
+// SAFETY: as above.
+unsafe impl Sync for Aligned {}
+
+impl Default for Aligned {
+    fn default() -> Aligned {
+        Aligned { start: NonNull::dangling(), length: 0, _memory: Arc::default() }
+    }
 }
 
 impl Aligned {
@@ -33,15 +52,46 @@ impl Aligned {
     /// # Panics
     /// If there are more than any memory can hold.
     pub fn zeros(length: usize) -> Aligned {
-        let unit = if length >= HUGE_PAGE { HUGE_PAGE } else { LINE };
-        let mut values = vec![0.0; length.checked_add(unit).expect("more floats than memory can hold")];
+        Aligned::together([length]).pop().expect("one of one")
+    }
+
+    /// As many zeros for each length, all in one piece of memory, so that smaller tensors share huge pages too. The memory is given back
+    /// with the last of them.
+    ///
+    /// ```
+    /// let tensors = ouzel_kernels::Aligned::together([3, 5]);
+    /// assert_eq!(tensors.iter().map(|tensor| tensor.len()).collect::<Vec<_>>(), [3, 5]);
+    /// ```
+    ///
+    /// # Panics
+    /// If there are more than any memory can hold.
+    pub fn together(lengths: impl IntoIterator<Item = usize>) -> Vec<Aligned> {
+        const TOO_MANY: &str = "more floats than memory can hold";
+        let mut total = 0usize;
+        let mut place = |(number, length): (usize, usize)| {
+            // Tensors that all began at a page would compete for the same lines of the cache.
+            let start = total + number * STAGGER % PAGE;
+            let end = start.checked_add(length).and_then(|end| end.checked_next_multiple_of(LINE));
+            total = end.expect(TOO_MANY);
+            (start, length)
+        };
+        let parts: Vec<(usize, usize)> = lengths.into_iter().enumerate().map(&mut place).collect();
+        let unit = if total >= HUGE_PAGE { HUGE_PAGE } else { LINE };
+        let mut values = vec![0.0f32; total.checked_add(unit).expect(TOO_MANY)];
         let shift = values.as_ptr().align_offset(unit * size_of::<f32>());
-        let start = if shift < unit { shift } else { 0 };
+        let first = if shift < unit { shift } else { 0 };
         if unit == HUGE_PAGE {
             // Pages that are not filled would be larger than what is needed.
-            ask_for_huge_pages(&mut values[start..start + length / HUGE_PAGE * HUGE_PAGE]);
+            ask_for_huge_pages(&mut values[first..first + total / HUGE_PAGE * HUGE_PAGE]);
         }
-        Aligned { values, start, length }
+        let begin = values.as_mut_ptr();
+        let memory = Arc::new(values);
+        let part = |(start, length): (usize, usize)| {
+            let start =
+                NonNull::new(begin.wrapping_add(first + start)).expect("invariant: a place in memory");
+            Aligned { start, length, _memory: Arc::clone(&memory) }
+        };
+        parts.into_iter().map(part).collect()
     }
 }
 
@@ -65,13 +115,15 @@ impl Deref for Aligned {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.values[self.start..self.start + self.length]
+        // SAFETY: these floats lie in the memory, which lives as long as `self`, and nobody else has them.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
 
 impl DerefMut for Aligned {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.values[self.start..self.start + self.length]
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 }
 
@@ -93,6 +145,24 @@ mod tests {
             assert_eq!(floats.as_ptr() as usize % (unit * size_of::<f32>()), 0, "of {length} floats");
             assert!(floats.iter().all(|value| *value == 0.0));
             floats.fill(1.0);
+        }
+    }
+
+    #[test]
+    fn those_together_are_apart() {
+        for lengths in [vec![], vec![0, 0], vec![5, 0, 40, 16], vec![HUGE_PAGE, 3, HUGE_PAGE / 2]] {
+            let mut all = Aligned::together(lengths.iter().copied());
+            for (number, floats) in all.iter_mut().enumerate() {
+                assert_eq!(floats.as_ptr() as usize % (LINE * size_of::<f32>()), 0);
+                assert!(floats.iter().all(|value| *value == 0.0));
+                floats.fill(1.0 + number as f32);
+            }
+            all.reverse();
+            while let Some(floats) = all.pop() {
+                let number = lengths.len() - all.len();
+                assert_eq!(floats.len(), lengths[number - 1]);
+                assert!(floats.iter().all(|value| *value == number as f32));
+            }
         }
     }
 }

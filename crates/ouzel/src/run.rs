@@ -71,7 +71,7 @@ impl Program {
     fn workspace(&self) -> Workspace {
         let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
         idle.unwrap_or_else(|| Workspace {
-            floats: self.allocation.floats.iter().map(|&len| Aligned::zeros(len)).collect(),
+            floats: Aligned::together(self.allocation.floats.iter().copied()),
             words: self.allocation.words.iter().map(|&len| vec![0; len]).collect(),
             tensors: vec![None; self.tensors],
         })
