@@ -2,13 +2,19 @@
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Floats in a line of the cache.
 pub(crate) const LINE: usize = 16;
 
 /// Floats in a huge page.
 const HUGE_PAGE: usize = 512 * 1024;
+
+/// Least floats of a tensor that is worth a part of a huge page.
+const SMALL: usize = 4 * 1024;
+
+/// Floats that small tensors share.
+const SHARED: usize = 8 * HUGE_PAGE;
 
 /// Floats in a page.
 const PAGE: usize = 1024;
@@ -52,7 +58,22 @@ impl Aligned {
     /// # Panics
     /// If there are more than any memory can hold.
     pub fn zeros(length: usize) -> Aligned {
-        Aligned::together([length]).pop().expect("one of one")
+        static REST: Mutex<Option<Aligned>> = Mutex::new(None);
+        if !(SMALL..HUGE_PAGE).contains(&length) {
+            return Aligned::together([length]).pop().expect("one of one");
+        }
+        // A tensor that does not fill a huge page takes a part of one that others share.
+        let mut rest = REST.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = length.next_multiple_of(LINE) + STAGGER;
+        let shared = match rest.take() {
+            Some(shared) if shared.length >= room => shared,
+            _ => Aligned::together([SHARED]).pop().expect("one of one"),
+        };
+        let Aligned { start, _memory: memory, .. } = &shared;
+        let behind = NonNull::new(start.as_ptr().wrapping_add(room)).expect("invariant: a place in memory");
+        let left = Aligned { start: behind, length: shared.length - room, _memory: Arc::clone(memory) };
+        *rest = Some(left);
+        Aligned { length, ..shared }
     }
 
     /// As many zeros for each length, all in one piece of memory, so that smaller tensors share huge pages too. The memory is given back
