@@ -14,7 +14,7 @@ const HUGE_PAGE: usize = 512 * 1024;
 const SMALL: usize = 4 * 1024;
 
 /// Floats that small tensors share.
-const SHARED: usize = 8 * HUGE_PAGE;
+const SHARED: usize = 16 * HUGE_PAGE;
 
 /// Floats in a page.
 const PAGE: usize = 1024;
@@ -59,7 +59,7 @@ impl Aligned {
     /// If there are more than any memory can hold.
     pub fn zeros(length: usize) -> Aligned {
         static REST: Mutex<Option<Aligned>> = Mutex::new(None);
-        if !(SMALL..HUGE_PAGE).contains(&length) {
+        if !(SMALL..4 * HUGE_PAGE).contains(&length) {
             return Aligned::together([length]).pop().expect("one of one");
         }
         // A tensor that does not fill a huge page takes a part of one that others share.

@@ -9,6 +9,10 @@
 //! Numbers below 2⁻¹¹⁰ lose their last bits, and those below 2⁻¹²⁶ count as zero. What is not finite, and so cannot be cut, is multiplied in
 //! the ordinary way.
 
+#![cfg_attr(not(all(target_arch = "x86_64", target_os = "linux", not(miri))), allow(dead_code))]
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+pub(crate) use crate::amx_absent::{Amx, Tiles};
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 pub(crate) use crate::amx_x86::{Amx, Tiles};
 use crate::tile::{Asked, BLOCK, COLUMN};
@@ -30,18 +34,6 @@ pub(crate) const SLOTS: usize = 6;
 
 /// Steps after which the next weights are taken, so that those at work and those that come stay in the first-level cache.
 const STRETCH: usize = 4;
-
-/// Where no processor has such a unit.
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
-#[derive(Clone, Copy)]
-pub(crate) enum Amx {}
-
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
-impl Amx {
-    pub(crate) fn detect() -> Option<Amx> {
-        None
-    }
-}
 
 /// Rows of a tile, where so many are cut into as few tiles as possible.
 pub(crate) fn height(rows: usize) -> usize {
@@ -267,7 +259,12 @@ impl<'a> Products<'a> {
             sums[..channels].fill(0.0);
             for input in 0..depth {
                 let [high, middle, low] = [0, 1, 2].map(|index| part(row, input, index));
-                let x = if high.is_finite() { high + (middle + low) } else { high };
+                let x = match (high.is_finite(), middle.is_infinite()) {
+                    (true, _) => high + (middle + low),
+                    // A number so large that its first part is rounded to infinity.
+                    (false, true) => f32::MAX.copysign(high),
+                    (false, false) => high,
+                };
                 for (channel, sum) in sums[..channels].iter_mut().enumerate() {
                     let column = channel / COLUMN * COLUMN * depth + channel % COLUMN;
                     *sum = x.mul_add(weights[column + input * COLUMN], *sum);

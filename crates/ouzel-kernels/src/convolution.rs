@@ -169,7 +169,8 @@ impl Pass {
 ///
 /// Every output element is added up over the taps in row-major order (in falling order for the gradient) and over the input channels,
 /// in chains of multiply-adds of at most 256, whatever the batch, the number of threads and the position. Convolutions to very few channels
-/// begin a chain for each tap.
+/// begin a chain for each tap. At the level `amx`, larger convolutions are added up in steps of 32 products, by a unit that multiplies
+/// numbers in three parts; what is smaller than 2⁻¹²⁶ counts as zero there.
 ///
 /// ```
 /// use ouzel_kernels::{Convolution, ConvolutionShape, Epilogue, Level, View};

@@ -1,11 +1,11 @@
-//! The SIMD level: which vector instructions the kernels may use on this machine.
+//! The SIMD level: which vector and matrix instructions the kernels may use on this machine.
 
 use crate::amx::Amx;
 use crate::vector::{Portable, Simd};
 #[cfg(target_arch = "x86_64")]
 use crate::vector_x86::{Avx2, Avx512};
 
-/// A set of vector instructions that this machine is known to have.
+/// A set of vector and matrix instructions that this machine is known to have.
 ///
 /// A value can only be obtained by asking for it ([`Level::detect`], [`Level::from_name`], [`Level::available`]), so holding one is
 /// the proof that the instructions exist.

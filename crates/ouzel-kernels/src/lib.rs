@@ -81,6 +81,8 @@
 
 mod aligned;
 mod amx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+mod amx_absent;
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod amx_x86;
 mod axis;

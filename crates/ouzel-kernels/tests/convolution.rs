@@ -350,6 +350,123 @@ fn long_sums_equal_naive_loops() {
     }
 }
 
+/// Enough channels and pixels for a matrix unit.
+#[test]
+fn large_products_equal_naive_loops() {
+    let mut random = Random(10);
+    for _ in 0..rounds(24) {
+        let kernel = random.choose(&[1, 1, 3]);
+        let groups = random.choose(&[1, 1, 2]);
+        let channels =
+            |random: &mut Random| groups * (random.between(1, 5) * 16 + random.choose(&[0, 0, 15, 11]));
+        let mut shape =
+            ConvolutionShape::new(channels(&mut random), channels(&mut random), [1, kernel, kernel]);
+        shape.groups = groups;
+        let (mut input, mut output) = ([1; 3], [1; 3]);
+        for axis in 1..3 {
+            shape.stride[axis] = random.choose(&[1, 1, 2]);
+            shape.padding[axis] = random.between(0, kernel / 2);
+            output[axis] = random.between(10, 19);
+            input[axis] = (output[axis] - 1) * shape.stride[axis] + kernel - 2 * shape.padding[axis];
+        }
+        let case = Case { shape, batch: random.between(1, 2), input, output };
+        check_case(&mut random, &case);
+    }
+}
+
+/// A product with 1 has all bits of the other factor, whatever the level does with factors; sums are as exact as those of a chain of
+/// multiply-adds.
+#[test]
+fn large_products_are_exact() {
+    let mut random = Random(11);
+    let (inputs, outputs, pixels) = (320, 64, 144);
+    let (from, to) = (View::packed(1, [1, 12, 12], inputs), View::packed(1, [1, 12, 12], outputs));
+    let shape = ConvolutionShape::new(inputs, outputs, [1; 3]);
+    let run = |level: Level, x: &[f32], weights: &[f32]| {
+        let mut y = vec![f32::NAN; to.len()];
+        Convolution::forward(&shape, weights).run(level, x, &from, &mut y, &to, Epilogue::default());
+        y
+    };
+    let numbers = |random: &mut Random, count: usize| -> Vec<f32> {
+        (random.floats(count).into_iter())
+            .map(|x| x * f32::powi(2.0, random.between(0, 60) as i32 - 30))
+            .collect()
+    };
+    let (x, weights) = (numbers(&mut random, from.len()), numbers(&mut random, inputs * outputs));
+    let picks: Vec<f32> = (0..outputs * inputs).map(|n| f32::from(n / inputs * 5 == n % inputs)).collect();
+    let units: Vec<f32> = (0..pixels * inputs).map(|n| f32::from(n / inputs * 2 == n % inputs)).collect();
+    let (even_x, even_weights) = (random.floats(from.len()), random.floats(inputs * outputs));
+    for level in Level::available() {
+        for (n, y) in run(level, &x, &picks).iter().enumerate() {
+            let expected = x[n / outputs * inputs + n % outputs * 5];
+            assert_eq!(*y, expected, "a row times 1 at {}", level.name());
+        }
+        for (n, y) in run(level, &units, &weights).iter().enumerate() {
+            assert_eq!(
+                *y,
+                weights[n % outputs * inputs + n / outputs * 2],
+                "1 times a weight at {}",
+                level.name()
+            );
+        }
+        let (mut error, mut size) = (0.0, 0.0);
+        for (n, y) in run(level, &even_x, &even_weights).iter().enumerate() {
+            let row = &even_x[n / outputs * inputs..][..inputs];
+            let terms = row.iter().zip(&even_weights[n % outputs * inputs..]);
+            let sum: f64 = terms.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+            error += (f64::from(*y) - sum).powi(2);
+            size += sum.powi(2);
+        }
+        let error = (error / size).sqrt();
+        assert!(error < 5e-7, "an error of {error:e} at {}", level.name());
+    }
+}
+
+/// What is not finite, or nearly so, stays what it is in ordinary arithmetic.
+#[test]
+fn large_products_of_what_is_not_finite() {
+    let mut random = Random(12);
+    let channels = 64;
+    let view = View::packed(1, [1, 12, 12], channels);
+    let shape = ConvolutionShape::new(channels, channels, [1; 3]);
+    let mut x = random.floats(view.len());
+    for (pixel, value) in
+        [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MAX, -f32::MAX].into_iter().enumerate()
+    {
+        x[(7 * pixel + 3) * channels + 2 * pixel] = value;
+    }
+    let mut weights = random.floats(channels * channels);
+    weights.iter_mut().for_each(|weight| *weight = 0.25 + 0.5 * weight.abs());
+    for special in [None, Some(f32::INFINITY), Some(f32::NAN)] {
+        let mut weights = weights.clone();
+        if let Some(special) = special {
+            weights[5 * channels + 9] = special;
+        }
+        let convolution = Convolution::forward(&shape, &weights);
+        let run = |level: Level| {
+            let mut y = vec![0.0; view.len()];
+            convolution.run(level, &x, &view, &mut y, &view, Epilogue::default());
+            y
+        };
+        let expected = run(Level::portable());
+        let large = expected.iter().filter(|y| y.is_finite() && y.abs() > 1e37).count();
+        assert_eq!(
+            large,
+            2 * (channels - usize::from(special.is_some())),
+            "of numbers that are nearly infinite"
+        );
+        for level in Level::available() {
+            for (n, (y, expected)) in run(level).iter().zip(&expected).enumerate() {
+                let is_same = match expected.is_finite() {
+                    true => (y - expected).abs() <= expected.abs() * 1e-2,
+                    false => y == expected || y.is_nan() && expected.is_nan(),
+                };
+                assert!(is_same, "{y} instead of {expected} at {n} with {}", level.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn winograd_equals_naive_loops() {
     let mut random = Random(7);
@@ -414,6 +531,8 @@ fn results_do_not_depend_on_threads_or_batch() {
         (3, 72, 1, 30, 2, 7, 3),
         (64, 72, 1, 7, 1, 1, 0),
         (56, 56, 56, 14, 2, 3, 1),
+        (72, 64, 1, 14, 1, 1, 0),
+        (64, 128, 2, 25, 2, 3, 1),
     ] {
         let mut shape = ConvolutionShape::new(channels, outputs, [1, kernel, kernel]);
         shape.groups = groups;
@@ -455,26 +574,25 @@ fn results_do_not_depend_on_threads_or_batch() {
 fn equal_patches_give_equal_bits() {
     // Winograd's tiles hold four positions each, which round alike only where the whole neighbourhood is even.
     let mut random = Random(4);
-    let shape = ConvolutionShape { padding: [0, 1, 1], ..ConvolutionShape::new(19, 33, [1, 3, 3]) };
-    let weights = random.floats(19 * 33 * 9);
-    let pixel = random.floats(19);
-    let view = View::packed(1, [1, 17, 23], 19);
-    let x: Vec<f32> = pixel.iter().copied().cycle().take(view.len()).collect();
-    let to = View::packed(1, [1, 17, 23], 33);
-    for convolution in
-        [Convolution::forward(&shape, &weights), Convolution::forward_by_winograd(&shape, &weights)]
-    {
-        for level in Level::available() {
-            let mut y = vec![0.0; to.len()];
-            convolution.run(level, &x, &view, &mut y, &to, Epilogue::default());
-            let inner = &y[to.index(0, [0, 1, 1], 0)..][..33];
-            for row in 1..16 {
-                for column in 1..22 {
-                    assert!(
-                        equal_bits(inner, &y[to.index(0, [0, row, column], 0)..][..33]),
-                        "{row} {column} at {}",
-                        level.name()
-                    );
+    for (inputs, outputs) in [(19, 33), (32, 64)] {
+        let shape =
+            ConvolutionShape { padding: [0, 1, 1], ..ConvolutionShape::new(inputs, outputs, [1, 3, 3]) };
+        let weights = random.floats(inputs * outputs * 9);
+        let pixel = random.floats(inputs);
+        let view = View::packed(1, [1, 17, 23], inputs);
+        let x: Vec<f32> = pixel.iter().copied().cycle().take(view.len()).collect();
+        let to = View::packed(1, [1, 17, 23], outputs);
+        for convolution in
+            [Convolution::forward(&shape, &weights), Convolution::forward_by_winograd(&shape, &weights)]
+        {
+            for level in Level::available() {
+                let mut y = vec![0.0; to.len()];
+                convolution.run(level, &x, &view, &mut y, &to, Epilogue::default());
+                let of = |row: usize, column: usize| &y[to.index(0, [0, row, column], 0)..][..outputs];
+                for row in 1..16 {
+                    for column in 1..22 {
+                        assert!(equal_bits(of(1, 1), of(row, column)), "{row} {column} at {}", level.name());
+                    }
                 }
             }
         }

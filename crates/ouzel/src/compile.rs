@@ -70,7 +70,7 @@ impl fmt::Display for Precision {
     }
 }
 
-/// The vector instructions that are computed with: `avx512`, `avx2` or `portable`.
+/// The instructions that are computed with: `amx`, `avx512`, `avx2` or `portable`.
 ///
 /// # Errors
 /// If the environment variable `OUZEL_SIMD` asks for others than this machine has.
