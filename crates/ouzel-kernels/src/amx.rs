@@ -228,7 +228,8 @@ impl<'a> Products<'a> {
         let ahead = match ((step + 2 * count) * STEP <= self.depth, is_there) {
             (true, _) => columns(begin, step + count),
             (false, true) => columns(next, 0),
-            (false, false) => columns(begin, 0),
+            // What is at hand anyway.
+            (false, false) => [self.halves[0].as_ptr(); 2],
         };
         Job {
             from: columns(begin, step),

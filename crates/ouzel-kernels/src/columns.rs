@@ -34,18 +34,24 @@ const PATCHES: usize = 4096;
 /// Least pixels of a sample for the matrix unit.
 const LEAST_FOR_AMX: usize = 96;
 
+/// The same for weights that come from beyond the second-level cache, unless patches are gathered, of which each task holds some again.
+const FEW_FOR_AMX: usize = 49;
+
+/// Weights that do.
+const FAR_WEIGHTS: usize = 512 * 1024;
+
 /// Most pixels of a chunk for the matrix unit.
 const MOST_FOR_AMX: usize = 208;
 
 /// What the matrix unit takes for the products of a tile of pixels, a step of inputs and a block of channels; what cutting the weights of
 /// the two latter takes, as far as it is seen beside products; and what cutting the rows of the two former takes, and gathering them too.
 const PRODUCTS: usize = 4;
-const WEIGHTS: usize = 4;
+const WEIGHTS: usize = 8;
 const ROWS: usize = 8;
 const PATCH_ROWS: usize = 16;
 
 /// Most inputs of all pixels of a chunk that are cut for the matrix unit, so that they stay in the second-level cache.
-const MOST_CUT: usize = 208 * 1024;
+const MOST_CUT: usize = 232 * 1024;
 
 /// Floats between the rows of neighbouring patches beyond what they hold: room for the rest of a vector, and they do not compete for
 /// the same lines of the cache.
@@ -59,12 +65,14 @@ fn stretches(depth: usize, longest: usize) -> impl Iterator<Item = Range<usize>>
 
 /// Whether the matrix unit is faster: its steps should be nearly full, and there should be many pixels for each weight that it cuts. This
 /// depends on one sample alone, so that neither batch nor threads change the bits of a result.
-fn suits_amx(work: &Work, counts: [usize; 3], depth: usize) -> bool {
+fn suits_amx(work: &Work, counts: [usize; 3], depth: usize, is_plain: bool) -> bool {
     let (inputs, outputs) = work.convolution.of_group();
     let fills = |count: usize, unit: usize| count > 0 && 4 * count.next_multiple_of(unit) <= 5 * count;
     let pixels: usize = counts.iter().product();
     // Patches of fewer channels take longer to gather than to multiply.
-    inputs >= COLUMN && fills(depth, amx::STEP) && fills(outputs, BLOCK) && pixels >= LEAST_FOR_AMX
+    let is_far = is_plain && depth.saturating_mul(outputs) >= FAR_WEIGHTS;
+    let least = if is_far { FEW_FOR_AMX } else { LEAST_FOR_AMX };
+    inputs >= COLUMN && fills(depth, amx::STEP) && fills(outputs, BLOCK) && pixels >= least
 }
 
 /// Runs all passes.
@@ -132,7 +140,7 @@ impl<'a> Plan<'a> {
             runs: 0,
             tasks: 0,
         };
-        if let Some(amx) = work.level.amx().filter(|_| suits_amx(work, counts, depth)) {
+        if let Some(amx) = work.level.amx().filter(|_| suits_amx(work, counts, depth, is_plain)) {
             return plan.by_amx(amx, work);
         }
         let cost = depth.max(8);
@@ -177,8 +185,12 @@ impl<'a> Plan<'a> {
             (chunks * runs).div_ceil(threads) * (blocks * (tiles * PRODUCTS + WEIGHTS) + tiles * rows)
         };
         let runs = if work.shares_words() { 1..=1 } else { 1..=blocks.min(threads) };
-        let ways = runs
-            .flat_map(|runs| (fewest..=fewest.next_multiple_of(threads)).map(move |chunks| (chunks, runs)));
+        // As few chunks as there may be, or as many as give each thread as many tasks.
+        let ways = runs.flat_map(|runs| {
+            let even = (fewest..).find(|chunks| (chunks * runs).is_multiple_of(threads));
+            let even = even.map(|chunks| chunks.min(pixels.div_ceil(amx::ROWS)));
+            [Some(fewest), even].into_iter().flatten().map(move |chunks| (chunks, runs))
+        });
         let (chunks, runs) = ways.min_by_key(time).expect("invariant: one block and one thread at least");
         let blocks_per_run = blocks.div_ceil(runs);
         let runs = blocks.div_ceil(blocks_per_run);
