@@ -1,11 +1,11 @@
 //! How near to the arithmetic peak of a core the convolutions of ResNet-50, VGG-16 and MobileNet-V2 come, in both directions.
 //!
 //! `cargo run --release -p ouzel-kernels --example peak [threads] [filter]`; `OUZEL_SIMD` chooses the level. The first line has the peak
-//! of all threads together; with a filter that is no convolution's name, it stays the only figure. Where Winograd's algorithm is faster,
+//! of all threads together, in the best moment and in the mean of half a second; with a filter that is no convolution's name, it stays the only figure. Where Winograd's algorithm is faster,
 //! a second line has its times. For the fractions the peak is measured in the same moment as each convolution, because other work on the
 //! machine changes both.
 
-use ouzel_kernels::{Aligned, Convolution, ConvolutionShape, Epilogue, Level, View, peak_flops};
+use ouzel_kernels::{Aligned, Convolution, ConvolutionShape, Epilogue, Level, Peak, View, peak_flops};
 use std::time::Instant;
 
 /// (name, size of the input, input channels, output channels, kernel, stride, groups)
@@ -95,8 +95,13 @@ fn main() {
     let level = Level::detect().expect("a level of this machine");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     pool.expect("a pool");
-    let together: f64 = rayon::broadcast(|_| peak_flops(level, 0.2)).iter().sum();
-    println!("{} with {threads} threads, together {:.1} GFLOP/s at most", level.name(), together / 1e9);
+    let peaks = rayon::broadcast(|_| peak_flops(level, 0.5));
+    let [best, mean] =
+        [|peak: &Peak| peak.best, |peak: &Peak| peak.mean].map(|of| peaks.iter().map(of).sum::<f64>() / 1e9);
+    println!(
+        "{} with {threads} threads, together {best:.1} GFLOP/s at most, {mean:.1} GFLOP/s in the mean",
+        level.name()
+    );
     println!(
         "{:26} {:>9} {:>9} {:>6}   {:>9} {:>9} {:>6}",
         "", "fwd ms", "GFLOP/s", "peak", "grad ms", "GFLOP/s", "peak"
@@ -140,9 +145,9 @@ fn main() {
                 let (mut times, mut fractions) = (Vec::new(), Vec::new());
                 let start = Instant::now();
                 while times.len() < 5 || start.elapsed().as_secs_f64() < 0.4 {
-                    let before = peak_flops(level, 0.001);
+                    let before = peak_flops(level, 0.001).best;
                     let time = seconds(threads, &mut run);
-                    let after = peak_flops(level, 0.001);
+                    let after = peak_flops(level, 0.001).best;
                     times.push(time);
                     fractions.push(flops / time / before.max(after) / threads as f64);
                 }

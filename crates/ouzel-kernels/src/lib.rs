@@ -122,7 +122,7 @@ pub use finish::finish;
 pub use layout::{MOST_AXES, StridedCopy, to_channels_first, to_channels_last};
 pub use level::{Level, LevelError};
 pub use matrix::{Matrices, MatrixProduct};
-pub use peak::peak_flops;
+pub use peak::{Peak, peak_flops};
 pub use pool::{
     AverageCount, NO_POSITION, Window, average_pool, average_pool_gradient, max_pool, max_pool_gradient,
 };

@@ -31,20 +31,31 @@ impl Kernel for Chains {
     }
 }
 
-/// Floating-point operations per second of this thread, measured for about so many seconds: multiply-adds without any memory.
+/// Floating-point operations per second of a thread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peak {
+    /// In the best moment, some ten microseconds.
+    pub best: f64,
+    /// Over the whole time: what the processor sustains, and other work leaves to it.
+    pub mean: f64,
+}
+
+/// Multiply-adds without any memory, measured on this thread for about so many seconds.
 ///
 /// Used by the benchmarks, which state what fraction of it a kernel reaches.
-pub fn peak_flops(level: Level, seconds: f64) -> f64 {
+pub fn peak_flops(level: Level, seconds: f64) -> Peak {
     const ROUNDS: usize = 10_000;
+    let flops = (ROUNDS * CHAINS * level.lanes() * 2) as f64;
     let start = Instant::now();
-    let mut best = 0.0f64;
+    let (mut best, mut total) = (0.0f64, 0.0);
     loop {
         let begin = Instant::now();
         std::hint::black_box(level.run(Chains { rounds: ROUNDS }));
-        let flops = (ROUNDS * CHAINS * level.lanes() * 2) as f64;
         best = best.max(flops / begin.elapsed().as_secs_f64());
-        if start.elapsed().as_secs_f64() >= seconds {
-            return best;
+        total += flops;
+        let elapsed = start.elapsed().as_secs_f64();
+        if elapsed >= seconds {
+            return Peak { best, mean: total / elapsed };
         }
     }
 }
