@@ -10,10 +10,16 @@ pub(crate) const LINE: usize = 16;
 /// Floats in a huge page.
 const HUGE_PAGE: usize = 512 * 1024;
 
+/// Whether the system can be asked for huge pages.
+const HAS_HUGE_PAGES: bool = cfg!(all(target_os = "linux", not(miri)));
+
 /// Least floats of a tensor that is worth a part of a huge page.
 const SMALL: usize = 4 * 1024;
 
-/// Floats that small tensors share.
+/// Least floats of a tensor that has pages of its own.
+const LARGE: usize = 4 * HUGE_PAGE;
+
+/// Floats of pages that are shared.
 const SHARED: usize = 16 * HUGE_PAGE;
 
 /// Floats in a page.
@@ -52,17 +58,17 @@ impl Default for Aligned {
 impl Aligned {
     /// So many zeros, which take no time to make: the system hands out zeroed memory when it is first touched.
     ///
-    /// Large tensors begin at a huge page and are kept in such pages where the system has them (Linux): weights are read once a run, and
-    /// memory comes faster where the processor looks up fewer pages.
+    /// All but the smallest tensors are kept in huge pages where the system has them (Linux), several in one if need be: weights are read
+    /// once a run, and memory comes faster where the processor looks up fewer pages. What shares pages is given back together.
     ///
     /// # Panics
     /// If there are more than any memory can hold.
     pub fn zeros(length: usize) -> Aligned {
         static REST: Mutex<Option<Aligned>> = Mutex::new(None);
-        if !(SMALL..4 * HUGE_PAGE).contains(&length) {
+        if !HAS_HUGE_PAGES || !(SMALL..LARGE).contains(&length) {
             return Aligned::together([length]).pop().expect("one of one");
         }
-        // A tensor that does not fill a huge page takes a part of one that others share.
+        // A tensor that does not fill its last huge page takes a part of those that others share.
         let mut rest = REST.lock().unwrap_or_else(PoisonError::into_inner);
         let room = length.next_multiple_of(LINE) + STAGGER;
         let shared = match rest.take() {
@@ -158,9 +164,9 @@ mod tests {
 
     #[test]
     fn small_and_large_ones_begin_where_they_should_and_hold_zeros() {
-        for (length, unit) in
-            [(0, LINE), (HUGE_PAGE - 1, LINE), (HUGE_PAGE, HUGE_PAGE), (2 * HUGE_PAGE + 3, HUGE_PAGE)]
-        {
+        let lengths = [0, SMALL - 1, SMALL, HUGE_PAGE + 3, LARGE - 1, LARGE, LARGE + HUGE_PAGE + 3];
+        for length in lengths.into_iter().chain([HUGE_PAGE; 20]) {
+            let unit = if length < LARGE { LINE } else { HUGE_PAGE };
             let mut floats = Aligned::zeros(length);
             assert_eq!(floats.len(), length);
             assert_eq!(floats.as_ptr() as usize % (unit * size_of::<f32>()), 0, "of {length} floats");
