@@ -77,20 +77,22 @@ fn suits_amx(work: &Work, counts: [usize; 3], depth: usize, is_plain: bool) -> b
 
 /// Runs all passes.
 pub(crate) fn run(work: &Work) {
-    let total: usize = work.convolution.passes.iter().map(|pass| Plan::new(work, pass).tasks).sum();
+    let tasks = |pass| Plan::new(work, pass).tasks(work).count();
+    let total: usize = work.convolution.passes.iter().map(tasks).sum();
     let run = |mut index: usize| {
         for pass in &work.convolution.passes {
             let plan = Plan::new(work, pass);
-            if index < plan.tasks {
-                return work.level.run(Task { work, plan: &plan, index });
+            let tasks = plan.tasks(work);
+            if index < tasks.count() {
+                return work.level.run(Task { work, plan: &plan, share: plan.share(&tasks, index) });
             }
-            index -= plan.tasks;
+            index -= tasks.count();
         }
     };
     share_out(total, run);
 }
 
-/// How a pass is cut into tasks: a number of chunks of pixels times a number of runs of blocks of channels.
+/// What a pass computes.
 struct Plan<'a> {
     pass: &'a Pass,
     /// Output positions of the pass on each axis.
@@ -100,18 +102,27 @@ struct Plan<'a> {
     /// Inputs of a pixel.
     depth: usize,
     blocks: usize,
-    chunks: usize,
-    blocks_per_run: usize,
-    runs: usize,
-    tasks: usize,
-    /// Whether the runs of one chunk follow each other, rather than the chunks of one run.
-    chunk_major: bool,
     /// Whether each output pixel of the pass depends on the input pixel of the same number alone, as in a 1×1 convolution.
     is_plain: bool,
     /// The matrix unit, where it makes the products.
     amx: Option<Amx>,
-    /// Pixels of a tile.
+}
+
+/// How that is cut into tasks: a number of chunks of pixels times a number of runs of blocks of channels.
+struct Tasks {
+    chunks: usize,
+    runs: usize,
+    blocks_per_run: usize,
+    /// Pixels of a tile. A chunk has whole tiles.
     tile: usize,
+    /// Whether the runs of one chunk follow each other, rather than the chunks of one run.
+    chunk_major: bool,
+}
+
+impl Tasks {
+    fn count(&self) -> usize {
+        self.chunks * self.runs
+    }
 }
 
 impl<'a> Plan<'a> {
@@ -124,25 +135,19 @@ impl<'a> Plan<'a> {
         let is_plain = pass.taps.iter().all(|taps| taps[..] == [0])
             && convolution.input_step == [1; 3]
             && work.input_view.size == counts;
-        let blocks = work.blocks();
-        let plan = Plan {
-            pass,
-            counts,
-            pixels,
-            depth,
-            blocks,
-            is_plain,
-            chunk_major: true,
-            amx: None,
-            tile: 0,
-            chunks: 0,
-            blocks_per_run: 0,
-            runs: 0,
-            tasks: 0,
-        };
-        if let Some(amx) = work.level.amx().filter(|_| suits_amx(work, counts, depth, is_plain)) {
-            return plan.by_amx(amx, work);
+        let amx = work.level.amx().filter(|_| suits_amx(work, counts, depth, is_plain));
+        Plan { pass, counts, pixels, depth, blocks: work.blocks(), is_plain, amx }
+    }
+
+    fn tasks(&self, work: &Work) -> Tasks {
+        match self.amx {
+            Some(_) => self.tasks_by_amx(work),
+            None => self.tasks_by_vectors(work),
         }
+    }
+
+    fn tasks_by_vectors(&self, work: &Work) -> Tasks {
+        let Plan { pixels, depth, blocks, is_plain, .. } = *self;
         let cost = depth.max(8);
         let total = pixels.saturating_mul(cost).saturating_mul(blocks);
         // Each run gathers anew, so that there are no more of them than threads need.
@@ -152,7 +157,7 @@ impl<'a> Plan<'a> {
             true => (CHUNK_ELEMENTS / work.input_view.pixel_stride.max(1)).max(LEAST_PIXELS),
             false => (2 * CHUNK_ELEMENTS / longest_stretch(depth).max(8)).max(LEAST_PIXELS),
         };
-        // Chunks of whole tiles, all of nearly the same size.
+        // Chunks of nearly the same size.
         let tile = work.level.tile_pixels();
         let most = MOST_PIXELS.min(16 * tile) / tile * tile;
         let pixels_per_chunk = room.min(task / cost).next_multiple_of(tile).clamp(tile, most);
@@ -170,12 +175,11 @@ impl<'a> Plan<'a> {
         };
         let weights = blocks.saturating_mul(BLOCK * cost);
         let chunk_major = weights.saturating_mul(chunks) < work.input.len().saturating_mul(runs);
-        let tasks = chunks * runs;
-        Plan { chunks, blocks_per_run, runs, tasks, chunk_major, tile, ..plan }
+        Tasks { chunks, runs, blocks_per_run, tile, chunk_major }
     }
 
-    /// Completes a plan for the matrix unit: in the way that makes so many threads end first.
-    fn by_amx(self, amx: Amx, work: &Work) -> Plan<'a> {
+    /// Those that make so many threads end first.
+    fn tasks_by_amx(&self, work: &Work) -> Tasks {
         let (threads, blocks, pixels) = (work.threads, self.blocks, self.pixels);
         let most = (MOST_CUT / self.depth).clamp(LEAST_PIXELS, MOST_FOR_AMX);
         let fewest = pixels.div_ceil(most);
@@ -193,25 +197,24 @@ impl<'a> Plan<'a> {
         });
         let (chunks, runs) = ways.min_by_key(time).expect("invariant: one block and one thread at least");
         let blocks_per_run = blocks.div_ceil(runs);
-        let runs = blocks.div_ceil(blocks_per_run);
-        Plan { chunks, blocks_per_run, runs, tasks: chunks * runs, amx: Some(amx), tile: 1, ..self }
+        Tasks { chunks, runs: blocks.div_ceil(blocks_per_run), blocks_per_run, tile: 1, chunk_major: true }
     }
 
     /// The pixels of a task and its blocks of channels, these counted over all groups.
-    fn share(&self, task: usize) -> (Range<usize>, Range<usize>) {
-        let (chunk, run) = match self.chunk_major {
-            true => (task / self.runs, task % self.runs),
-            false => (task % self.chunks, task / self.chunks),
+    fn share(&self, tasks: &Tasks, index: usize) -> (Range<usize>, Range<usize>) {
+        let (chunk, run) = match tasks.chunk_major {
+            true => (index / tasks.runs, index % tasks.runs),
+            false => (index % tasks.chunks, index / tasks.chunks),
         };
-        let tiles = self.pixels.div_ceil(self.tile);
+        let tiles = self.pixels.div_ceil(tasks.tile);
         // All tiles differ by at most one pixel in size.
         let (size, larger) = (self.pixels / tiles, self.pixels % tiles);
         let pixel = |chunk: usize| {
-            let tile = tiles * chunk / self.chunks;
+            let tile = tiles * chunk / tasks.chunks;
             tile * size + tile.min(larger)
         };
-        let first = run * self.blocks_per_run;
-        (pixel(chunk)..pixel(chunk + 1), first..self.blocks.min(first + self.blocks_per_run))
+        let first = run * tasks.blocks_per_run;
+        (pixel(chunk)..pixel(chunk + 1), first..self.blocks.min(first + tasks.blocks_per_run))
     }
 }
 
@@ -219,7 +222,8 @@ impl<'a> Plan<'a> {
 struct Task<'a> {
     work: &'a Work<'a>,
     plan: &'a Plan<'a>,
-    index: usize,
+    /// Its pixels and its blocks of channels.
+    share: (Range<usize>, Range<usize>),
 }
 
 thread_local! {
@@ -232,9 +236,9 @@ impl Kernel for Task<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Task { work, plan, index } = self;
+        let Task { work, plan, share: (ref pixels, ref blocks) } = self;
+        let (pixels, blocks) = (pixels.clone(), blocks.clone());
         let Work { convolution, finish, .. } = work;
-        let (pixels, blocks) = plan.share(index);
         let (_, outputs) = convolution.of_group();
         let blocks_of_group = outputs.div_ceil(BLOCK);
         let mut places = [0; if MOST_PIXELS > MOST_FOR_AMX { MOST_PIXELS } else { MOST_FOR_AMX }];
