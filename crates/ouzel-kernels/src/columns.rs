@@ -67,7 +67,7 @@ fn stretches(depth: usize, longest: usize) -> impl Iterator<Item = Range<usize>>
 /// depends on one sample alone, so that neither batch nor threads change the bits of a result.
 fn suits_amx(work: &Work, counts: [usize; 3], depth: usize, is_plain: bool) -> bool {
     let (inputs, outputs) = work.convolution.of_group();
-    let fills = |count: usize, unit: usize| count > 0 && 4 * count.next_multiple_of(unit) <= 5 * count;
+    let fills = |count: usize, unit: usize| count > 0 && 8 * count.next_multiple_of(unit) <= 9 * count;
     let pixels: usize = counts.iter().product();
     // Patches of fewer channels take longer to gather than to multiply.
     let is_far = is_plain && depth.saturating_mul(outputs) >= FAR_WEIGHTS;
@@ -186,7 +186,9 @@ impl<'a> Plan<'a> {
         let rows = if self.is_plain { ROWS } else { PATCH_ROWS };
         let time = |&(chunks, runs): &(usize, usize)| {
             let (tiles, blocks) = (pixels.div_ceil(chunks).div_ceil(amx::ROWS), blocks.div_ceil(runs));
-            (chunks * runs).div_ceil(threads) * (blocks * (tiles * PRODUCTS + WEIGHTS) + tiles * rows)
+            // What follows mostly looks for all channels of its pixels.
+            let apart = if runs > 1 { 11 } else { 10 };
+            (chunks * runs).div_ceil(threads) * (blocks * (tiles * PRODUCTS + WEIGHTS) + tiles * rows) * apart
         };
         let runs = if work.shares_words() { 1..=1 } else { 1..=blocks.min(threads) };
         // As few chunks as there may be, or as many as give each thread as many tasks.
