@@ -9,7 +9,10 @@
 //! Numbers below 2⁻¹¹⁰ lose their last bits, and those below 2⁻¹²⁶ count as zero. What is not finite, and so cannot be cut, is multiplied in
 //! the ordinary way.
 
-#![cfg_attr(not(all(target_arch = "x86_64", target_os = "linux", not(miri))), allow(dead_code))]
+#![cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux", not(miri))),
+    allow(dead_code, reason = "the instructions alone read what describes their work")
+)]
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
 pub(crate) use crate::amx_absent::{Amx, Tiles};
@@ -64,6 +67,21 @@ pub(crate) struct Product {
     pub weights: usize,
     /// Its channels, a block at most.
     pub channels: usize,
+}
+
+/// Two tiles of rows, or one if both are the same, and two columns of cut weights, for some steps.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair {
+    /// The tiles of rows.
+    pub rows: [*const f32; 2],
+    /// The weights.
+    pub weights: *const f32,
+    /// The sums of each tile.
+    pub sums: [*mut f32; 2],
+    /// How many steps there are.
+    pub steps: usize,
+    /// Whether sums begin with these steps.
+    pub is_first: bool,
 }
 
 /// Memory that is needed when the products of two tiles are there: that which is written, and that which is read. It is asked for line by
@@ -173,8 +191,15 @@ impl<'a> Products<'a> {
                 (false, None) => Job { end: 0, ..self.job(product, 0) },
             };
             for tile in (0..tiles).step_by(2) {
-                let pair = [tile, (tile + 1).min(tiles - 1)];
+                let both = [tile, (tile + 1).min(tiles - 1)];
                 let rows = &self.rows[product.rows + first * PARTS * PART..];
+                let pair = Pair {
+                    rows: both.map(|tile| rows.as_ptr().wrapping_add(tile * tile_len(depth))),
+                    weights: self.halves[1].as_ptr(),
+                    sums: both.map(|tile| sums.as_mut_ptr().wrapping_add(tile * height * BLOCK)),
+                    steps: now,
+                    is_first: first == 0,
+                };
                 let row = tile * height;
                 let left = if first == 0 { (2 * height).min(count - row) } else { 0 };
                 let mut soon = Soon {
@@ -183,20 +208,8 @@ impl<'a> Products<'a> {
                     left,
                     at_once: left.div_ceil(now * SLOTS),
                 };
-                // SAFETY: rows, weights and sums lie in their slices, as has been checked, and nobody else uses these halves and sums; a
-                // pair of the same tile is one tile.
-                unsafe {
-                    self.tiles.multiply(
-                        pair.map(|tile| rows.as_ptr().wrapping_add(tile * tile_len(depth))),
-                        self.halves[1].as_ptr(),
-                        pair.map(|tile| sums.as_mut_ptr().wrapping_add(tile * height * BLOCK)),
-                        now,
-                        first == 0,
-                        &mut job,
-                        tiles.div_ceil(2),
-                        &mut soon,
-                    );
-                }
+                // SAFETY: rows, weights and sums lie in their slices, as has been checked, and nobody else uses these halves and sums.
+                unsafe { self.tiles.multiply(pair, &mut job, tiles.div_ceil(2), &mut soon) };
             }
             // SAFETY: as above.
             unsafe { self.tiles.cut_weights(&mut job) };

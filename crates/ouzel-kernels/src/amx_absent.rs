@@ -1,6 +1,6 @@
 //! The matrix unit where none is known.
 
-use crate::amx::{Job, Soon};
+use crate::amx::{Job, Pair, Soon};
 
 /// As in `amx_x86`; there is no value of it.
 #[derive(Clone, Copy)]
@@ -30,17 +30,7 @@ impl Tiles {
         unreachable!("{ABSENT}")
     }
 
-    pub(crate) unsafe fn multiply(
-        &self,
-        _: [*const f32; 2],
-        _: *const f32,
-        _: [*mut f32; 2],
-        _: usize,
-        _: bool,
-        _: &mut Job,
-        _: usize,
-        _: &mut Soon,
-    ) {
+    pub(crate) unsafe fn multiply(&self, _: Pair, _: &mut Job, _: usize, _: &mut Soon) {
         unreachable!("{ABSENT}")
     }
 

@@ -1,7 +1,7 @@
 //! The instructions of AMX, and those of AVX-512 that cut numbers for it.
 
 use crate::aligned::OnLine;
-use crate::amx::{Job, PART, PARTS, ROWS, SLOTS, STEP, Soon, tile_len};
+use crate::amx::{Job, PART, PARTS, Pair, ROWS, SLOTS, STEP, Soon, tile_len};
 use crate::tile::{BLOCK, COLUMN};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -276,31 +276,21 @@ impl Tiles {
         unsafe { all(job) }
     }
 
-    /// Adds the products of two tiles of rows, or of one if both are the same, with two columns of weights to their sums, or makes these
-    /// anew, and meanwhile does a share of a job, as one of so many parts, and asks for what is needed soon.
+    /// Adds the products of a pair of tiles to their sums, or makes these anew, and meanwhile does a share of a job, as one of so many
+    /// parts, and asks for what is needed soon.
     ///
     /// # Safety
-    /// So many steps of rows and cut weights must exist, and the sums of a tile, which nobody else may use; so must all of the job's
+    /// All steps of the pair's rows and weights must exist, and the sums of its tiles, which nobody else may use; so must all of the job's
     /// inputs and the room for their parts.
-    pub(crate) unsafe fn multiply(
-        &self,
-        rows: [*const f32; 2],
-        weights: *const f32,
-        sums: [*mut f32; 2],
-        steps: usize,
-        is_first: bool,
-        job: &mut Job,
-        shares: usize,
-        soon: &mut Soon,
-    ) {
-        let share = if job.done < job.end { job.end.div_ceil(shares * steps * SLOTS) } else { 0 };
+    pub(crate) unsafe fn multiply(&self, pair: Pair, job: &mut Job, shares: usize, soon: &mut Soon) {
+        let share = if job.done < job.end { job.end.div_ceil(shares * pair.steps * SLOTS) } else { 0 };
         macro_rules! run {
             ($share:literal) => {
                 // SAFETY: whoever made these tiles had the instructions; the rest is passed on.
                 unsafe {
-                    match rows[0] == rows[1] {
-                        true => multiply::<false, $share>(rows, weights, sums, steps, is_first, job, soon),
-                        false => multiply::<true, $share>(rows, weights, sums, steps, is_first, job, soon),
+                    match pair.rows[0] == pair.rows[1] {
+                        true => multiply::<false, $share>(pair, job, soon),
+                        false => multiply::<true, $share>(pair, job, soon),
                     }
                 }
             };
@@ -338,15 +328,8 @@ impl Tiles {
 /// # Safety
 /// As for `Tiles::multiply`.
 #[target_feature(enable = "avx512f")]
-unsafe fn multiply<const PAIR: bool, const SHARE: usize>(
-    rows: [*const f32; 2],
-    weights: *const f32,
-    sums: [*mut f32; 2],
-    steps: usize,
-    is_first: bool,
-    job: &mut Job,
-    soon: &mut Soon,
-) {
+unsafe fn multiply<const PAIR: bool, const SHARE: usize>(pair: Pair, job: &mut Job, soon: &mut Soon) {
+    let Pair { mut rows, mut weights, sums, steps, is_first } = pair;
     let stride = WIDTH * size_of::<f32>();
     let sums_stride = BLOCK * size_of::<f32>();
     // SAFETY: tiles are configured as long as `Tiles` lives, and what they read and write exists, as the caller promises.
@@ -364,8 +347,6 @@ unsafe fn multiply<const PAIR: bool, const SHARE: usize>(
                 tile_load!(3, sums[1].wrapping_add(COLUMN), sums_stride);
             }
         }
-        let mut rows = rows;
-        let mut weights = weights;
         macro_rules! rows {
             ($part:literal) => {
                 tile_load!(4, rows[0].wrapping_add($part * PART), stride);
