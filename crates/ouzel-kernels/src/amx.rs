@@ -36,7 +36,10 @@ pub(crate) const PARTS: usize = 3;
 pub(crate) const SLOTS: usize = 6;
 
 /// Steps after which the next weights are taken, so that those at work and those that come stay in the first-level cache.
-const STRETCH: usize = 4;
+const STRETCH: usize = 2;
+
+/// How many stretches before they are cut weights are asked for.
+const AHEAD: usize = 4;
 
 /// Rows of a tile, where so many are cut into as few tiles as possible.
 pub(crate) fn height(rows: usize) -> usize {
@@ -134,7 +137,7 @@ pub(crate) struct Products<'a> {
 
 impl<'a> Products<'a> {
     /// Products of `count` of those rows that [`Amx::cut_rows`] has cut, with weights in columns, as `tile` has them. A sum has
-    /// `depth` inputs.
+    /// `depth` inputs. Weights are asked for as far as there are any.
     pub(crate) fn new(
         amx: Amx,
         rows: &'a [f32],
@@ -235,14 +238,14 @@ impl<'a> Products<'a> {
                 .map(|column| self.weights.as_ptr().wrapping_add(begin + column + step * STEP * COLUMN))
         };
         let count = STRETCH.min(steps - step);
-        // What follows are the next inputs, or the first ones of the next columns. Nothing beyond weights is asked for.
-        let next = begin + 2 * COLUMN * self.depth;
-        let is_there = next + behind + count * STEP * COLUMN <= self.weights.len();
-        let ahead = match ((step + 2 * count) * STEP <= self.depth, is_there) {
-            (true, _) => columns(begin, step + count),
-            (false, true) => columns(next, 0),
+        // Those of the same channels, or of others that follow them. Nothing beyond weights is asked for.
+        let stretches = steps.div_ceil(STRETCH);
+        let later = step / STRETCH + AHEAD;
+        let block = begin + later / stretches * BLOCK * self.depth;
+        let ahead = match block + behind + COLUMN * self.depth <= self.weights.len() {
+            true => columns(block, later % stretches * STRETCH),
             // What is at hand anyway.
-            (false, false) => [self.halves[0].as_ptr(); 2],
+            false => [self.halves[0].as_ptr(); 2],
         };
         Job {
             from: columns(begin, step),

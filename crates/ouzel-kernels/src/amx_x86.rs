@@ -201,8 +201,8 @@ impl Job {
         let mut to = self.to.wrapping_add((step * 2 + column) * PARTS * PART + pair * WIDTH);
         // SAFETY: as promised. Prefetching is allowed anywhere.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(STEP / 2 * COLUMN).cast());
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(STEP / 2 * COLUMN).cast());
             for part in cut(_mm512_loadu_ps(input(first)), _mm512_loadu_ps(input(second))) {
                 _mm512_storeu_si512(to.cast(), part);
                 to = to.wrapping_add(PART);

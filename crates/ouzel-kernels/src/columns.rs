@@ -181,11 +181,12 @@ impl<'a> Plan<'a> {
     /// Those that make so many threads end first.
     fn tasks_by_amx(&self, work: &Work) -> Tasks {
         let (threads, blocks, pixels) = (work.threads, self.blocks, self.pixels);
+        let tiles = pixels.div_ceil(amx::ROWS);
         let most = (MOST_CUT / self.depth).clamp(LEAST_PIXELS, MOST_FOR_AMX);
-        let fewest = pixels.div_ceil(most);
+        let fewest = tiles.div_ceil(most / amx::ROWS);
         let rows = if self.is_plain { ROWS } else { PATCH_ROWS };
         let time = |&(chunks, runs): &(usize, usize)| {
-            let (tiles, blocks) = (pixels.div_ceil(chunks).div_ceil(amx::ROWS), blocks.div_ceil(runs));
+            let (tiles, blocks) = (tiles.div_ceil(chunks), blocks.div_ceil(runs));
             // What follows mostly looks for all channels of its pixels.
             let apart = if runs > 1 { 11 } else { 10 };
             (chunks * runs).div_ceil(threads) * (blocks * (tiles * PRODUCTS + WEIGHTS) + tiles * rows) * apart
@@ -194,12 +195,18 @@ impl<'a> Plan<'a> {
         // As few chunks as there may be, or as many as give each thread as many tasks.
         let ways = runs.flat_map(|runs| {
             let even = (fewest..).find(|chunks| (chunks * runs).is_multiple_of(threads));
-            let even = even.map(|chunks| chunks.min(pixels.div_ceil(amx::ROWS)));
+            let even = even.map(|chunks| chunks.min(tiles));
             [Some(fewest), even].into_iter().flatten().map(move |chunks| (chunks, runs))
         });
         let (chunks, runs) = ways.min_by_key(time).expect("invariant: one block and one thread at least");
         let blocks_per_run = blocks.div_ceil(runs);
-        Tasks { chunks, runs: blocks.div_ceil(blocks_per_run), blocks_per_run, tile: 1, chunk_major: true }
+        Tasks {
+            chunks,
+            runs: blocks.div_ceil(blocks_per_run),
+            blocks_per_run,
+            tile: amx::ROWS,
+            chunk_major: true,
+        }
     }
 
     /// The pixels of a task and its blocks of channels, these counted over all groups.
@@ -551,7 +558,8 @@ impl Task<'_> {
                 weights: begin + channel(block) * depth,
                 channels: BLOCK.min(outputs - channel(block)),
             };
-            let mut products = amx::Products::new(amx, cut, count, depth, work.weights, weights);
+            let end = begin + packed_width(outputs.min((next - first) * BLOCK + channel(first))) * depth;
+            let mut products = amx::Products::new(amx, cut, count, depth, &work.weights[..end], weights);
             for block in first..next {
                 let after = (block + 1 < next).then(|| product(block + 1));
                 let (product, channel) = (product(block), group * outputs + channel(block));
