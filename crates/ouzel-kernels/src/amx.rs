@@ -36,36 +36,106 @@ pub(crate) const PARTS: usize = 3;
 pub(crate) const SLOTS: usize = 6;
 
 /// Steps after which the next weights are taken, so that those at work and those that come stay in the first-level cache.
-const STRETCH: usize = 2;
+pub(crate) const STRETCH: usize = 2;
 
-/// How many stretches before they are cut weights are asked for.
-const AHEAD: usize = 4;
+/// How many steps before they are cut weights are asked for.
+const AHEAD: usize = 8;
 
-/// Rows of a tile, where so many are cut into as few tiles as possible.
-pub(crate) fn height(rows: usize) -> usize {
-    rows.div_ceil(rows.div_ceil(ROWS).max(1)).max(1)
+/// Floats of a part of a row: 16 pairs.
+pub(crate) const PAIRS: usize = PART / ROWS;
+
+/// Where cut rows lie: floats from one to the next, from part to part of a row, and from step to step.
+#[derive(Clone, Copy)]
+pub(crate) struct Strides {
+    pub row: usize,
+    pub part: usize,
+    pub step: usize,
 }
 
-/// Floats that some rows take when they are cut.
-pub(crate) fn cut_len(rows: usize, depth: usize) -> usize {
-    rows.div_ceil(height(rows)) * tile_len(depth)
+impl Strides {
+    /// Tile by tile: each has its steps one after the other, and they their parts. This is the fastest order to read.
+    pub(crate) const TILED: Strides = Strides { row: PAIRS, part: PART, step: PARTS * PART };
+
+    /// Step by step so many places, from any of which tiles may be read.
+    pub(crate) fn placed(places: usize) -> Strides {
+        Strides { row: PARTS * PAIRS, part: PAIRS, step: PARTS * PAIRS * places }
+    }
 }
 
-/// Floats that a tile of rows takes when it is cut.
-pub(crate) fn tile_len(depth: usize) -> usize {
-    depth.div_ceil(STEP) * PARTS * PART
+/// How sums become tiles: bands of neighbouring places, each in tiles of the same height. A place is a row of each step.
+#[derive(Clone, Copy)]
+pub(crate) struct Bands {
+    /// How many bands there are, at least one.
+    pub count: usize,
+    /// Places of a band, at least one.
+    pub length: usize,
+    /// Floats from the rows of a band to those of the next one.
+    pub pitch: usize,
+    /// The same for the tiles of a band; `None` if rows follow each other across tiles.
+    pub tile: Option<usize>,
+    pub strides: Strides,
 }
 
-/// Floats of the sums of so many rows, with room for rows beyond the last one.
-pub(crate) fn sums_len(rows: usize) -> usize {
-    rows.div_ceil(height(rows)) * height(rows) * BLOCK
+impl Bands {
+    /// One band of places that are read by themselves alone, and so are kept tile by tile.
+    pub(crate) fn tiled(length: usize, inputs: usize) -> Bands {
+        let tile = Some(inputs.div_ceil(STEP) * PARTS * PART);
+        Bands { count: 1, length, pitch: 0, tile, strides: Strides::TILED }
+    }
+
+    /// Tiles of a band.
+    fn of_each(&self) -> usize {
+        self.length.div_ceil(ROWS)
+    }
+
+    /// Rows of a tile.
+    pub(crate) fn height(&self) -> usize {
+        self.length.div_ceil(self.of_each())
+    }
+
+    /// Tiles of all bands.
+    pub(crate) fn tiles(&self) -> usize {
+        self.count * self.of_each()
+    }
+
+    /// From the sums of the first place of a band to those of the next one, counted in blocks.
+    pub(crate) fn stride(&self) -> usize {
+        self.of_each() * self.height()
+    }
+
+    /// Floats of all sums, with room for those of places beyond the end of a band.
+    pub(crate) fn sums_len(&self) -> usize {
+        self.count * self.stride() * BLOCK
+    }
+
+    /// Where the rows of each tile begin.
+    fn begins(&self) -> impl Iterator<Item = usize> {
+        let Bands { count, pitch, .. } = *self;
+        let (of_each, step) = (self.of_each(), self.tile.unwrap_or(self.height() * self.strides.row));
+        (0..count).flat_map(move |band| (0..of_each).map(move |tile| band * pitch + tile * step))
+    }
+
+    /// How many floats of a step are read, with those of places beyond the end of a band.
+    pub(crate) fn reach(&self) -> usize {
+        let Strides { row, part, .. } = self.strides;
+        let last = self.begins().last().expect("invariant: at least one tile");
+        last + (self.height() - 1) * row + (PARTS - 1) * part + PAIRS
+    }
 }
 
-/// One of several products of as many rows and as many inputs.
+/// Some of the inputs of all sums, at most 32.
+#[derive(Clone, Copy)]
+pub(crate) struct Step {
+    /// Where the rows of the first place begin.
+    pub rows: usize,
+    /// The first of these inputs in the weights, and how many there are.
+    pub first: usize,
+    pub inputs: usize,
+}
+
+/// One of several products of the same rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Product {
-    /// Where its cut rows begin.
-    pub rows: usize,
     /// Where the weights of its channels begin.
     pub weights: usize,
     /// Its channels, a block at most.
@@ -74,15 +144,17 @@ pub(crate) struct Product {
 
 /// Two tiles of rows, or one if both are the same, and two columns of cut weights, for some steps.
 #[derive(Clone, Copy)]
-pub(crate) struct Pair {
-    /// The tiles of rows.
-    pub rows: [*const f32; 2],
+pub(crate) struct Pair<'a> {
+    /// Where the rows of each step begin.
+    pub rows: &'a [*const f32],
+    /// Where those of the tiles lie from there on.
+    pub begins: [usize; 2],
     /// The weights.
     pub weights: *const f32,
     /// The sums of each tile.
     pub sums: [*mut f32; 2],
-    /// How many steps there are.
-    pub steps: usize,
+    /// Where their rows lie.
+    pub strides: Strides,
     /// Whether sums begin with these steps.
     pub is_first: bool,
 }
@@ -100,14 +172,21 @@ pub(crate) struct Soon {
     pub at_once: usize,
 }
 
+/// The weights of a column for a step, which are to be cut.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights {
+    /// The first input.
+    pub from: *const f32,
+    /// The first input of weights that will be cut later, which is asked for.
+    pub ahead: *const f32,
+    /// How many inputs there are; behind them are zeros.
+    pub inputs: usize,
+}
+
 /// Weights of two columns that are to be cut, pair after pair of inputs.
 pub(crate) struct Job {
-    /// The first of these inputs in both columns.
-    pub from: [*const f32; 2],
-    /// How many inputs there are from there on; behind them are zeros.
-    pub inputs: usize,
-    /// The first inputs of what is cut after them, which is asked for.
-    pub ahead: [*const f32; 2],
+    /// Those of both columns for each step.
+    pub weights: [Weights; 2 * STRETCH],
     /// Where they go.
     pub to: *mut f32,
     /// How many pairs of inputs are done, both columns counted.
@@ -126,7 +205,8 @@ pub(crate) const SCRATCH: usize = 2 * WEIGHTS;
 pub(crate) struct Products<'a> {
     tiles: Tiles,
     rows: &'a [f32],
-    count: usize,
+    bands: Bands,
+    steps: &'a [Step],
     depth: usize,
     weights: &'a [f32],
     /// Weights of a stretch in each half: those at work, and those that come.
@@ -136,27 +216,39 @@ pub(crate) struct Products<'a> {
 }
 
 impl<'a> Products<'a> {
-    /// Products of `count` of those rows that [`Amx::cut_rows`] has cut, with weights in columns, as `tile` has them. A sum has
-    /// `depth` inputs. Weights are asked for as far as there are any.
+    /// Products of rows that [`Amx::cut_rows`] has cut, with weights in columns of `depth` inputs, as `tile` has them. Weights are asked
+    /// for as far as there are any.
+    ///
+    /// # Panics
+    /// If rows do not lie within their slice, or there are none.
     pub(crate) fn new(
         amx: Amx,
         rows: &'a [f32],
-        count: usize,
-        depth: usize,
-        weights: &'a [f32],
+        bands: Bands,
+        steps: &'a [Step],
+        (weights, depth): (&'a [f32], usize),
         scratch: &'a mut [f32],
     ) -> Self {
-        assert!(depth > 0 && count > 0, "invariant: inputs of some rows");
+        let room = bands.reach();
+        let is_there = |step: &Step| {
+            (1..=STEP).contains(&step.inputs)
+                && step.first + step.inputs <= depth
+                && step.rows.checked_add(room).is_some_and(|end| end <= rows.len())
+        };
+        assert!(
+            !steps.is_empty() && steps.iter().all(is_there),
+            "invariant: rows of all places for each step"
+        );
         let (first, second) = scratch[..SCRATCH].split_at_mut(WEIGHTS);
-        let tiles = amx.tiles(height(count));
-        Products { tiles, rows, count, depth, weights, halves: [first, second], is_begun: false }
+        let tiles = amx.tiles(bands.height());
+        Products { tiles, rows, bands, steps, depth, weights, halves: [first, second], is_begun: false }
     }
 
-    /// Computes one, a block for each row, and cuts the first weights of the one that will be computed next. `asked` is what will be needed
-    /// of each row then.
+    /// Computes one, a block for each place, and cuts the first weights of the one that will be computed next. `asked` is what will be
+    /// needed of each place then.
     ///
     /// # Panics
-    /// If rows, weights or sums do not lie within their slices.
+    /// If weights or sums do not lie within their slices.
     pub(crate) fn compute(
         &mut self,
         product: Product,
@@ -164,15 +256,9 @@ impl<'a> Products<'a> {
         asked: Asked,
         sums: &mut [f32],
     ) {
-        let (count, depth) = (self.count, self.depth);
-        let height = height(count);
-        let tiles = count.div_ceil(height);
-        let steps = depth.div_ceil(STEP);
-        assert!(
-            product.rows.checked_add(tiles * tile_len(depth)).is_some_and(|end| end <= self.rows.len())
-                && sums.len() >= sums_len(count),
-            "invariant: rows and sums of all tiles"
-        );
+        let Products { rows: all_rows, bands, steps, .. } = *self;
+        let (height, tiles) = (bands.height(), bands.tiles());
+        assert!(sums.len() >= bands.sums_len(), "invariant: sums of all tiles");
         if !self.is_begun {
             let mut job = self.job(product, 0);
             // SAFETY: `job` has checked the weights, and a half has room for a stretch.
@@ -185,31 +271,37 @@ impl<'a> Products<'a> {
             asked.written.map_or(nothing, |(to, start, stride)| (to.address(start), stride)),
             asked.read.map_or(nothing, |(from, start, stride)| (from.as_ptr().wrapping_add(start), stride)),
         ];
-        for first in (0..steps).step_by(STRETCH) {
+        for first in (0..steps.len()).step_by(STRETCH) {
             self.halves.swap(0, 1);
-            let now = STRETCH.min(steps - first);
-            let mut job = match (first + now < steps, next) {
-                (true, _) => self.job(product, first + now),
+            let some = &steps[first..steps.len().min(first + STRETCH)];
+            let mut job = match (first + some.len() < steps.len(), next) {
+                (true, _) => self.job(product, first + some.len()),
                 (false, Some(next)) => self.job(next, 0),
                 (false, None) => Job { end: 0, ..self.job(product, 0) },
             };
+            let mut rows = [all_rows.as_ptr(); STRETCH];
+            for (rows, step) in rows.iter_mut().zip(some) {
+                *rows = rows.wrapping_add(step.rows);
+            }
+            let mut begins = bands.begins();
             for tile in (0..tiles).step_by(2) {
                 let both = [tile, (tile + 1).min(tiles - 1)];
-                let rows = &self.rows[product.rows + first * PARTS * PART..];
+                let begin = begins.next().expect("invariant: as many as there are tiles");
                 let pair = Pair {
-                    rows: both.map(|tile| rows.as_ptr().wrapping_add(tile * tile_len(depth))),
+                    rows: &rows[..some.len()],
+                    begins: [begin, begins.next().unwrap_or(begin)],
                     weights: self.halves[1].as_ptr(),
                     sums: both.map(|tile| sums.as_mut_ptr().wrapping_add(tile * height * BLOCK)),
-                    steps: now,
+                    strides: bands.strides,
                     is_first: first == 0,
                 };
                 let row = tile * height;
-                let left = if first == 0 { (2 * height).min(count - row) } else { 0 };
+                let left = if first == 0 { (2 * height).min(bands.length.saturating_sub(row)) } else { 0 };
                 let mut soon = Soon {
                     rows: places.map(|(from, stride)| from.wrapping_add(row * stride)),
                     strides: places.map(|(_, stride)| stride),
                     left,
-                    at_once: left.div_ceil(now * SLOTS),
+                    at_once: left.div_ceil(some.len() * SLOTS),
                 };
                 // SAFETY: rows, weights and sums lie in their slices, as has been checked, and nobody else uses these halves and sums.
                 unsafe { self.tiles.multiply(pair, &mut job, tiles.div_ceil(2), &mut soon) };
@@ -217,74 +309,79 @@ impl<'a> Products<'a> {
             // SAFETY: as above.
             unsafe { self.tiles.cut_weights(&mut job) };
         }
-        let sums = &mut sums[..count * BLOCK];
-        if self.tiles.any_is_not_a_number(sums, product.channels) {
-            self.repair(product, sums);
+        for band in 0..bands.count {
+            let sums = &mut sums[band * bands.stride() * BLOCK..][..bands.length * BLOCK];
+            if self.tiles.any_is_not_a_number(sums, product.channels) {
+                self.repair(product, band, sums);
+            }
         }
     }
 
     /// The cutting of the weights of some product from some step on, into the first half.
-    fn job(&mut self, product: Product, step: usize) -> Job {
+    fn job(&mut self, product: Product, first: usize) -> Job {
+        let Products { steps, depth, weights, .. } = *self;
         let Product { weights: begin, channels, .. } = product;
-        let steps = self.depth.div_ceil(STEP);
         // If there is but one column, it counts twice.
-        let behind = if channels > COLUMN { COLUMN * self.depth } else { 0 };
+        let behind = if channels > COLUMN { COLUMN * depth } else { 0 };
         assert!(
-            begin.checked_add(behind + COLUMN * self.depth).is_some_and(|end| end <= self.weights.len()),
+            begin.checked_add(behind + COLUMN * depth).is_some_and(|end| end <= weights.len()),
             "invariant: weights for each input"
         );
-        let columns = |begin: usize, step: usize| {
-            [0, behind]
-                .map(|column| self.weights.as_ptr().wrapping_add(begin + column + step * STEP * COLUMN))
-        };
-        let count = STRETCH.min(steps - step);
-        // Those of the same channels, or of others that follow them. Nothing beyond weights is asked for.
-        let stretches = steps.div_ceil(STRETCH);
-        let later = step / STRETCH + AHEAD;
-        let block = begin + later / stretches * BLOCK * self.depth;
-        let ahead = match block + behind + COLUMN * self.depth <= self.weights.len() {
-            true => columns(block, later % stretches * STRETCH),
-            // What is at hand anyway.
-            false => [self.halves[0].as_ptr(); 2],
+        let column = |number: usize| {
+            let index = first + number / 2;
+            let (step, later) = (&steps[index.min(steps.len() - 1)], index + AHEAD);
+            let behind = number % 2 * behind;
+            let of = |begin: usize, step: &Step| {
+                weights.as_ptr().wrapping_add(begin + behind + step.first * COLUMN)
+            };
+            // Those of the same channels, or of others that follow them. Nothing beyond weights is asked for.
+            let block = begin + later / steps.len() * BLOCK * depth;
+            let ahead = match block + behind + COLUMN * depth <= weights.len() {
+                true => of(block, &steps[later % steps.len()]),
+                // What is at hand anyway.
+                false => of(begin, step),
+            };
+            Weights { from: of(begin, step), ahead, inputs: step.inputs }
         };
         Job {
-            from: columns(begin, step),
-            inputs: self.depth - step * STEP,
-            ahead,
+            weights: std::array::from_fn(column),
             to: self.halves[0].as_mut_ptr(),
             done: 0,
-            end: count * STEP,
+            end: STRETCH.min(steps.len() - first) * STEP,
         }
     }
 
-    /// Computes the rows that have a sum that is not a number again, one product after the other: it may be infinite in truth.
+    /// Computes those places of a band that have a sum that is not a number again, one product after the other: it may be infinite in
+    /// truth.
     #[cold]
-    fn repair(&self, product: Product, sums: &mut [f32]) {
-        let (height, depth) = (height(self.count), self.depth);
-        let (rows, weights) = (&self.rows[product.rows..], &self.weights[product.weights..]);
-        let channels = product.channels;
-        let part = |row: usize, input: usize, part: usize| {
-            let (step, within) = (input / STEP, input % STEP);
-            let place = row / height * tile_len(depth) + (step * PARTS + part) * PART + row % height * ROWS;
-            let pair = rows[place + within % ROWS].to_bits();
-            f32::from_bits(if within < ROWS { pair << 16 } else { pair & 0xffff_0000 })
-        };
-        for (row, sums) in sums.chunks_exact_mut(BLOCK).enumerate() {
+    fn repair(&self, product: Product, band: usize, sums: &mut [f32]) {
+        let weights = &self.weights[product.weights..];
+        let (channels, bands) = (product.channels, &self.bands);
+        for (number, sums) in sums.chunks_exact_mut(BLOCK).enumerate() {
             if !sums[..channels].iter().any(|sum| sum.is_nan()) {
                 continue;
             }
             sums[..channels].fill(0.0);
-            for input in 0..depth {
-                let [high, middle, low] = [0, 1, 2].map(|index| part(row, input, index));
-                let x = match (high.is_finite(), middle.is_infinite()) {
-                    (true, _) => high + (middle + low),
-                    // A number so large that its first part is rounded to infinity.
-                    (false, true) => f32::MAX.copysign(high),
-                    (false, false) => high,
-                };
-                for (channel, sum) in sums[..channels].iter_mut().enumerate() {
-                    let column = channel / COLUMN * COLUMN * depth + channel % COLUMN;
-                    *sum = x.mul_add(weights[column + input * COLUMN], *sum);
+            let (tile, row) = (number / bands.height(), number % bands.height());
+            let begin = bands.begins().nth(band * bands.of_each() + tile).expect("invariant: a tile")
+                + row * bands.strides.row;
+            for step in self.steps {
+                let row = &self.rows[step.rows + begin..];
+                for input in 0..step.inputs {
+                    let [high, middle, low] = [0, 1, 2].map(|part| {
+                        let pair = row[part * bands.strides.part + input % PAIRS].to_bits();
+                        f32::from_bits(if input < PAIRS { pair << 16 } else { pair & 0xffff_0000 })
+                    });
+                    let x = match (high.is_finite(), middle.is_infinite()) {
+                        (true, _) => high + (middle + low),
+                        // A number so large that its first part is rounded to infinity.
+                        (false, true) => f32::MAX.copysign(high),
+                        (false, false) => high,
+                    };
+                    for (channel, sum) in sums[..channels].iter_mut().enumerate() {
+                        let column = channel / COLUMN * COLUMN * self.depth + channel % COLUMN;
+                        *sum = x.mul_add(weights[column + (step.first + input) * COLUMN], *sum);
+                    }
                 }
             }
         }

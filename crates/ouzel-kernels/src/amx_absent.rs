@@ -1,6 +1,6 @@
 //! The matrix unit where none is known.
 
-use crate::amx::{Job, Pair, Soon};
+use crate::amx::{Job, Pair, Soon, Strides};
 
 /// As in `amx_x86`; there is no value of it.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ impl Amx {
         None
     }
 
-    pub(crate) fn cut_rows(self, _: &[f32], _: usize, _: usize, _: usize, _: usize, _: &mut [f32]) {
+    pub(crate) fn cut_rows(self, _: &[f32], _: [usize; 2], _: [usize; 2], _: &mut [f32], _: Strides) {
         unreachable!("{ABSENT}")
     }
 

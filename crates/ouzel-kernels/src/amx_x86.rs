@@ -1,7 +1,7 @@
 //! The instructions of AMX, and those of AVX-512 that cut numbers for it.
 
 use crate::aligned::OnLine;
-use crate::amx::{Job, PART, PARTS, Pair, ROWS, SLOTS, STEP, Soon, tile_len};
+use crate::amx::{Job, PAIRS, PART, PARTS, Pair, ROWS, SLOTS, STEP, STRETCH, Soon, Strides, Weights};
 use crate::tile::{BLOCK, COLUMN};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -29,9 +29,6 @@ struct Configuration {
     heights: [u8; 16],
 }
 
-/// Floats of a row of a tile of rows or weights.
-const WIDTH: usize = PART / ROWS;
-
 /// The bits of a float that are its first part.
 const HIGH: i32 = 0xffff_0000u32 as i32;
 
@@ -45,27 +42,33 @@ impl Amx {
         IS_THERE.get_or_init(|| has_instructions() && permitted()).then_some(Amx(()))
     }
 
-    /// Cuts the rows of a tile: `[step][part][row][pair of inputs]`.
+    /// Cuts some rows of inputs, whose parts go where `strides` says.
     ///
     /// # Panics
     /// If rows or their parts do not lie within their slices.
     pub(crate) fn cut_rows(
         self,
         from: &[f32],
-        start: usize,
-        stride: usize,
-        rows: usize,
-        depth: usize,
+        [start, stride]: [usize; 2],
+        [rows, inputs]: [usize; 2],
         to: &mut [f32],
+        strides: Strides,
     ) {
-        assert!(rows <= ROWS && to.len() >= tile_len(depth), "invariant: room for a tile");
-        let end = rows
-            .saturating_sub(1)
-            .checked_mul(stride)
-            .and_then(|last| last.checked_add(start)?.checked_add(depth));
-        assert!(end.is_some_and(|end| end <= from.len()), "invariant: rows lie within the input");
+        if rows == 0 || inputs == 0 {
+            return;
+        }
+        let end = |start: usize, count: usize, stride: usize, length: usize| {
+            (count - 1).checked_mul(stride).and_then(|last| last.checked_add(start)?.checked_add(length))
+        };
+        assert!(
+            end(start, rows, stride, inputs).is_some_and(|end| end <= from.len()),
+            "invariant: rows lie within the input"
+        );
+        let of_step = end(0, rows, strides.row, (PARTS - 1) * strides.part + PAIRS);
+        let of_all = of_step.and_then(|length| end(0, inputs.div_ceil(STEP), strides.step, length));
+        assert!(of_all.is_some_and(|end| end <= to.len()), "invariant: room for all parts");
         // SAFETY: the token says that the instructions exist; rows and their parts are there.
-        unsafe { cut_rows(from.as_ptr().wrapping_add(start), stride, rows, depth, to.as_mut_ptr()) }
+        unsafe { cut_rows(from.as_ptr().wrapping_add(start), stride, rows, inputs, to.as_mut_ptr(), strides) }
     }
 
     /// Makes tiles of so many rows ready.
@@ -74,7 +77,7 @@ impl Amx {
         let mut configuration =
             Configuration { palette: 1, start_row: 0, reserved: [0; 14], widths: [0; 16], heights: [0; 16] };
         for tile in 0..8 {
-            configuration.widths[tile] = (WIDTH * size_of::<f32>()) as u16;
+            configuration.widths[tile] = (PAIRS * size_of::<f32>()) as u16;
             configuration.heights[tile] = if tile < 6 { height } else { ROWS } as u8;
         }
         // SAFETY: the token says that the instruction exists; the configuration is one that it takes.
@@ -147,11 +150,18 @@ fn cut(mut first: __m512, mut second: __m512) -> [__m512i; PARTS] {
 /// # Safety
 /// So many rows of so many inputs must exist, and room for their parts.
 #[target_feature(enable = "avx512f")]
-unsafe fn cut_rows(from: *const f32, stride: usize, rows: usize, depth: usize, to: *mut f32) {
+unsafe fn cut_rows(
+    from: *const f32,
+    stride: usize,
+    rows: usize,
+    inputs: usize,
+    to: *mut f32,
+    strides: Strides,
+) {
     for row in 0..rows {
         let mut from = from.wrapping_add(row * stride);
-        let mut to = to.wrapping_add(row * WIDTH);
-        let mut left = depth;
+        let mut to = to.wrapping_add(row * strides.row);
+        let mut left = inputs;
         while left > 0 {
             let [first, second] = match left >= STEP {
                 // SAFETY: the inputs of this step.
@@ -167,12 +177,12 @@ unsafe fn cut_rows(from: *const f32, stride: usize, rows: usize, depth: usize, t
                     }
                 }
             };
-            for part in cut(first, second) {
-                // SAFETY: their place in each part.
-                unsafe { _mm512_storeu_si512(to.cast(), part) };
-                to = to.wrapping_add(PART);
+            for (part, pairs) in cut(first, second).into_iter().enumerate() {
+                // SAFETY: their place in the row of this step.
+                unsafe { _mm512_storeu_si512(to.wrapping_add(part * strides.part).cast(), pairs) };
             }
             from = from.wrapping_add(STEP);
+            to = to.wrapping_add(strides.step);
             left = left.saturating_sub(STEP);
         }
     }
@@ -182,30 +192,38 @@ unsafe fn cut_rows(from: *const f32, stride: usize, rows: usize, depth: usize, t
 static NOTHING: OnLine<[f32; COLUMN]> = OnLine([0.0; COLUMN]);
 
 impl Job {
-    /// Cuts the next pair of inputs; once all are done, the last one again.
+    /// Cuts the next pair of inputs, if there is one.
     ///
     /// # Safety
     /// The inputs must exist in both columns, and room for their parts.
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn cut_one(&mut self) {
-        let index = self.done.min(self.end - 1);
+        let index = self.done;
+        if index >= self.end {
+            return;
+        }
         self.done += 1;
-        let (step, column, pair) = (index / STEP, index / ROWS % 2, index % ROWS);
-        let (first, second) = (step * STEP + pair, step * STEP + pair + STEP / 2);
-        let input = |input: usize| match input < self.inputs {
-            true => self.from[column].wrapping_add(input * COLUMN),
-            false => NOTHING.0.as_ptr(),
-        };
-        let ahead = self.ahead[column].wrapping_add(first * COLUMN);
-        let mut to = self.to.wrapping_add((step * 2 + column) * PARTS * PART + pair * WIDTH);
+        let (column, pair) = (index / ROWS, index % ROWS);
+        let Weights { from, ahead, inputs } = self.weights[column % (2 * STRETCH)];
+        let place = pair * COLUMN;
+        let (mut first, mut second) =
+            (from.wrapping_add(place), from.wrapping_add(place + STEP / 2 * COLUMN));
+        if pair + STEP / 2 >= inputs {
+            second = NOTHING.0.as_ptr();
+            if pair >= inputs {
+                first = second;
+            }
+        }
+        let ahead = ahead.wrapping_add(place);
+        let to = self.to.wrapping_add(column * PARTS * PART + pair * PAIRS);
         // SAFETY: as promised. Prefetching is allowed anywhere.
         unsafe {
             _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
             _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(STEP / 2 * COLUMN).cast());
-            for part in cut(_mm512_loadu_ps(input(first)), _mm512_loadu_ps(input(second))) {
-                _mm512_storeu_si512(to.cast(), part);
-                to = to.wrapping_add(PART);
+            for (part, pairs) in cut(_mm512_loadu_ps(first), _mm512_loadu_ps(second)).into_iter().enumerate()
+            {
+                _mm512_storeu_si512(to.wrapping_add(part * PART).cast(), pairs);
             }
         }
     }
@@ -283,12 +301,12 @@ impl Tiles {
     /// All steps of the pair's rows and weights must exist, and the sums of its tiles, which nobody else may use; so must all of the job's
     /// inputs and the room for their parts.
     pub(crate) unsafe fn multiply(&self, pair: Pair, job: &mut Job, shares: usize, soon: &mut Soon) {
-        let share = if job.done < job.end { job.end.div_ceil(shares * pair.steps * SLOTS) } else { 0 };
+        let share = if job.done < job.end { job.end.div_ceil(shares * pair.rows.len() * SLOTS) } else { 0 };
         macro_rules! run {
             ($share:literal) => {
                 // SAFETY: whoever made these tiles had the instructions; the rest is passed on.
                 unsafe {
-                    match pair.rows[0] == pair.rows[1] {
+                    match pair.sums[0] == pair.sums[1] {
                         true => multiply::<false, $share>(pair, job, soon),
                         false => multiply::<true, $share>(pair, job, soon),
                     }
@@ -329,8 +347,8 @@ impl Tiles {
 /// As for `Tiles::multiply`.
 #[target_feature(enable = "avx512f")]
 unsafe fn multiply<const PAIR: bool, const SHARE: usize>(pair: Pair, job: &mut Job, soon: &mut Soon) {
-    let Pair { mut rows, mut weights, sums, steps, is_first } = pair;
-    let stride = WIDTH * size_of::<f32>();
+    let Pair { rows, begins, mut weights, sums, strides, is_first } = pair;
+    let (stride, rows_stride) = (PAIRS * size_of::<f32>(), strides.row * size_of::<f32>());
     let sums_stride = BLOCK * size_of::<f32>();
     // SAFETY: tiles are configured as long as `Tiles` lives, and what they read and write exists, as the caller promises.
     unsafe {
@@ -348,10 +366,10 @@ unsafe fn multiply<const PAIR: bool, const SHARE: usize>(pair: Pair, job: &mut J
             }
         }
         macro_rules! rows {
-            ($part:literal) => {
-                tile_load!(4, rows[0].wrapping_add($part * PART), stride);
+            ($rows:ident, $part:literal) => {
+                tile_load!(4, $rows[0].wrapping_add($part * strides.part), rows_stride);
                 if PAIR {
-                    tile_load!(5, rows[1].wrapping_add($part * PART), stride);
+                    tile_load!(5, $rows[1].wrapping_add($part * strides.part), rows_stride);
                 }
             };
         }
@@ -375,22 +393,22 @@ unsafe fn multiply<const PAIR: bool, const SHARE: usize>(pair: Pair, job: &mut J
                 soon.ask();
             };
         }
-        for _ in 0..steps {
+        for rows in rows {
+            let rows = begins.map(|begin| rows.wrapping_add(begin));
             // The smallest products first, each tile loaded as seldom as there is room for.
-            rows!(0);
+            rows!(rows, 0);
             weights!(2);
             products!();
             weights!(1);
             products!();
-            rows!(1);
+            rows!(rows, 1);
             products!();
             weights!(0);
             products!();
-            rows!(2);
+            rows!(rows, 2);
             products!();
-            rows!(0);
+            rows!(rows, 0);
             products!();
-            rows = rows.map(|rows| rows.wrapping_add(PARTS * PART));
             weights = weights.wrapping_add(2 * PARTS * PART);
         }
         tile_store!(0, sums[0], sums_stride);

@@ -1,14 +1,12 @@
 //! Convolution as a matrix product of patches by channels: patches are gathered into rows, unless the input's pixels are such rows.
 
 use crate::aligned::Aligned;
-use crate::amx::{self, Amx};
 use crate::convolution::{Pass, Work};
 use crate::crew::share_out;
 use crate::level::Kernel;
+use crate::raster::{self, Raster};
 use crate::setting::Pixels;
-use crate::tile::{
-    Asked, BLOCK, COLUMN, Columns, FEW, FEW_ROWS, Product, Results, longest_stretch, packed_width,
-};
+use crate::tile::{Asked, BLOCK, Columns, FEW, FEW_ROWS, Product, Results, longest_stretch, packed_width};
 use crate::vector::Simd;
 use std::cell::Cell;
 use std::ops::Range;
@@ -31,28 +29,6 @@ const LEAST_WORK: usize = 20_000;
 /// Floats of patches that are gathered together, a row of their taps after the other.
 const PATCHES: usize = 4096;
 
-/// Least pixels of a sample for the matrix unit.
-const LEAST_FOR_AMX: usize = 96;
-
-/// The same for weights that come from beyond the second-level cache, unless patches are gathered, of which each task holds some again.
-const FEW_FOR_AMX: usize = 49;
-
-/// Weights that do.
-const FAR_WEIGHTS: usize = 512 * 1024;
-
-/// Most pixels of a chunk for the matrix unit.
-const MOST_FOR_AMX: usize = 208;
-
-/// What the matrix unit takes for the products of a tile of pixels, a step of inputs and a block of channels; what cutting the weights of
-/// the two latter takes, as far as it is seen beside products; and what cutting the rows of the two former takes, and gathering them too.
-const PRODUCTS: usize = 4;
-const WEIGHTS: usize = 8;
-const ROWS: usize = 8;
-const PATCH_ROWS: usize = 16;
-
-/// Most inputs of all pixels of a chunk that are cut for the matrix unit, so that they stay in the second-level cache.
-const MOST_CUT: usize = 232 * 1024;
-
 /// Floats between the rows of neighbouring patches beyond what they hold: room for the rest of a vector, and they do not compete for
 /// the same lines of the cache.
 const GAP: usize = 16;
@@ -61,18 +37,6 @@ const GAP: usize = 16;
 #[inline(always)]
 fn stretches(depth: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
     (0..depth.max(1)).step_by(longest.max(1)).map(move |first| first..depth.min(first + longest))
-}
-
-/// Whether the matrix unit is faster: its steps should be nearly full, and there should be many pixels for each weight that it cuts. This
-/// depends on one sample alone, so that neither batch nor threads change the bits of a result.
-fn suits_amx(work: &Work, counts: [usize; 3], depth: usize, is_plain: bool) -> bool {
-    let (inputs, outputs) = work.convolution.of_group();
-    let fills = |count: usize, unit: usize| count > 0 && 8 * count.next_multiple_of(unit) <= 9 * count;
-    let pixels: usize = counts.iter().product();
-    // Patches of fewer channels take longer to gather than to multiply.
-    let is_far = is_plain && depth.saturating_mul(outputs) >= FAR_WEIGHTS;
-    let least = if is_far { FEW_FOR_AMX } else { LEAST_FOR_AMX };
-    inputs >= COLUMN && fills(depth, amx::STEP) && fills(outputs, BLOCK) && pixels >= least
 }
 
 /// Runs all passes.
@@ -104,8 +68,8 @@ struct Plan<'a> {
     blocks: usize,
     /// Whether each output pixel of the pass depends on the input pixel of the same number alone, as in a 1×1 convolution.
     is_plain: bool,
-    /// The matrix unit, where it makes the products.
-    amx: Option<Amx>,
+    /// Where the matrix unit makes the products.
+    raster: Option<Raster<'a>>,
 }
 
 /// How that is cut into tasks: a number of chunks of pixels times a number of runs of blocks of channels.
@@ -135,15 +99,18 @@ impl<'a> Plan<'a> {
         let is_plain = pass.taps.iter().all(|taps| taps[..] == [0])
             && convolution.input_step == [1; 3]
             && work.input_view.size == counts;
-        let amx = work.level.amx().filter(|_| suits_amx(work, counts, depth, is_plain));
-        Plan { pass, counts, pixels, depth, blocks: work.blocks(), is_plain, amx }
+        let raster = Raster::new(work, pass, counts, is_plain);
+        Plan { pass, counts, pixels, depth, blocks: work.blocks(), is_plain, raster }
     }
 
     fn tasks(&self, work: &Work) -> Tasks {
-        match self.amx {
-            Some(_) => self.tasks_by_amx(work),
-            None => self.tasks_by_vectors(work),
-        }
+        let Some(raster) = &self.raster else {
+            return self.tasks_by_vectors(work);
+        };
+        let (chunks, runs) = raster.shares(work, self.pixels, self.blocks);
+        let blocks_per_run = self.blocks.div_ceil(runs);
+        let runs = self.blocks.div_ceil(blocks_per_run);
+        Tasks { chunks, runs, blocks_per_run, tile: raster.unit(), chunk_major: true }
     }
 
     fn tasks_by_vectors(&self, work: &Work) -> Tasks {
@@ -176,37 +143,6 @@ impl<'a> Plan<'a> {
         let weights = blocks.saturating_mul(BLOCK * cost);
         let chunk_major = weights.saturating_mul(chunks) < work.input.len().saturating_mul(runs);
         Tasks { chunks, runs, blocks_per_run, tile, chunk_major }
-    }
-
-    /// Those that make so many threads end first.
-    fn tasks_by_amx(&self, work: &Work) -> Tasks {
-        let (threads, blocks, pixels) = (work.threads, self.blocks, self.pixels);
-        let tiles = pixels.div_ceil(amx::ROWS);
-        let most = (MOST_CUT / self.depth).clamp(LEAST_PIXELS, MOST_FOR_AMX);
-        let fewest = tiles.div_ceil(most / amx::ROWS);
-        let rows = if self.is_plain { ROWS } else { PATCH_ROWS };
-        let time = |&(chunks, runs): &(usize, usize)| {
-            let (tiles, blocks) = (tiles.div_ceil(chunks), blocks.div_ceil(runs));
-            // What follows mostly looks for all channels of its pixels.
-            let apart = if runs > 1 { 11 } else { 10 };
-            (chunks * runs).div_ceil(threads) * (blocks * (tiles * PRODUCTS + WEIGHTS) + tiles * rows) * apart
-        };
-        let runs = if work.shares_words() { 1..=1 } else { 1..=blocks.min(threads) };
-        // As few chunks as there may be, or as many as give each thread as many tasks.
-        let ways = runs.flat_map(|runs| {
-            let even = (fewest..).find(|chunks| (chunks * runs).is_multiple_of(threads));
-            let even = even.map(|chunks| chunks.min(tiles));
-            [Some(fewest), even].into_iter().flatten().map(move |chunks| (chunks, runs))
-        });
-        let (chunks, runs) = ways.min_by_key(time).expect("invariant: one block and one thread at least");
-        let blocks_per_run = blocks.div_ceil(runs);
-        Tasks {
-            chunks,
-            runs: blocks.div_ceil(blocks_per_run),
-            blocks_per_run,
-            tile: amx::ROWS,
-            chunk_major: true,
-        }
     }
 
     /// The pixels of a task and its blocks of channels, these counted over all groups.
@@ -250,7 +186,7 @@ impl Kernel for Task<'_> {
         let Work { convolution, finish, .. } = work;
         let (_, outputs) = convolution.of_group();
         let blocks_of_group = outputs.div_ceil(BLOCK);
-        let mut places = [0; if MOST_PIXELS > MOST_FOR_AMX { MOST_PIXELS } else { MOST_FOR_AMX }];
+        let mut places = [0; if MOST_PIXELS > raster::MOST { MOST_PIXELS } else { raster::MOST }];
         let places = &mut places[..pixels.len()];
         let in_order = convolution.passes.len() == 1 && convolution.output_step == [1; 3];
         match in_order {
@@ -282,8 +218,8 @@ impl Kernel for Task<'_> {
         // SAFETY: tasks have disjoint pixels or disjoint blocks of channels. Blocks begin at multiples of 16 channels, so that they share
         // no words of a mask, or else `shares_words` has given all blocks to one task.
         unsafe {
-            if let Some(amx) = plan.amx {
-                return self.multiply_by_amx(simd, amx, pixels.clone(), blocks, places, region);
+            if let Some(raster) = &plan.raster {
+                return raster.multiply(simd, work, plan.depth, pixels, blocks, places, in_order);
             }
             match finish.direct(first, channels) {
                 // No tap reaches these pixels.
@@ -497,82 +433,6 @@ impl Task<'_> {
                             }
                         }
                     }
-                }
-            }
-        }
-        SCRATCH.set(scratch);
-    }
-
-    /// `multiply` by the matrix unit, and what goes on with a block of channels while it is at hand; `region` is that of `places`.
-    ///
-    /// # Safety
-    /// As for `multiply`.
-    #[inline(always)]
-    unsafe fn multiply_by_amx<S: Simd>(
-        &self,
-        simd: S,
-        amx: Amx,
-        pixels: Range<usize>,
-        blocks: Range<usize>,
-        places: &[usize],
-        region: Pixels,
-    ) {
-        let Task { work, plan, .. } = self;
-        let (inputs, outputs) = work.convolution.of_group();
-        let (count, depth) = (pixels.len(), plan.depth);
-        let blocks_of_group = outputs.div_ceil(BLOCK);
-        let height = amx::height(count);
-        let patch = depth + GAP;
-        let patches = if plan.is_plain { 0 } else { height * patch };
-        let (cut, sums) = (amx::cut_len(count, depth), amx::sums_len(count));
-        let mut scratch = SCRATCH.take();
-        let room = amx::SCRATCH + sums + cut + patches;
-        if scratch.len() < room {
-            scratch = Aligned::zeros(room);
-        }
-        let (weights, rest) = scratch.split_at_mut(amx::SCRATCH);
-        let (sums, rest) = rest.split_at_mut(sums);
-        let (cut, patches) = rest.split_at_mut(cut);
-        let mut next = blocks.start;
-        while next < blocks.end {
-            let (first, group) = (next, next / blocks_of_group);
-            next = blocks.end.min((group + 1) * blocks_of_group);
-            for (tile, cut) in cut.chunks_exact_mut(amx::tile_len(depth)).enumerate() {
-                let pixels = pixels.start + tile * height..pixels.end.min(pixels.start + (tile + 1) * height);
-                let rows = pixels.len();
-                match plan.is_plain {
-                    true => {
-                        let start = self.pixel(pixels.start) + group * inputs;
-                        amx.cut_rows(work.input, start, work.input_view.pixel_stride, rows, depth, cut);
-                    }
-                    false => {
-                        self.gather(simd, pixels, group * inputs, 0..depth, patch, patches);
-                        amx.cut_rows(patches, 0, patch, rows, depth, cut);
-                    }
-                }
-            }
-            let begin = plan.pass.weights + group * packed_width(outputs) * depth;
-            let channel = |block: usize| block % blocks_of_group * BLOCK;
-            let product = |block: usize| amx::Product {
-                rows: 0,
-                weights: begin + channel(block) * depth,
-                channels: BLOCK.min(outputs - channel(block)),
-            };
-            let end = begin + packed_width(outputs.min((next - first) * BLOCK + channel(first))) * depth;
-            let mut products = amx::Products::new(amx, cut, count, depth, &work.weights[..end], weights);
-            for block in first..next {
-                let after = (block + 1 < next).then(|| product(block + 1));
-                let (product, channel) = (product(block), group * outputs + channel(block));
-                let asked = match region {
-                    Pixels::Row { .. } => work.finish.asked(places[0], channel),
-                    _ => Asked::default(),
-                };
-                products.compute(product, after, asked, sums);
-                let sums = &sums.as_chunks().0[..count];
-                // SAFETY: passed on.
-                unsafe {
-                    work.finish.tile(simd, sums, places, channel, product.channels);
-                    work.finish.go_on(region, channel, product.channels);
                 }
             }
         }

@@ -2,13 +2,16 @@
 //! once, as in a 1×1 convolution to many channels, and each output pixel gathers what is its own.
 
 use crate::aligned::Aligned;
+use crate::amx::{self, Amx, Bands, STEP, Step};
 use crate::convolution::{ConvolutionShape, Pass, Work};
 use crate::crew::share_out;
 use crate::level::Kernel;
 use crate::setting::Pixels;
-use crate::tile::{BLOCK, Columns, Product, Results, packed_width};
+use crate::tile::{Asked, BLOCK, Columns, Product, Results, packed_width};
 use crate::vector::Simd;
+use crate::view::View;
 use std::cell::Cell;
+use std::slice::ChunksExactMut;
 
 /// Most output channels that are few.
 pub(crate) const MOST_OUTPUTS: usize = 4;
@@ -18,6 +21,9 @@ const LEAST_INPUTS: usize = 16;
 
 /// Multiply-adds of a block of channels below which a task is not worth sharing out.
 const LEAST_WORK: usize = 20_000;
+
+/// Least pixels of a row for the matrix unit.
+const LEAST_FOR_AMX: usize = 48;
 
 /// Whether a convolution, or the gradient of one, is better done in this way. Input positions must follow each other one by one.
 pub(crate) fn suits(shape: &ConvolutionShape, inputs: usize, outputs: usize, is_gradient: bool) -> bool {
@@ -107,15 +113,17 @@ impl Kernel for Rows<'_> {
         // The products of as many rows as one output row is gathered from, each block by itself, with room behind for what is read
         // with the last lanes.
         let ring = ((most - least) / step_y) as usize + 1;
-        let block_len = (from[2] + 1) * BLOCK;
+        let unit = MatrixUnit::new(work);
+        let block_len = (from[2] + 1).next_multiple_of(amx::ROWS) * BLOCK;
         let row_len = lanes.div_ceil(BLOCK) * block_len;
         let sums_len = to[2] * outputs;
         let mut scratch = SCRATCH.take();
-        let needed = ring * row_len + sums_len;
+        let needed = ring * row_len + sums_len + unit.as_ref().map_or(0, MatrixUnit::scratch);
         if scratch.len() < needed {
             scratch = Aligned::zeros(needed);
         }
-        let (products, sums) = scratch[..needed].split_at_mut(ring * row_len);
+        let (products, rest) = scratch[..needed].split_at_mut(ring * row_len);
+        let (sums, rest) = rest.split_at_mut(sums_len);
         let mut taps = Vec::with_capacity(taps_y.len() * taps_x.len());
         let mut next = 0;
         for row in first..last {
@@ -130,7 +138,11 @@ impl Kernel for Rows<'_> {
             while next < end {
                 let from_row = (sample * from[0] + z) * from[1] + next as usize;
                 let slot = next as usize % ring * row_len;
-                multiply(work, from_row, lanes, &mut products[slot..][..row_len]);
+                let products = products[slot..][..row_len].chunks_exact_mut(block_len);
+                match &unit {
+                    Some(unit) => unit.multiply(work, from_row, lanes, products, rest),
+                    None => multiply(work, from_row, lanes, products),
+                }
                 next += 1;
             }
             for phase in 0..step_x.min(to[2] as isize) {
@@ -198,24 +210,25 @@ fn ceil(a: isize, b: isize) -> isize {
     (a + b - 1).div_euclid(b)
 }
 
-/// The products of a row of input pixels with all taps: `products[block][pixel][lane]`.
-fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
+/// Where a row of input pixels begins.
+fn start(view: &View, row: usize) -> usize {
+    row * view.size[2] * view.pixel_stride + view.channel_offset
+}
+
+/// The products of a row of input pixels with all taps: for each block `[pixel][lane]`.
+fn multiply(work: &Work, row: usize, lanes: usize, products: ChunksExactMut<f32>) {
     let (view, inputs) = (work.input_view, work.convolution.input_channels);
-    let count = view.size[2];
-    let block_len = (count + 1) * BLOCK;
-    let blocks = products.len() / block_len;
-    let start = |row: usize| row * count * view.pixel_stride + view.channel_offset;
-    let [begin, end] = [row + 1, row + 2].map(|row| start(row).min(work.input.len()));
+    let [begin, end] = [row + 1, row + 2].map(|row| start(view, row).min(work.input.len()));
     let next_row = &work.input[begin..end];
-    for (block, products) in products.chunks_exact_mut(block_len).enumerate() {
-        let rest = lanes - block * BLOCK;
-        let channels = rest.min(BLOCK);
+    let blocks = products.len();
+    for (block, products) in products.enumerate() {
+        let channels = BLOCK.min(lanes - block * BLOCK);
         let columns = &work.weights[block * BLOCK * inputs..][..packed_width(channels) * inputs];
         let product = Product {
             input: work.input,
-            start: start(row),
+            start: start(view, row),
             stride: view.pixel_stride,
-            rows: count,
+            rows: view.size[2],
             depth: inputs,
             inputs: 0..inputs,
             columns: Columns { weights: columns, next: &[], others: [0; 2], comes_late: false },
@@ -223,6 +236,65 @@ fn multiply(work: &Work, row: usize, lanes: usize, products: &mut [f32]) {
             later: &next_row[next_row.len() * block / blocks..next_row.len() * (block + 1) / blocks],
         };
         // SAFETY: the products are the caller's own.
-        unsafe { product.run(work.level, Results::sums(products, count)) };
+        unsafe { product.run(work.level, Results::sums(products, view.size[2])) };
+    }
+}
+
+/// `multiply` by the matrix unit.
+struct MatrixUnit {
+    amx: Amx,
+    bands: Bands,
+    steps: Vec<Step>,
+}
+
+impl MatrixUnit {
+    /// It, if it is faster: its steps should be nearly full, and there should be many pixels for each weight that it cuts.
+    fn new(work: &Work) -> Option<MatrixUnit> {
+        let (width, inputs) = (work.input_view.size[2], work.convolution.input_channels);
+        let is_full = 8 * inputs.next_multiple_of(STEP) <= 9 * inputs;
+        let amx = work.level.amx().filter(|_| is_full && width >= LEAST_FOR_AMX)?;
+        let bands = Bands::tiled(width, inputs);
+        let steps = (0..inputs).step_by(STEP).enumerate();
+        let steps = steps.map(|(number, first)| Step {
+            rows: number * bands.strides.step,
+            first,
+            inputs: STEP.min(inputs - first),
+        });
+        Some(MatrixUnit { amx, bands, steps: steps.collect() })
+    }
+
+    /// Floats of scratch that are needed.
+    fn scratch(&self) -> usize {
+        amx::SCRATCH + self.bands.tiles() * self.steps.len() * self.bands.strides.step
+    }
+
+    fn multiply(
+        &self,
+        work: &Work,
+        row: usize,
+        lanes: usize,
+        products: ChunksExactMut<f32>,
+        scratch: &mut [f32],
+    ) {
+        let MatrixUnit { amx, bands, ref steps } = *self;
+        let (view, inputs) = (work.input_view, work.convolution.input_channels);
+        let (weights, cut) = scratch.split_at_mut(amx::SCRATCH);
+        let height = bands.height();
+        let tiles = cut.chunks_exact_mut(steps.len() * bands.strides.step);
+        for (tile, first) in tiles.zip((0..view.size[2]).step_by(height)) {
+            let rows = height.min(view.size[2] - first);
+            let from = [start(view, row) + first * view.pixel_stride, view.pixel_stride];
+            amx.cut_rows(work.input, from, [rows, inputs], tile, bands.strides);
+        }
+        let product = |block: usize| amx::Product {
+            weights: block * BLOCK * inputs,
+            channels: BLOCK.min(lanes - block * BLOCK),
+        };
+        let mut unit = amx::Products::new(amx, cut, bands, steps, (work.weights, inputs), weights);
+        let blocks = products.len();
+        for (block, products) in products.enumerate() {
+            let next = (block + 1 < blocks).then(|| product(block + 1));
+            unit.compute(product(block), next, Asked::default(), products);
+        }
     }
 }

@@ -102,6 +102,7 @@ mod matrix;
 mod peak;
 mod pool;
 mod program;
+mod raster;
 mod reduce;
 mod setting;
 mod shared;

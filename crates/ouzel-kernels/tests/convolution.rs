@@ -350,24 +350,35 @@ fn long_sums_equal_naive_loops() {
     }
 }
 
-/// Enough channels and pixels for a matrix unit.
+/// Enough channels and pixels for a matrix unit, or a large kernel and few channels on one side.
 #[test]
 fn large_products_equal_naive_loops() {
     let mut random = Random(10);
-    for _ in 0..rounds(24) {
-        let kernel = random.choose(&[1, 1, 3]);
-        let groups = random.choose(&[1, 1, 2]);
-        let channels =
-            |random: &mut Random| groups * (random.between(1, 5) * 16 + random.choose(&[0, 0, 15, 11]));
-        let mut shape =
-            ConvolutionShape::new(channels(&mut random), channels(&mut random), [1, kernel, kernel]);
+    for round in 0..rounds(48) {
+        let is_large = round % 4 != 0;
+        let kernel = if is_large { random.choose(&[1, 1, 3]) } else { random.choose(&[5, 7]) };
+        let groups = if is_large { random.choose(&[1, 1, 2]) } else { 1 };
+        let channels = |random: &mut Random| random.between(1, 5) * 16 + random.choose(&[0, 0, 15, 11]);
+        let inputs = if is_large { channels(&mut random) } else { random.choose(&[3, 4, 6, 10]) };
+        let outputs = channels(&mut random);
+        let mut shape = ConvolutionShape::new(groups * inputs, groups * outputs, [1, kernel, kernel]);
         shape.groups = groups;
         let (mut input, mut output) = ([1; 3], [1; 3]);
+        if random.choose(&[false, false, true]) {
+            (shape.kernel[0], shape.padding[0], input[0], output[0]) = (2, 1, 3, 4);
+        }
         for axis in 1..3 {
-            shape.stride[axis] = random.choose(&[1, 1, 2]);
-            shape.padding[axis] = random.between(0, kernel / 2);
-            output[axis] = random.between(10, 19);
-            input[axis] = (output[axis] - 1) * shape.stride[axis] + kernel - 2 * shape.padding[axis];
+            shape.stride[axis] = random.choose(&[1, 1, 2, 3]);
+            shape.dilation[axis] = if kernel == 3 { random.choose(&[1, 1, 2]) } else { 1 };
+            let reach = (kernel - 1) * shape.dilation[axis];
+            shape.padding[axis] = random.between(0, reach / 2);
+            output[axis] = match (is_large, axis) {
+                (true, _) => random.between(10, 19),
+                // Long lines, of which those of the gradient's few outputs are made by themselves.
+                (false, 1) => random.between(3, 6),
+                (false, _) => random.between(40, 60),
+            };
+            input[axis] = (output[axis] - 1) * shape.stride[axis] + reach + 1 - 2 * shape.padding[axis];
         }
         let case = Case { shape, batch: random.between(1, 2), input, output };
         check_case(&mut random, &case);
@@ -529,6 +540,7 @@ fn results_do_not_depend_on_threads_or_batch() {
     for (channels, outputs, groups, size, stride, kernel, padding) in [
         (40, 72, 1, 13, 1, 3, 1),
         (3, 72, 1, 30, 2, 7, 3),
+        (3, 64, 1, 30, 2, 7, 3),
         (64, 72, 1, 7, 1, 1, 0),
         (56, 56, 56, 14, 2, 3, 1),
         (72, 64, 1, 14, 1, 1, 0),
