@@ -35,8 +35,11 @@ pub(crate) const PARTS: usize = 3;
 /// How often a step of products makes room for other work.
 pub(crate) const SLOTS: usize = 6;
 
-/// Steps after which the next weights are taken, so that those at work and those that come stay in the first-level cache.
-pub(crate) const STRETCH: usize = 2;
+/// Most steps after which the next weights are taken, if those are all: sums are loaded and stored each time.
+pub(crate) const STRETCH: usize = 4;
+
+/// The same if there are more, so that weights at work and those that come stay in the first-level cache.
+const SHORT_STRETCH: usize = 2;
 
 /// How many steps before they are cut weights are asked for.
 const AHEAD: usize = 8;
@@ -271,9 +274,9 @@ impl<'a> Products<'a> {
             asked.written.map_or(nothing, |(to, start, stride)| (to.address(start), stride)),
             asked.read.map_or(nothing, |(from, start, stride)| (from.as_ptr().wrapping_add(start), stride)),
         ];
-        for first in (0..steps.len()).step_by(STRETCH) {
+        for (index, some) in steps.chunks(self.stretch()).enumerate() {
+            let first = index * self.stretch();
             self.halves.swap(0, 1);
-            let some = &steps[first..steps.len().min(first + STRETCH)];
             let mut job = match (first + some.len() < steps.len(), next) {
                 (true, _) => self.job(product, first + some.len()),
                 (false, Some(next)) => self.job(next, 0),
@@ -317,8 +320,14 @@ impl<'a> Products<'a> {
         }
     }
 
+    /// Steps after which the next weights are taken.
+    fn stretch(&self) -> usize {
+        if self.steps.len() <= STRETCH { STRETCH } else { SHORT_STRETCH }
+    }
+
     /// The cutting of the weights of some product from some step on, into the first half.
     fn job(&mut self, product: Product, first: usize) -> Job {
+        let count = self.stretch().min(self.steps.len() - first);
         let Products { steps, depth, weights, .. } = *self;
         let Product { weights: begin, channels, .. } = product;
         // If there is but one column, it counts twice.
@@ -329,7 +338,7 @@ impl<'a> Products<'a> {
         );
         let column = |number: usize| {
             let index = first + number / 2;
-            let (step, later) = (&steps[index.min(steps.len() - 1)], index + AHEAD);
+            let (step, later) = (&steps[index], index + AHEAD);
             let behind = number % 2 * behind;
             let of = |begin: usize, step: &Step| {
                 weights.as_ptr().wrapping_add(begin + behind + step.first * COLUMN)
@@ -343,12 +352,11 @@ impl<'a> Products<'a> {
             };
             Weights { from: of(begin, step), ahead, inputs: step.inputs }
         };
-        Job {
-            weights: std::array::from_fn(column),
-            to: self.halves[0].as_mut_ptr(),
-            done: 0,
-            end: STRETCH.min(steps.len() - first) * STEP,
+        let mut columns = [column(0); 2 * STRETCH];
+        for (number, of) in columns.iter_mut().enumerate().take(2 * count).skip(1) {
+            *of = column(number);
         }
+        Job { weights: columns, to: self.halves[0].as_mut_ptr(), done: 0, end: count * STEP }
     }
 
     /// Computes those places of a band that have a sum that is not a number again, one product after the other: it may be infinite in

@@ -113,7 +113,7 @@ impl Kernel for Rows<'_> {
         // The products of as many rows as one output row is gathered from, each block by itself, with room behind for what is read
         // with the last lanes.
         let ring = ((most - least) / step_y) as usize + 1;
-        let unit = MatrixUnit::new(work);
+        let unit = MatrixUnit::new(work, lanes);
         let block_len = (from[2] + 1).next_multiple_of(amx::ROWS) * BLOCK;
         let row_len = lanes.div_ceil(BLOCK) * block_len;
         let sums_len = to[2] * outputs;
@@ -248,11 +248,13 @@ struct MatrixUnit {
 }
 
 impl MatrixUnit {
-    /// It, if it is faster: its steps should be nearly full, and there should be many pixels for each weight that it cuts.
-    fn new(work: &Work) -> Option<MatrixUnit> {
+    /// It, if it is faster: its steps should be nearly full, there should be many pixels for each weight that it cuts, and several blocks
+    /// for each pixel.
+    fn new(work: &Work, lanes: usize) -> Option<MatrixUnit> {
         let (width, inputs) = (work.input_view.size[2], work.convolution.input_channels);
         let is_full = 8 * inputs.next_multiple_of(STEP) <= 9 * inputs;
-        let amx = work.level.amx().filter(|_| is_full && width >= LEAST_FOR_AMX)?;
+        let suits = is_full && width >= LEAST_FOR_AMX && lanes > BLOCK;
+        let amx = work.level.amx().filter(|_| suits)?;
         let bands = Bands::tiled(width, inputs);
         let steps = (0..inputs).step_by(STEP).enumerate();
         let steps = steps.map(|(number, first)| Step {
