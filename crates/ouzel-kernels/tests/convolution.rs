@@ -358,7 +358,11 @@ fn large_products_equal_naive_loops() {
         let is_large = round % 4 != 0;
         let kernel = if is_large { random.choose(&[1, 1, 3]) } else { random.choose(&[5, 7]) };
         let groups = if is_large { random.choose(&[1, 1, 2]) } else { 1 };
-        let channels = |random: &mut Random| random.between(1, 5) * 16 + random.choose(&[0, 0, 15, 11]);
+        // Mostly as many as fill steps and blocks of 32.
+        let channels = |random: &mut Random| match random.between(0, 3) {
+            0 => random.between(16, 95),
+            _ => random.choose(&[32, 64]) - random.choose(&[0, 0, 1, 3]),
+        };
         let inputs = if is_large { channels(&mut random) } else { random.choose(&[3, 4, 6, 10]) };
         let outputs = channels(&mut random);
         let mut shape = ConvolutionShape::new(groups * inputs, groups * outputs, [1, kernel, kernel]);
