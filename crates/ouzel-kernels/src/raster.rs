@@ -18,7 +18,7 @@ use std::ops::Range;
 /// Least pixels of a sample for the matrix unit.
 const LEAST: usize = 96;
 
-/// The same for weights that come from beyond the second-level cache.
+/// The same for weights that come from beyond the second-level cache, if there is but one tap.
 const LEAST_OF_FAR: usize = 49;
 
 /// Weights that do.
@@ -191,7 +191,7 @@ impl<'a> Raster<'a> {
     fn is_worth_it(&self, outputs: usize) -> bool {
         let [planes, lines, width] = self.counts;
         let pixels = planes * lines * width;
-        let is_far = self.is_plain && self.inputs.saturating_mul(outputs) >= FAR_WEIGHTS;
+        let is_far = self.is_tiled() && self.inputs.saturating_mul(outputs) >= FAR_WEIGHTS;
         if pixels < if is_far { LEAST_OF_FAR } else { LEAST } {
             return false;
         }
