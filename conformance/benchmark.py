@@ -20,7 +20,8 @@ builds Ouzel. Sections:
                MobileNet-V2, with Ouzel and with PyTorch and Captum; the map of VGG-16 against 1.3 x weights + 150 MB
     peak       the share of the machine's multiply-add peak (measured by the kernels' example `peak`) that convolutions
                reach: their direct multiplications and additions in both directions, over the time of the whole map; the peak
-               is that of the best moment, beside it what is sustained for half a second
+               is that of the best moment, and beside it what is sustained for half a second: the best moment is over in
+               less than a millisecond, when cores lower their clock for wide vectors, and a map takes much longer
 
 In each round every contestant has one turn: a run to warm up, and then the median of a few. Of these the median over
 all rounds is taken, and ratios are of such medians. Ouzel's turns are processes, which load and compile before; the
