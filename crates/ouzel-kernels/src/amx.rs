@@ -47,6 +47,11 @@ const AHEAD: usize = 8;
 /// Floats of a part of a row: 16 pairs.
 pub(crate) const PAIRS: usize = PART / ROWS;
 
+/// Whether so many inputs or channels leave little of their last unit empty.
+pub(crate) fn fills(count: usize, unit: usize) -> bool {
+    8 * count.next_multiple_of(unit) <= 9 * count
+}
+
 /// Where cut rows lie: floats from one to the next, from part to part of a row, and from step to step.
 #[derive(Clone, Copy)]
 pub(crate) struct Strides {

@@ -252,8 +252,7 @@ impl MatrixUnit {
     /// for each pixel.
     fn new(work: &Work, lanes: usize) -> Option<MatrixUnit> {
         let (width, inputs) = (work.input_view.size[2], work.convolution.input_channels);
-        let is_full = 8 * inputs.next_multiple_of(STEP) <= 9 * inputs;
-        let suits = is_full && width >= LEAST_FOR_AMX && lanes > BLOCK;
+        let suits = amx::fills(inputs, STEP) && width >= LEAST_FOR_AMX && lanes > BLOCK;
         let amx = work.level.amx().filter(|_| suits)?;
         let bands = Bands::tiled(width, inputs);
         let steps = (0..inputs).step_by(STEP).enumerate();

@@ -195,14 +195,14 @@ impl<'a> Raster<'a> {
         if pixels < if is_far { LEAST_OF_FAR } else { LEAST } {
             return false;
         }
-        // Few inputs leave much of the vectors of the other kernels empty too.
-        let fullness = if self.folded > 1 { [5, 8] } else { [8, 9] };
-        let fills = |count: usize, unit: usize, [of, most]: [usize; 2]| {
-            of * count.next_multiple_of(unit) <= most * count
+        let window = self.window();
+        let fills_steps = match self.folded {
+            1 => amx::fills(window, STEP),
+            // Few inputs leave much of the vectors of the other kernels empty too.
+            _ => 5 * window.next_multiple_of(STEP) <= 8 * window,
         };
-        let is_full = fills(self.window(), STEP, fullness) && fills(outputs, BLOCK, [8, 9]);
-        is_full
-            && self.window() <= ZEROS.len()
+        (fills_steps && amx::fills(outputs, BLOCK))
+            && window <= ZEROS.len()
             && (self.is_plain
                 || width <= MOST
                     && self.bands(lines, width).tiles() * ROWS * 2 <= 3 * lines * width
@@ -246,7 +246,8 @@ impl<'a> Raster<'a> {
             false => self.most_lines().max(1),
         };
         let fewest = units.div_ceil(most);
-        let steps = cut / self.planes() * self.pass.taps[0].len() * self.y.taps.len() * self.x.taps.len();
+        let taps = self.pass.taps[0].len() * self.y.taps.len() * self.x.taps.len();
+        let steps = taps * self.steps_of_place();
         let time = |&(chunks, runs): &(usize, usize)| {
             let (units, blocks) = (units.div_ceil(chunks), blocks.div_ceil(runs));
             let (lines, width) = match self.is_plain {
